@@ -1,0 +1,1 @@
+"""Attacks: triggers, the injector that implants them, and the generator of rounds."""

@@ -1,0 +1,1 @@
+"""Studies: what is run on which models, and how runs survive."""

@@ -1,0 +1,100 @@
+"""The front door: a table of commands, each loaded only when it is called."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import click
+
+from . import __version__
+from .errors import InstallationError, MothError
+
+COMMANDS: Mapping[str, tuple[str, str]] = {
+    "trojai": (
+        "benchmarks.trojai_command:trojai",
+        "Scan a folder of models; leave scores, ROC and a report.",
+    ),
+    "generate": (
+        "attacks.generate_command:generate",
+        "Make a round of clean and backdoored models to try things on.",
+    ),
+    "report": (
+        "reports.report_command:report",
+        "Rebuild every table, figure and page of a run folder.",
+    ),
+    "demo": (
+        "benchmarks.demo_command:demo",
+        "Generate a small round, scan it and show where the report is.",
+    ),
+}
+"""Word -> (`"module:command"`, short help). The help stands here so that listing imports nothing."""
+
+ROOMS = ("scanners", "attacks", "benchmarks", "reports")
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are rows of `COMMANDS`, imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Every word of the table, in its order."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command behind a word; only its name and help when merely listed."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the table of commands without importing any of them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(word, help_) for word, (_, help_) in COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; an error made for the user is one line and its exit code."""
+        try:
+            check_rooms()
+            return super().invoke(ctx)
+        except MothError as error:
+            click.echo(f"moth-eval: {error}", err=True)
+            ctx.exit(error.exit_code)
+
+
+def check_rooms() -> None:
+    """Make sure that the rooms are ours.
+
+    Raises:
+        InstallationError: `scanners`, `attacks`, `benchmarks` or `reports` would be imported from
+            somewhere else than beside this package.
+    """
+    from importlib.util import find_spec
+
+    home = Path(__file__).resolve().parent.parent
+    for room in ROOMS:
+        spec = find_spec(room)
+        origin = spec.origin if spec else None
+        if origin is None or Path(origin).resolve() != home / room / "__init__.py":
+            raise InstallationError(
+                f"the package {room!r} resolves to {origin or 'nothing'}, expected "
+                f"{home / room / '__init__.py'}: another distribution or a folder on sys.path "
+                "stands before it; install moth-eval in a virtual environment of its own"
+            )
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="moth-eval")
+def main() -> None:
+    """Evaluate backdoor scanners on folders of untrusted image classifiers.
+
+    Exit codes: 0 nothing found, 1 something found, 2 usage or input error, 3 run incomplete.
+    """
+
+
+if __name__ == "__main__":
+    sys.exit(main())

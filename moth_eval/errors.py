@@ -1,0 +1,47 @@
+"""Every exception that moth-eval raises on purpose, in one tree.
+
+::
+
+    MothError                   exit code 2; the message says what was expected, what came, how to mend it
+    |-- InputError              a file, folder, option or value that the user gave
+    |   |-- RoundError          a folder that cannot be read as a round of models
+    |   `-- ArchitectureError   no network is known under that name, or its weights do not fit
+    |-- RefusedFile             a model file that is not opened because that would not be safe
+    |-- RunError                a run folder that is damaged, or holds another run
+    |-- InstallationError       another distribution stands where ours should
+    `-- ScanError               a scanner was given a subject it cannot work on
+"""
+
+
+class MothError(Exception):
+    """Base of everything raised on purpose; carries the process exit code of a bad input."""
+
+    exit_code = 2
+
+
+class InputError(MothError):
+    """Something the user gave is missing or malformed."""
+
+
+class RoundError(InputError):
+    """A folder cannot be read as a round of models."""
+
+
+class ArchitectureError(InputError):
+    """No network is known under the given name, or the weights do not fit it."""
+
+
+class RefusedFile(MothError):
+    """A model file is not opened because no safe way of reading it exists."""
+
+
+class RunError(MothError):
+    """A run folder is damaged or belongs to another run."""
+
+
+class InstallationError(MothError):
+    """Another distribution's package stands where one of ours should."""
+
+
+class ScanError(MothError):
+    """A scanner was given a subject or parameters it cannot work on."""

@@ -1,0 +1,1 @@
+"""Trigger inversion: many problems at once against one frozen classifier."""

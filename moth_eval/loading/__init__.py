@@ -1,0 +1,1 @@
+"""Hostile files in, Subject out. The only place that opens model files."""

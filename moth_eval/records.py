@@ -1,0 +1,245 @@
+"""What a run leaves on disk, and how it is read back. No torch here: reports read it without.
+
+A run folder holds::
+
+    run.json                    one RunManifest, replaced whole
+    ledger/<writer>.jsonl       one LedgerLine per line, append-only, one file per writer
+    triggers/<model>--<scanner>.npz   targets, sources (-1: any), masks, patterns, sizes, asrs, valid
+    results.csv, report.html ... made from the above by `reports`, never read back
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from .errors import RunError
+
+SCHEMA_VERSION = 1
+MANIFEST = "run.json"
+LEDGER = "ledger"
+TRIGGERS = "triggers"
+
+
+class Record(BaseModel):
+    """Base of all records: frozen, and unknown or mistyped fields are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Truth(Record):
+    """What is known of a model by construction; held by the study, never by a scanner."""
+
+    poisoned: bool
+    trigger_type: str = ""
+    """`polygon`, `patch`, `instagram` ...; joined by `+` when there are several; empty if clean."""
+    targets: tuple[int, ...] = ()
+    sources: tuple[int, ...] = ()
+    """Classes that the trigger flips; empty: every class but the target."""
+    errata: str = ""
+    """Why this model is left out of metrics, if it is."""
+
+
+class ModelEntry(Record):
+    """One model of a run, as found in the folder of models."""
+
+    name: str
+    file: str
+    """Path of the model file relative to `RunManifest.models`."""
+    sha256: str
+    architecture: str = ""
+    truth: Truth | None = None
+
+
+class RunManifest(Record):
+    """What a run is: everything needed to repeat it."""
+
+    schema_version: Literal[1] = 1
+    kind: Literal["trojai"] = "trojai"
+    created: datetime
+    command: tuple[str, ...]
+    models: str
+    """Absolute path of the folder of models."""
+    seed: int
+    device: str
+    """Device as resolved, such as `cpu` or `cuda:0`."""
+    scanners: dict[str, dict[str, Any]]
+    """Scanner name -> its parameters."""
+    versions: dict[str, str]
+    """Distribution -> version, plus `python` and `platform`."""
+    timeout_seconds: float | None = None
+    entries: tuple[ModelEntry, ...]
+
+
+class RuleRecord(Record):
+    """A published cut; see `moth_eval.scan.PublishedRule`."""
+
+    name: str
+    threshold: float
+    false_alarm_rate: float
+    source: str
+
+
+class TriggerRecord(Record):
+    """Size and success rate of one inverted trigger; the pixels are in the `.npz`."""
+
+    target: int
+    source: int | None
+    size: float
+    asr: float
+    valid: bool
+
+
+class ScanRecord(Record):
+    """One model x scanner: the row that every table is made from."""
+
+    schema_version: Literal[1] = 1
+    key: str
+    """Hash of all that decides the result; equal keys mean the work need not be repeated."""
+    model: str
+    scanner: str
+    sha256: str
+    status: Literal["scored", "inconclusive", "refused", "timed-out", "failed"]
+    reason: str = ""
+    score: float | None = None
+    target: int | None = None
+    source: int | None = None
+    architecture: str = ""
+    num_classes: int | None = None
+    image_shape: tuple[int, int, int] | None = None
+    clean_accuracy: float | None = None
+    """Fraction of clean examples classified rightly, in [0, 1]."""
+    examples: int = 0
+    normalisation: str = ""
+    normalisations_tried: dict[str, float] = {}
+    """Name of every candidate -> clean-example accuracy under it."""
+    doubts: tuple[str, ...] = ()
+    rule: RuleRecord | None = None
+    triggers: tuple[TriggerRecord, ...] = ()
+    triggers_file: str = ""
+    """Path of the `.npz` relative to the run folder; empty if there is none."""
+    triggers_sha256: str = ""
+    seed: int = 0
+    device: str = ""
+    forward_passes: int = 0
+    backward_passes: int = 0
+    seconds: float = 0.0
+    peak_memory_bytes: int = 0
+
+
+class LedgerLine(Record):
+    """One line of a ledger file."""
+
+    event: Literal["start", "end"]
+    key: str
+    model: str
+    scanner: str
+    record: ScanRecord | None = None
+    """Present on `end` only."""
+
+
+def encode(line: LedgerLine) -> bytes:
+    """The line as it is written: JSON with a checksum in front, ended by a newline."""
+    body = line.model_dump_json().encode()
+    return b"%08x %s\n" % (zlib.crc32(body), body)
+
+
+def decode(raw: bytes) -> LedgerLine:
+    """The line back; raises `ValueError` if it is cut, altered or of another schema."""
+    checksum, _, body = raw.rstrip(b"\n").partition(b" ")
+    if not body or int(checksum, 16) != zlib.crc32(body):
+        raise ValueError("checksum does not fit the line")
+    return LedgerLine.model_validate_json(body)
+
+
+class RunFolder:
+    """Read access to a run folder, and the atomic write of its manifest."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def exists(self) -> bool:
+        """Whether a manifest is there."""
+        return (self.path / MANIFEST).is_file()
+
+    def manifest(self) -> RunManifest:
+        """The manifest.
+
+        Raises:
+            RunError: there is none, or it is damaged or of another schema version.
+        """
+        path = self.path / MANIFEST
+        try:
+            return RunManifest.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            raise RunError(
+                f"{self.path} is not a run folder: expected a file {MANIFEST} in it; "
+                "give the folder that --out named"
+            ) from None
+        except ValidationError as error:
+            raise RunError(
+                f"{path} cannot be read as a manifest of schema version {SCHEMA_VERSION}: "
+                f"{error.errors()[0]['msg']}; it was damaged or written by another version"
+            ) from error
+
+    def write_manifest(self, manifest: RunManifest) -> None:
+        """Replace the manifest in one step: readers see the old one or the new one."""
+        write_whole(self.path / MANIFEST, manifest.model_dump_json(indent=2).encode() + b"\n")
+
+    def lines(self) -> Iterator[LedgerLine]:
+        """Every intact ledger line, file by file in order of name.
+
+        A torn last line of a file (the writer was killed) is skipped.
+
+        Raises:
+            RunError: a line that is not the last one of its file is damaged.
+        """
+        for path in sorted((self.path / LEDGER).glob("*.jsonl")):
+            raw = path.read_bytes().split(b"\n")
+            for number, line in enumerate(raw, start=1):
+                if not line:
+                    continue
+                try:
+                    yield decode(line)
+                except ValueError as error:
+                    if number == len(raw):
+                        continue
+                    raise RunError(
+                        f"{path}, line {number} is damaged ({error}); restore the file from a "
+                        "copy, or delete that line: its task will be run again"
+                    ) from error
+
+    def records(self) -> dict[str, ScanRecord]:
+        """Task key -> its record, for every finished task; the last one counts."""
+        return {
+            line.key: line.record for line in self.lines() if line.event == "end" and line.record
+        }
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all, even after a power cut."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def canonical(value: object) -> str:
+    """Canonical JSON: equal values give equal text, for hashing."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)

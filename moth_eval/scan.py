@@ -1,0 +1,135 @@
+"""What a scanner returns: a score with its evidence, or a reason why there is none."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from .errors import ScanError
+from .subject import Subject
+
+
+class Status(StrEnum):
+    """How a scan ended. Only `SCORED` carries a score."""
+
+    SCORED = "scored"
+    INCONCLUSIVE = "inconclusive"
+    REFUSED = "refused"
+    TIMED_OUT = "timed-out"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trigger:
+    """One inverted trigger.
+
+    Attributes:
+        target: class that stamped images are classified as.
+        source: class whose images it was made for; None for every class but the target.
+        mask: float32 `(1, H, W)` in `[0, 1]`.
+        pattern: float32 `(C, H, W)` in `[0, 1]`.
+        size: sum of the mask over its pixels (pixels, 0 to H*W).
+        asr: attack success rate in `[0, 1]`, re-measured on every image that the inversion used.
+        valid: whether `asr` reached the rate that the scanner asks for. The size of an invalid
+            trigger says nothing and must not be compared with others.
+    """
+
+    target: int
+    source: int | None = None
+    mask: Tensor
+    pattern: Tensor
+    size: float
+    asr: float
+    valid: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a scan spent.
+
+    Attributes:
+        forward_passes: images that went forward through the network.
+        backward_passes: images whose input gradient was taken.
+        seconds: wall-clock time (s).
+        peak_memory_bytes: highest resident (CPU) or allocated (CUDA) memory during the scan.
+    """
+
+    forward_passes: int = 0
+    backward_passes: int = 0
+    seconds: float = 0.0
+    peak_memory_bytes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedRule:
+    """A scanner's published cut, shown beside the score and never a verdict by itself.
+
+    Attributes:
+        name: what the cut is applied to, such as `anomaly index`.
+        threshold: a score above it counts as backdoored.
+        false_alarm_rate: fraction of clean models above it, in `[0, 1]`, by simulation.
+        source: where the cut comes from and what the simulation assumes.
+    """
+
+    name: str
+    threshold: float
+    false_alarm_rate: float
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scan:
+    """The result of one scanner on one subject.
+
+    Attributes:
+        status: how the scan ended.
+        score: higher is more suspicious; None unless `status` is `SCORED`, and then finite.
+        reason: one sentence; empty when scored without remark.
+        target: suspected target class, if any is named.
+        source: suspected source class, if one is named.
+        triggers: every inverted trigger, valid or not.
+        rule: the published cut, if the scanner has one.
+        cost: what it took.
+    """
+
+    status: Status
+    score: float | None = None
+    reason: str = ""
+    target: int | None = None
+    source: int | None = None
+    triggers: tuple[Trigger, ...] = ()
+    rule: PublishedRule | None = None
+    cost: Cost = field(default_factory=Cost)
+
+    def __post_init__(self) -> None:
+        if (self.status is Status.SCORED) != (self.score is not None):
+            raise ScanError(f"status {self.status} with score {self.score}: only 'scored' has one")
+        if self.score is not None and not math.isfinite(self.score):
+            raise ScanError(f"a score must be finite, got {self.score}: use 'inconclusive'")
+        if self.status is not Status.SCORED and not self.reason:
+            raise ScanError(f"status {self.status} needs a reason")
+
+    @property
+    def smallest(self) -> Trigger | None:
+        """The smallest valid trigger, preferring the suspected target; None if there is none."""
+        valid = [t for t in self.triggers if t.valid]
+        named = [t for t in valid if t.target == self.target]
+        return min(named or valid, key=lambda t: t.size, default=None)
+
+
+@runtime_checkable
+class Scanner(Protocol):
+    """What the runner needs of a scanner: a frozen dataclass with this verb.
+
+    A scanner reads the subject, draws randomness only from `generator`, and judges nothing but
+    its own evidence: timing, checks, seeding and clean-up are the runner's work.
+    """
+
+    def scan(self, subject: Subject, *, generator: torch.Generator) -> Scan:
+        """The scan of one subject."""
+        ...

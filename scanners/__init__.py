@@ -1,0 +1,13 @@
+"""Scanners: one file each. Higher scores are more suspicious."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+SCANNERS: Mapping[str, str] = {
+    "nc": "scanners.neural_cleanse:NeuralCleanse",
+}
+"""Short name -> `"module:Class"`, resolved by `moth_eval.plugins.resolve`."""
+
+ENTRY_POINTS = "moth_eval.scanners"
+"""Entry point group under which other distributions add scanners."""
