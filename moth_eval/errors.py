@@ -2,7 +2,7 @@
 
 ::
 
-    MothError                   exit code 2; the message says what was expected, what came, how to mend it
+    MothError                   exit code 2; says what was expected, what came, how to mend it
     |-- InputError              a file, folder, option or value that the user gave
     |   |-- RoundError          a folder that cannot be read as a round of models
     |   `-- ArchitectureError   no network is known under that name, or its weights do not fit
@@ -31,7 +31,7 @@ class ArchitectureError(InputError):
     """No network is known under the given name, or the weights do not fit it."""
 
 
-class RefusedFile(MothError):
+class RefusedFile(MothError):  # noqa: N818 - a refusal is a result, not a mistake of ours
     """A model file is not opened because no safe way of reading it exists."""
 
 

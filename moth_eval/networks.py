@@ -7,6 +7,8 @@ the command line as `--arch moth_eval.networks:moth_resnet20`.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F  # noqa: N812 - the customary name
 from torch import Tensor, nn
@@ -61,8 +63,7 @@ class MothResNet20(nn.Module):
         self.conv0 = nn.Conv2d(3, 16, 3, 1, 1)
         widths = [16, 16, 16, 16, 32, 32, 32, 64, 64, 64]
         self.blocks = nn.ModuleList(
-            PreActivationBlock(a, b, 2 if a != b else 1)
-            for a, b in zip(widths[:-1], widths[1:], strict=True)
+            PreActivationBlock(a, b, 2 if a != b else 1) for a, b in pairwise(widths)
         )
         self.bn_final = nn.BatchNorm2d(64)
         self.fc = nn.Linear(64, num_classes)
@@ -142,7 +143,7 @@ class SmallVGG(nn.Module):
             layers += [nn.MaxPool2d(2), nn.Dropout(rate)]
             channels = width
         self.features = nn.Sequential(*layers)
-        self.classifier = nn.Sequential(nn.Linear(2048, num_classes))
+        self.classifier = nn.Linear(2048, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits `(N, num_classes)`."""

@@ -4,7 +4,8 @@ A run folder holds::
 
     run.json                    one RunManifest, replaced whole
     ledger/<writer>.jsonl       one LedgerLine per line, append-only, one file per writer
-    triggers/<model>--<scanner>.npz   targets, sources (-1: any), masks, patterns, sizes, asrs, valid
+    triggers/<model>--<scanner>.npz   arrays targets, sources (-1: any), masks, patterns, sizes,
+                                asrs, valid; one row per inverted trigger
     results.csv, report.html ... made from the above by `reports`, never read back
 """
 

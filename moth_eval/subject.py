@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -63,7 +64,7 @@ class Preprocessing:
     @property
     def name(self) -> str:
         """A short name for tables, such as `unit`, `minmax-bgr` or `unit-standardised`."""
-        parts = [self.scale]
+        parts: list[str] = [self.scale]
         if self.channel_order == "BGR":
             parts.append("bgr")
         if self.mean is not None:
@@ -129,15 +130,15 @@ class Subject:
         """A copy whose network and examples are on `device`; this subject is left alone."""
         if all(p.device == device for p in self.module.parameters()):
             return replace(self, examples=self.examples.to(device))
-        from copy import deepcopy
-
         module = deepcopy(self.module).to(device)
         return replace(self, module=module, examples=self.examples.to(device))
 
     @torch.no_grad()
     def logits(self, images: Tensor, *, batch_size: int = 128) -> Tensor:
         """Logits `(N, K)` of images `(N, C, H, W)` in `[0, 1]`."""
-        batches = [self.module(self.preprocessing(part)) for part in images.split(batch_size)]
+        batches = [
+            self.module(self.preprocessing(part)) for part in torch.split(images, batch_size)
+        ]
         return torch.cat(batches) if batches else images.new_zeros((0, self.num_classes))
 
     def accuracy(self) -> float:

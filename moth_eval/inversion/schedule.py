@@ -1,0 +1,61 @@
+"""How long, how fast, and how hard the trigger is squeezed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..errors import ScanError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """Hyper-parameters of one inversion; the same for all rows of a run.
+
+    The weight ("cost") of the size term moves by a controller: after `patience` moves in a row
+    with the success rate reached it is multiplied by `up`, after as many without by `1 / down`.
+    With `warm_up` it starts at 0 and is switched on only when a working trigger exists.
+
+    Attributes:
+        steps: optimisation steps at most.
+        batch_size: images per step and row.
+        learning_rate: of Adam.
+        final_learning_rate: reached by a cosine over the steps; equal to `learning_rate`: constant.
+        betas: of Adam.
+        success_rate: fraction of images in `[0, 1]` that a trigger must flip to be valid.
+        initial_cost: weight of the size when it is switched on.
+        warm_up: whether the weight starts at 0.
+        patience: moves in a row before the weight changes.
+        up: factor on the weight when the trigger works.
+        down: divisor of the weight when it does not.
+        steps_per_move: steps whose mean success rate makes one move of the controller.
+        smoothing: share of the previous success rate in the running one; 0 for none.
+        check_every: steps between two looks at the rows: verification of candidates, early stop.
+        stop_patience: checks without improvement after which a row with a valid trigger leaves.
+        stop_tolerance: relative shrinking that counts as an improvement.
+    """
+
+    steps: int
+    batch_size: int = 32
+    learning_rate: float = 0.1
+    final_learning_rate: float = 0.1
+    betas: tuple[float, float] = (0.5, 0.9)
+    success_rate: float = 0.99
+    initial_cost: float = 1e-3
+    warm_up: bool = True
+    patience: int = 5
+    up: float = 1.5
+    down: float = 1.5**1.5
+    steps_per_move: int = 1
+    smoothing: float = 0.8
+    check_every: int = 25
+    stop_patience: int = 4
+    stop_tolerance: float = 0.01
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch_size < 1 or self.check_every < 1 or self.steps_per_move < 1:
+            raise ScanError(
+                "steps, batch_size, check_every and steps_per_move must be at least 1, got "
+                f"{self.steps}, {self.batch_size}, {self.check_every}, {self.steps_per_move}"
+            )
+        if not 0 < self.success_rate <= 1:
+            raise ScanError(f"success_rate must be in (0, 1], got {self.success_rate}")
