@@ -1,0 +1,83 @@
+"""config.json of a model: written plainly in round 2, by jsonpickle from round 3 on.
+
+The files are read as plain JSON. jsonpickle's own decoder imports and calls what a file names, so
+it has no place here; its wrappers (`py/object`, `py/state`, `py/id`) are just keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from ..errors import RoundError
+from ..records import Truth
+from .bounded import read_json
+from .truths import TriggerFacts, build_truth, flag, integer, integers, trigger_kind
+
+
+def read_config(path: Path) -> dict[str, object]:
+    """The facts of a config.json, reduced-config.json or arch.json; keys in lower case.
+
+    Raises:
+        RoundError: the file cannot be read, is larger than 8 MB, or is not a JSON object.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise RoundError(f"{path} holds a JSON {type(content).__name__}, expected an object")
+    return _unwrap(content)
+
+
+def _unwrap(content: Mapping[object, object]) -> dict[str, object]:
+    """Attributes of an object that jsonpickle wrote, with or without `py/state`."""
+    state = content.get("py/state", content)
+    facts = state if isinstance(state, Mapping) else content
+    named = {str(key).lower(): value for key, value in facts.items()}
+    if "py/object" in content:
+        named["py/object"] = content["py/object"]
+    return named
+
+
+def truth_of_config(config: Mapping[str, object]) -> Truth | None:
+    """Ground truth that a config states, or None if it does not say whether it is poisoned.
+
+    `num_triggers` is not asked: clean models of round 11 state a number greater than zero.
+
+    Args:
+        config: what `read_config` gave.
+    """
+    listed = config.get("triggers")
+    entries = listed if isinstance(listed, list) else []
+    poisoned = flag(config.get("poisoned"))
+    if poisoned is None:
+        if not isinstance(listed, list):
+            return None
+        poisoned = bool(entries)
+    triggers = [_trigger(_unwrap(entry)) for entry in entries if isinstance(entry, dict)]
+    num_classes = integer(config.get("number_classes"))
+    return build_truth(poisoned, triggers or [_only_trigger(config)], num_classes)
+
+
+def _trigger(entry: Mapping[str, object]) -> TriggerFacts:
+    """A trigger of rounds 4 and 11; a colour shared with another one (`py/id`) is not needed."""
+    return TriggerFacts(
+        kind=trigger_kind(
+            _text(entry.get("type")),
+            _text(entry.get("py/object")),
+            str(entry.get("polygon_side_count") or entry.get("trigger_polygon_side_count") or ""),
+        ),
+        sources=integers(entry.get("source_class")),
+        targets=integers(entry.get("target_class")),
+    )
+
+
+def _only_trigger(config: Mapping[str, object]) -> TriggerFacts:
+    """The trigger of rounds 2 and 3, whose facts stand among the others."""
+    return TriggerFacts(
+        kind=trigger_kind(_text(config.get("trigger_type"))),
+        sources=integers(config.get("triggered_classes")),
+        targets=integers(config.get("trigger_target_class")),
+    )
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) and value != "None" else ""

@@ -1,0 +1,351 @@
+"""Folders of models in; a list of what is there out. No model file is opened here, nor torch."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import RoundError
+from ..records import Truth
+from .bounded import leads_outside
+from .configs import read_config, truth_of_config
+from .ground_truth import Named, claims_of, mark_errata, named_claims, settle
+from .layouts import (
+    FILES,
+    Found,
+    crop_of,
+    find_examples,
+    find_model_file,
+    find_models,
+    first_image,
+    layout_of,
+    png_side,
+)
+from .metadata import present, read_metadata
+from .truths import integer
+
+METADATA = "METADATA.csv"
+_TRUTH_LISTS = (METADATA, "ground_truth.csv", "truth.csv")
+_CONFIGS = ("config.json", "reduced-config.json", "arch.json")
+_ARCHITECTURE_KEYS = ("model_architecture", "architecture")
+_CLASSIFICATION = "classification"
+# A list of what may be shown, not of what may not: many columns give the answer away (numbers of
+# images per class, losses on triggered data), and new rounds bring new ones.
+_SHOWN_FACTS = (
+    "adversarial_eps",
+    "adversarial_training_iteration_count",
+    "adversarial_training_method",
+    "adversarial_training_ratio",
+    "background_image_dataset",
+    "batch_size",
+    "cnn_img_size_pixels",
+    "dataset",
+    "img_size",
+    "img_size_pixels",
+    "learning_rate",
+    "model_architecture",
+    "number_classes",
+    "source_dataset",
+    "task_type",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundModel:
+    """One model of a round as its files describe it; never its ground truth.
+
+    Attributes:
+        name: name of its folder (`id-00000003`), or of its file without the suffix.
+        file: the model file; may be missing, see `problems`.
+        examples: folder of clean example images, or an `.npz`; None if there are none.
+        layout: one of the layouts that `moth_eval.loading.layouts` lists.
+        architecture: name of the architecture as stated, without its task; empty if unknown.
+        num_classes: number of classes as stated.
+        crop: side in pixels of the centre crop that the network eats; None: the whole image.
+        metadata: other facts as stated, none of which tells whether the model is poisoned.
+        problems: sentences on what is missing or unreadable.
+        usable: whether there is a model file and examples that may be opened; if not, `problems`
+            says why.
+    """
+
+    name: str
+    file: Path
+    examples: Path | None
+    layout: str
+    architecture: str = ""
+    num_classes: int | None = None
+    crop: int | None = None
+    metadata: Mapping[str, str]
+    problems: tuple[str, ...] = ()
+    usable: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """A folder of models and, apart from them, what is known of their ground truth.
+
+    Attributes:
+        path: the folder, or the model file.
+        layout: the layout of most of the models.
+        models: sorted by name.
+        truth: ground truth by model name, where known.
+        notes: sentences on what was seen on the way, such as contradictions.
+    """
+
+    path: Path
+    layout: str
+    models: tuple[RoundModel, ...]
+    truth: Mapping[str, Truth]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Entry:
+    """A model with what is said about its truth, before the two are parted."""
+
+    model: RoundModel
+    truth: Truth | None
+    notes: tuple[str, ...]
+
+
+def read_round(
+    path: Path, *, examples: Path | None = None, ground_truth: Path | None = None
+) -> Round:
+    """The models in a folder, in any layout of the TrojAI image rounds or as plain files.
+
+    Args:
+        path: folder of a round, folder of one model, or a model file.
+        examples: clean examples for every model, in place of those that lie with it: a folder of
+            images or an `.npz` (see `moth_eval.loading.images.read_examples`).
+        ground_truth: a tree `id-*/ground_truth.csv`, or a CSV file with the columns `model_name`
+            and `poisoned`; counts more than what lies with the models.
+
+    Raises:
+        RoundError: there are no models, or METADATA.csv or one of the arguments cannot be read.
+            What is wrong with one model only is listed in its `problems`.
+    """
+    for given, option in ((examples, "--examples"), (ground_truth, "--ground-truth")):
+        if given is not None and not given.exists():
+            raise RoundError(f"{given} does not exist; name an existing file or folder ({option})")
+    found = find_models(path)
+    rows = _rows_of(found)
+    named = named_claims(ground_truth)
+    if ground_truth is not None and not any(_names_one(named, m) for m in found.members):
+        raise RoundError(f"{ground_truth} names none of the models in {path}")
+    entries = [_entry(member, found, rows, examples, named) for member in found.members]
+    models = tuple(sorted((entry.model for entry in entries), key=lambda model: model.name))
+    truth = {entry.model.name: entry.truth for entry in entries if entry.truth is not None}
+    layout = Counter(model.layout for model in models).most_common(1)[0][0]
+    notes = [*found.notes, *(note for entry in entries for note in entry.notes)]
+    if layout == "trojai-0-1":
+        listed = rows or {model.name: {} for model in models}
+        truth, further = mark_errata(truth, path=found.base, listed=listed)
+        notes.extend(further)
+    notes.extend(_notes_on_whole(models, truth, rows, found))
+    return Round(path=path, layout=layout, models=models, truth=truth, notes=tuple(notes))
+
+
+def _names_one(named: Named, member: Path) -> bool:
+    try:
+        return any(True for name in (member.name, member.stem) for _ in named(name))
+    except RoundError:
+        # It names the model but says nothing readable, which the notes will tell.
+        return True
+
+
+def _rows_of(found: Found) -> dict[str, dict[str, str]]:
+    """Rows of METADATA.csv by model name; a folder of plain files may call it otherwise."""
+    for name in _TRUTH_LISTS if found.files else (METADATA,):
+        for folder in dict.fromkeys((found.root, found.base)):
+            path = folder / name
+            if leads_outside(path, found.root):
+                raise RoundError(f"{path} is a link that leads out of {found.root}; copy the file")
+            if path.exists():
+                return {row["model_name"]: row for row in read_metadata(path)}
+    return {}
+
+
+def _notes_on_whole(
+    models: tuple[RoundModel, ...],
+    truth: Mapping[str, Truth],
+    rows: Mapping[str, object],
+    found: Found,
+) -> list[str]:
+    layouts = Counter(model.layout for model in models)
+    notes = []
+    if len(layouts) > 1:
+        counts = ", ".join(f"{count} of {layout}" for layout, count in layouts.most_common())
+        notes.append(f"models of more than one layout: {counts}")
+    if truth and len(truth) < len(models):
+        notes.append(f"ground truth is known for {len(truth)} of {len(models)} models")
+    here = {member.name for member in found.members} | {model.name for model in models}
+    absent = sorted(set(rows) - here)
+    if absent and len(found.members) > 1:
+        more = ", ..." if len(absent) > 3 else ""
+        notes.append(
+            f"{METADATA} lists {len(absent)} models that are not here: "
+            f"{', '.join(absent[:3])}{more}"
+        )
+    return notes
+
+
+def _entry(
+    member: Path,
+    found: Found,
+    rows: Mapping[str, dict[str, str]],
+    examples: Path | None,
+    named: Named,
+) -> _Entry:
+    row = rows.get(member.name)
+    if found.files:
+        row = row or rows.get(member.stem)
+        model, config = _read_file(member, found, row or {}, examples), None
+    else:
+        model, config = _read_folder(member, found, row or {}, examples)
+    try:
+        folder = None if found.files else member
+        claims = list(
+            claims_of(model.name, found=found, folder=folder, row=row, config=config, named=named)
+        )
+    except RoundError as error:
+        return _Entry(model=model, truth=None, notes=(f"truth of {model.name} left open: {error}",))
+    truth, notes = settle(model.name, claims)
+    return _Entry(model=model, truth=truth, notes=notes)
+
+
+def _read_folder(
+    folder: Path, found: Found, row: dict[str, str], given: Path | None
+) -> tuple[RoundModel, Truth | None]:
+    if leads_outside(folder, found.root):
+        problem = f"{folder.name} is a link that leads out of {found.root}; copy the folder instead"
+        return _unreadable(folder, problem), None
+    try:
+        names = {entry.name for entry in folder.iterdir()}
+        config, flaws = _config_of(folder, names, found.root)
+        examples, missing = (given, "") if given else find_examples(folder, names, found.root)
+        file = find_model_file(folder, names)
+        side = png_side(first_image(examples) if examples and examples.is_dir() else None)
+    except OSError as error:
+        return _unreadable(folder, f"{folder} cannot be read: {error.strerror or error}"), None
+    facts = {**row, **config}
+    layout = layout_of(names, facts, side)
+    architecture, mismatch = _architecture(config, row)
+    obstacles = [p for p in (_file_problem(file, found.root), missing, mismatch) if p]
+    model = RoundModel(
+        name=folder.name,
+        file=file,
+        examples=examples,
+        layout=layout,
+        architecture=architecture,
+        num_classes=_num_classes(config, row),
+        crop=crop_of(layout, facts, side),
+        metadata=_shown(config, row),
+        problems=(*obstacles, *flaws),
+        usable=not obstacles,
+    )
+    return model, truth_of_config(config)
+
+
+def _unreadable(folder: Path, problem: str) -> RoundModel:
+    return RoundModel(
+        name=folder.name,
+        file=folder / "model.pt",
+        examples=None,
+        layout="trojai-0-1",
+        metadata={},
+        problems=(problem,),
+        usable=False,
+    )
+
+
+def _config_of(folder: Path, names: set[str], root: Path) -> tuple[dict[str, object], list[str]]:
+    """Facts of all configs in a folder, the fullest one first, and what is wrong with them."""
+    facts: dict[str, object] = {}
+    problems = []
+    for name in _CONFIGS:
+        if name not in names:
+            continue
+        try:
+            if leads_outside(folder / name, root):
+                raise RoundError(f"{name} is a link that leads out of {root}; copy the file")
+            facts = {**read_config(folder / name), **facts}
+        except RoundError as error:
+            problems.append(str(error))
+    return facts, problems
+
+
+def _read_file(file: Path, found: Found, row: dict[str, str], given: Path | None) -> RoundModel:
+    config, flaws = _config_of(found.base, _configs_in(found.base), found.root)
+    examples = given or _examples_beside(file)
+    missing = (
+        f"no example images: no {file.stem}.npz beside it; name a folder of images or an .npz "
+        "with --examples"
+    )
+    architecture, mismatch = _architecture(config, row)
+    obstacles = [_file_problem(file, found.root), mismatch, "" if examples else missing]
+    obstacles = [obstacle for obstacle in obstacles if obstacle]
+    shared_stem = sum(other.stem == file.stem for other in found.members) > 1
+    return RoundModel(
+        name=file.name if shared_stem else file.stem,
+        file=file,
+        examples=examples,
+        layout=FILES,
+        architecture=architecture,
+        num_classes=_num_classes(config, row),
+        metadata=_shown(config, row),
+        problems=(*obstacles, *flaws),
+        usable=not obstacles,
+    )
+
+
+def _configs_in(folder: Path) -> set[str]:
+    return {name for name in _CONFIGS if (folder / name).exists()}
+
+
+def _examples_beside(file: Path) -> Path | None:
+    """`<stem>.npz` beside a model file, or `examples.npz` or a folder `examples` for all."""
+    for name in (f"{file.stem}.npz", "examples.npz", "examples"):
+        candidate = file.parent / name
+        if candidate.exists() and not leads_outside(candidate, file.parent):
+            return candidate
+    return None
+
+
+def _file_problem(file: Path, root: Path) -> str:
+    if leads_outside(file, root):
+        return f"{file.name} is a link that leads out of {root}; copy the file instead"
+    if not file.exists():
+        return f"no {file.name}"
+    return "" if file.is_file() else f"{file.name} is not a regular file"
+
+
+def _architecture(config: Mapping[str, object], row: Mapping[str, str]) -> tuple[str, str]:
+    """Architecture without its task, and a problem if the task is not classification."""
+    stated = _text(config, row, *_ARCHITECTURE_KEYS)
+    task, colon, architecture = stated.partition(":")
+    if not colon:
+        return stated, ""
+    if task == _CLASSIFICATION:
+        return architecture, ""
+    return architecture, f"its task is {task}; only image classifiers can be scanned"
+
+
+def _num_classes(config: Mapping[str, object], row: Mapping[str, str]) -> int | None:
+    stated = integer(_text(config, row, "number_classes", "num_classes"))
+    return stated if stated and stated > 0 else None
+
+
+def _shown(config: Mapping[str, object], row: Mapping[str, str]) -> dict[str, str]:
+    facts = {name: _text(config, row, name) for name in _SHOWN_FACTS}
+    return {name: value for name, value in facts.items() if value}
+
+
+def _text(config: Mapping[str, object], row: Mapping[str, str], *names: str) -> str:
+    """The first of these facts that config or row states, as text; lists and objects are none."""
+    for name in names:
+        value = config.get(name)
+        if isinstance(value, (str, int, float)) and value not in ("", "None"):
+            return str(value)
+    return present(row, *names)
