@@ -21,7 +21,7 @@ class CostController:
         moved: bool `(R,)`, whether the last step completed a move of the controller.
     """
 
-    STATE = ("cost", "rate", "_seen", "_sum", "_up", "_down")
+    STATE = ("cost", "rate", "moved", "_seen", "_sum", "_up", "_down", "_raised", "_lowered")
 
     def __init__(self, rows: int, schedule: Schedule, device: torch.device) -> None:
         zeros = torch.zeros(rows, device=device)
@@ -31,6 +31,12 @@ class CostController:
         self.moved = torch.zeros(rows, dtype=torch.bool, device=device)
         self._seen, self._sum = zeros.clone(), zeros.clone()
         self._up, self._down = zeros.clone(), zeros.clone()
+        self._raised, self._lowered = self.moved.clone(), self.moved.clone()
+
+    @property
+    def settled(self) -> Tensor:
+        """Bool `(R,)`: rows whose cost has gone both up and down, so that it squeezes."""
+        return self._raised & self._lowered
 
     def observe(self, success: Tensor) -> None:
         """Take in the success rates `(R,)` of one step, and move where a move is complete."""
@@ -57,13 +63,15 @@ class CostController:
         self.cost = torch.where(lower, cost / schedule.down, cost)
         self._up = torch.where(raise_, 0.0, self._up)
         self._down = torch.where(lower, 0.0, self._down)
+        self._raised = self._raised | raise_
+        self._lowered = self._lowered | (lower & (cost > 0))
 
     def keep(self, rows: Tensor) -> None:
         """Drop all rows but these `(R',)` indices."""
-        for name in (*self.STATE, "moved"):
+        for name in self.STATE:
             setattr(self, name, getattr(self, name)[rows])
 
     def admit(self, other: CostController) -> None:
         """Append the rows of another controller of the same schedule."""
-        for name in (*self.STATE, "moved"):
+        for name in self.STATE:
             setattr(self, name, torch.cat([getattr(self, name), getattr(other, name)]))

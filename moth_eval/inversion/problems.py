@@ -59,7 +59,9 @@ class Inversion:
     steps: int
 
 
-def universal_problems(labels: Tensor, targets: Sequence[int], seeds: Sequence[int]) -> list[Problem]:
+def universal_problems(
+    labels: Tensor, targets: Sequence[int], seeds: Sequence[int]
+) -> list[Problem]:
     """One problem per target: flip the images of all other classes to it.
 
     Args:

@@ -1,0 +1,181 @@
+"""The loop: many trigger inversions at once against one frozen classifier."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from .frozen import FrozenNetwork
+from .memory import CPU_SHARE_BYTES
+from .objective import MaskAndPattern, Objective, Parameters
+from .problems import Inversion, Problem
+from .rows import Rows
+from .schedule import Schedule
+
+TENSORS_PER_ROW = 12
+"""Copies of a row's parameters that are alive at once: Adam, candidates, gradients, scratch."""
+
+
+def invert(
+    network: FrozenNetwork,
+    images: Tensor,
+    problems: Sequence[Problem],
+    schedule: Schedule,
+    *,
+    objective: Objective | None = None,
+    window: int | None = None,
+    on_check: Callable[[Sequence[Problem], Tensor], None] | None = None,
+) -> list[Inversion]:
+    """The best trigger for every problem, in the order of the problems.
+
+    The problems are rows of stacked tensors that go through the network together. A row's result
+    depends on its own problem only (up to rounding), not on the rows beside it.
+
+    Args:
+        network: the frozen classifier.
+        images: the pool, float32 `(N, C, H, W)` in `[0, 1]`, on the network's device.
+        problems: what to invert.
+        schedule: how.
+        objective: the parametrisation; mask and pattern if None.
+        window: rows at a time; from the size of their state if None.
+        on_check: called at every check with the problems under way and their best sizes `(R,)`.
+    """
+    shape = network.image_shape
+    how = objective or MaskAndPattern()
+    at_once = window or _window(shape, schedule)
+    waiting = deque(enumerate(problems))
+    numbers: list[int] = []
+    rows: Rows | None = None
+    done: dict[int, Inversion] = {}
+    while waiting or rows is not None:
+        fresh = [waiting.popleft() for _ in range(min(at_once - len(numbers), len(waiting)))]
+        if fresh:
+            added = Rows([p for _, p in fresh], how, schedule, shape, network.device)
+            rows = _joined(rows, added)
+            numbers += [number for number, _ in fresh]
+        assert rows is not None  # noqa: S101 - the loop's condition
+        finished = _advance(rows, network, images, schedule, how)
+        if on_check is not None:
+            on_check(rows.problems, rows.best_size.cpu())
+        for row in finished.nonzero().flatten().tolist():
+            done[numbers[row]] = _result(rows, row, network, images, how, schedule)
+        left = (~finished).nonzero().flatten().tolist()
+        numbers = [numbers[row] for row in left]
+        if len(left) < len(rows):
+            rows.keep(left)
+        if not left:
+            rows = None
+    return [done[number] for number in range(len(problems))]
+
+
+def success_rate(
+    network: FrozenNetwork,
+    images: Tensor,
+    problem: Problem,
+    objective: Objective,
+    trigger: Parameters,
+) -> float:
+    """Fraction of a problem's images that a trigger (parameters `(1, ...)`) flips, in `[0, 1]`."""
+    hits = 0
+    for part in torch.split(problem.images.to(images.device), network.images_per_pass):
+        with torch.no_grad():
+            stamped = objective.stamp(trigger, images[part][None])[0]
+        hits += int((network.logits(stamped).argmax(1) == problem.target).sum())
+    return hits / len(problem.images)
+
+
+def _window(shape: tuple[int, int, int], schedule: Schedule) -> int:
+    """Rows whose state and stamped images fit into the memory that the engine allows itself."""
+    channels, height, width = shape
+    state = 4 * TENSORS_PER_ROW * (channels + 1) * height * width
+    stamped = 4 * 3 * schedule.batch_size * channels * height * width
+    return max(1, CPU_SHARE_BYTES // 4 // (state + stamped))
+
+
+def _joined(rows: Rows | None, added: Rows) -> Rows:
+    if rows is None:
+        return added
+    rows.admit(added)
+    return rows
+
+
+def _advance(
+    rows: Rows, network: FrozenNetwork, images: Tensor, schedule: Schedule, objective: Objective
+) -> Tensor:
+    """Take the steps up to the next check; bool `(R,)`: which rows are finished."""
+    batch = schedule.batch_size
+    order = rows.draw(schedule.check_every, batch).to(network.device)
+    targets = rows.targets.repeat_interleave(batch)
+    for step in range(schedule.check_every):
+        chosen = images[order[:, step].flatten()].view(len(rows), batch, *network.image_shape)
+        _step(rows, network, chosen, targets, schedule, objective)
+    with torch.no_grad():
+        present = objective.size(rows.parameters)
+    return rows.settle(
+        schedule, present, lambda p, t: success_rate(network, images, p, objective, t)
+    )
+
+
+def _step(
+    rows: Rows,
+    network: FrozenNetwork,
+    chosen: Tensor,
+    targets: Tensor,
+    schedule: Schedule,
+    objective: Objective,
+) -> None:
+    """One step of every row on its chosen images `(R, B, C, H, W)`. Never asks the host."""
+    leaves = tuple(p.detach().requires_grad_() for p in rows.parameters)
+    with torch.enable_grad():
+        stamped = objective.stamp(leaves, chosen)
+        sizes = objective.size(leaves)
+    gradient, hits = network.input_gradient(stamped.detach().flatten(0, 1), targets)
+    gradients = torch.autograd.grad(
+        (stamped, sizes),
+        leaves,
+        (gradient.view_as(stamped) / schedule.batch_size, rows.controller.cost),
+    )
+    rows.controller.observe(hits.view(len(rows), -1).float().mean(1))
+    works = rows.controller.moved & (rows.controller.rate >= schedule.success_rate)
+    rows.propose(sizes.detach(), works)
+    rows.adam(gradients, _learning_rate(rows.steps, schedule), schedule.betas)
+
+
+def _learning_rate(steps: Tensor, schedule: Schedule) -> Tensor:
+    """Learning rates `(R,)` after these many steps: a cosine from first to last."""
+    low, high = schedule.final_learning_rate, schedule.learning_rate
+    return low + (high - low) * (1 + torch.cos(steps * (math.pi / schedule.steps))) / 2
+
+
+def _result(
+    rows: Rows,
+    row: int,
+    network: FrozenNetwork,
+    images: Tensor,
+    objective: Objective,
+    schedule: Schedule,
+) -> Inversion:
+    """The best trigger of a finished row; if none was verified, the last one, marked invalid."""
+    problem = rows.problems[row]
+    valid = bool(torch.isfinite(rows.best_size[row]))
+    stack = rows.best if valid else rows.parameters
+    trigger = tuple(part[row : row + 1] for part in stack)
+    mask, pattern = objective.render(trigger)
+    rate = (
+        float(rows.best_rate[row])
+        if valid
+        else success_rate(network, images, problem, objective, trigger)
+    )
+    return Inversion(
+        problem=problem,
+        mask=mask[0].cpu(),
+        pattern=pattern[0].cpu(),
+        size=float(objective.size(trigger)[0]),
+        asr=rate,
+        valid=valid or rate >= schedule.success_rate,
+        steps=int(rows.steps[row]),
+    )

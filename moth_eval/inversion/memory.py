@@ -1,0 +1,64 @@
+"""How many images fit through a network at a time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+CPU_SHARE_BYTES = 1 << 30
+"""Activations kept at a time on a CPU: scans run beside each other and beside the user's work."""
+
+CPU_IMAGES = 128
+"""More images than this fall out of the cache and gain nothing (measured on small networks)."""
+
+CUDA_SHARE = 0.5
+"""Share of the free device memory that activations may take."""
+
+CUDA_IMAGES = 8192
+
+
+def saved_bytes_per_image(
+    forward: Callable[[Tensor], Tensor], shape: tuple[int, int, int], device: torch.device
+) -> int:
+    """Bytes that autograd keeps between forward and backward for one image `(C, H, W)`."""
+    seen: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        seen[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    images = torch.zeros((2, *shape), device=device, requires_grad=True)
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        logits = forward(images)
+    del logits
+    return max(sum(seen.values()) // 2, images[0].numel() * images.element_size())
+
+
+def images_per_pass(bytes_per_image: int, device: torch.device) -> int:
+    """Images per pass: a power of two, so that small changes of free memory change nothing.
+
+    Args:
+        bytes_per_image: from `saved_bytes_per_image`; gradients on top are allowed for.
+        device: where the pass will run.
+    """
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        budget, most = int(free * CUDA_SHARE), CUDA_IMAGES
+    else:
+        budget, most = min(CPU_SHARE_BYTES, available_bytes() // 4), CPU_IMAGES
+    fits = max(1, min(most, budget // (2 * bytes_per_image)))
+    return 1 << (fits.bit_length() - 1)
+
+
+def available_bytes() -> int:
+    """Memory that this process may still take without swapping, as the system tells it."""
+    meminfo = Path("/proc/meminfo")
+    if meminfo.is_file():
+        fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+        return int(fields["MemAvailable"].split()[0]) * 1024
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2

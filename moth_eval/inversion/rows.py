@@ -1,0 +1,195 @@
+"""The rows that are being optimised: stacked tensors, one slice per problem."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from .controller import CostController
+from .objective import Objective, Parameters
+from .problems import Problem
+from .schedule import Schedule
+
+MARGIN = 0.05
+"""A running success rate this far below the wanted one is still worth a full measurement."""
+
+
+class ImageStream:
+    """The images of one problem in random order, over and over; every pass is a new shuffle."""
+
+    def __init__(self, problem: Problem, generator: torch.Generator) -> None:
+        self._images = problem.images
+        self._generator = generator
+        self._left = problem.images[:0]
+
+    def take(self, count: int) -> Tensor:
+        """The next `count` indices into the pool, int64 `(count,)`."""
+        parts, have = [self._left], len(self._left)
+        while have < count:
+            order = torch.randperm(len(self._images), generator=self._generator)
+            parts.append(self._images[order])
+            have += len(order)
+        flat = torch.cat(parts)
+        self._left = flat[count:]
+        return flat[:count]
+
+
+class Rows:
+    """State of R rows: parameters, Adam moments, controller, candidates and verified triggers.
+
+    A candidate is the smallest trigger since the last check whose running success rate was high
+    enough. It becomes the best one only if its success rate on all images of the problem holds.
+
+    Attributes:
+        problems: the R problems.
+        streams: their images in random order.
+        controller: their costs.
+        targets: int64 `(R,)`.
+        steps: float32 `(R,)`, steps taken.
+        parameters, first, second: what is optimised and Adam's moments, each `(R, ...)`.
+        candidate, candidate_size: the candidates, and `(R,)` sizes, infinite where there is none.
+        best, best_size, best_rate: the same for verified triggers, with their success rates.
+        stalled: float32 `(R,)`, checks since the best one last shrank noticeably.
+    """
+
+    VECTORS = ("targets", "steps", "candidate_size", "best_size", "best_rate", "stalled")
+    STACKS = ("parameters", "first", "second", "candidate", "best")
+
+    def __init__(
+        self,
+        problems: Sequence[Problem],
+        objective: Objective,
+        schedule: Schedule,
+        shape: tuple[int, int, int],
+        device: torch.device,
+    ) -> None:
+        """Start rows for these problems on images `(C, H, W)`."""
+        self.problems = list(problems)
+        generators = [torch.Generator().manual_seed(p.seed) for p in problems]
+        starts = [objective.initial(shape, g) for g in generators]
+        self.streams = [ImageStream(p, g) for p, g in zip(problems, generators, strict=True)]
+        self.parameters: Parameters = tuple(
+            torch.stack(parts).to(device) for parts in zip(*starts, strict=True)
+        )
+        self.first: Parameters = tuple(torch.zeros_like(p) for p in self.parameters)
+        self.second: Parameters = tuple(torch.zeros_like(p) for p in self.parameters)
+        self.candidate = self.best = self.parameters
+        count = len(problems)
+        self.targets = torch.tensor([p.target for p in problems], device=device)
+        self.steps = torch.zeros(count, device=device)
+        self.stalled = torch.zeros(count, device=device)
+        self.best_rate = torch.zeros(count, device=device)
+        self.candidate_size = torch.full((count,), torch.inf, device=device)
+        self.best_size = torch.full((count,), torch.inf, device=device)
+        self.controller = CostController(count, schedule, device)
+
+    def __len__(self) -> int:
+        return len(self.problems)
+
+    def draw(self, steps: int, batch_size: int) -> Tensor:
+        """Indices into the pool for the next steps, int64 `(R, steps, batch_size)`."""
+        taken = [stream.take(steps * batch_size) for stream in self.streams]
+        return torch.stack(taken).view(len(self), steps, batch_size)
+
+    def adam(self, gradients: Parameters, rate: Tensor, betas: tuple[float, float]) -> None:
+        """One step of Adam in which every row counts its own steps.
+
+        Source: Kingma and Ba, ICLR 2015; epsilon 1e-8.
+
+        Args:
+            gradients: one `(R, ...)` tensor per parameter.
+            rate: learning rates `(R,)`.
+            betas: decay of the two moments.
+        """
+        self.steps = self.steps + 1
+        one, two = betas
+        updated = []
+        for index, gradient in enumerate(gradients):
+            column = (-1, *([1] * (gradient.ndim - 1)))
+            first = self.first[index].lerp_(gradient, 1 - one)
+            second = self.second[index].mul_(two).addcmul_(gradient, gradient, value=1 - two)
+            scale = (rate / (1 - one**self.steps)).view(column)
+            root = (second / (1 - two**self.steps).view(column)).sqrt_().add_(1e-8)
+            updated.append(self.parameters[index] - scale * first / root)
+        self.parameters = tuple(updated)
+
+    def propose(self, sizes: Tensor, works: Tensor) -> None:
+        """Take the present parameters as candidate where they work and are the smallest so far.
+
+        Args:
+            sizes: sizes `(R,)` of the present triggers.
+            works: bool `(R,)`, whether the running success rate is high enough.
+        """
+        smaller = works & (sizes < self.candidate_size) & (sizes < self.best_size)
+        self.candidate_size = torch.where(smaller, sizes, self.candidate_size)
+        self.candidate = _choose(smaller, self.parameters, self.candidate)
+
+    def settle(
+        self,
+        schedule: Schedule,
+        sizes: Tensor,
+        measure: Callable[[Problem, Parameters], float],
+    ) -> Tensor:
+        """Verify what was found since the last check; bool `(R,)` on the host: finished rows.
+
+        Tried are the candidate and the present trigger of each row, the smaller one first.
+
+        Args:
+            schedule: when a trigger is valid and when a row has stalled.
+            sizes: sizes `(R,)` of the present triggers.
+            measure: success rate of a trigger (parameters `(1, ...)`) on all images of a problem.
+        """
+        before = self.best_size
+        present = (self.controller.rate >= schedule.success_rate - MARGIN, self.parameters, sizes)
+        proposed = (torch.isfinite(self.candidate_size), self.candidate, self.candidate_size)
+        for likely, stack, size in (present, proposed):
+            for row in (likely & (size < self.best_size)).nonzero().flatten().tolist():
+                rate = measure(self.problems[row], tuple(p[row : row + 1] for p in stack))
+                if rate >= schedule.success_rate:
+                    self.accept(row, stack, size, rate)
+        self.candidate_size = torch.full_like(self.candidate_size, torch.inf)
+        shrank = self.best_size < before * (1 - schedule.stop_tolerance)
+        found = torch.isfinite(self.best_size) & self.controller.settled
+        self.stalled = torch.where(found & ~shrank, self.stalled + 1, 0.0)
+        stalled = self.stalled >= schedule.stop_patience
+        return (stalled | (self.steps >= schedule.steps)).cpu()
+
+    def accept(self, row: int, stack: Parameters, sizes: Tensor, rate: float) -> None:
+        """Make one row of a stack its best trigger, with its measured success rate."""
+        chosen = torch.zeros(len(self), dtype=torch.bool, device=self.steps.device)
+        chosen[row] = True
+        self.best = _choose(chosen, stack, self.best)
+        self.best_size = torch.where(chosen, sizes, self.best_size)
+        self.best_rate = torch.where(chosen, rate, self.best_rate)
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Drop all rows but these."""
+        index = torch.tensor(rows, dtype=torch.int64, device=self.steps.device)
+        self.problems = [self.problems[row] for row in rows]
+        self.streams = [self.streams[row] for row in rows]
+        for name in self.VECTORS:
+            setattr(self, name, getattr(self, name)[index])
+        for name in self.STACKS:
+            setattr(self, name, tuple(part[index] for part in getattr(self, name)))
+        self.controller.keep(index)
+
+    def admit(self, other: Rows) -> None:
+        """Append the rows of another state."""
+        self.problems += other.problems
+        self.streams += other.streams
+        for name in self.VECTORS:
+            setattr(self, name, torch.cat([getattr(self, name), getattr(other, name)]))
+        for name in self.STACKS:
+            pairs = zip(getattr(self, name), getattr(other, name), strict=True)
+            setattr(self, name, tuple(torch.cat(pair) for pair in pairs))
+        self.controller.admit(other.controller)
+
+
+def _choose(rows: Tensor, yes: Parameters, no: Parameters) -> Parameters:
+    """Per row `yes` or `no`; never a view of either."""
+    return tuple(
+        torch.where(rows.view(-1, *([1] * (a.ndim - 1))), a, b)
+        for a, b in zip(yes, no, strict=True)
+    )
