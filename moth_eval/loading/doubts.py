@@ -1,0 +1,79 @@
+"""Reasons to distrust a verdict on a subject, each a sentence with the figures that show it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from .preprocessing import Choice
+
+EXPECTED_ACCURACY = 0.9
+"""Models of the TrojAI rounds were accepted at 0.95 to 0.99 on clean images."""
+EXPECTED_PER_CLASS = 2
+_SUM_TOLERANCE = 1e-3
+_REPEAT_TOLERANCE = 1e-4
+"""Relative to the largest output; two passes of the same kernels differ by about 1e-7."""
+
+
+def doubts_of_choice(choice: Choice, count: int) -> Iterator[str]:
+    """Doubts about the normalisation, from `count` clean examples."""
+    accuracy = choice.tried[choice.name]
+    if accuracy < EXPECTED_ACCURACY:
+        yield (
+            f"clean accuracy is {accuracy:.3f} on {count} examples under {choice.name}, the best "
+            f"of {len(choice.tried)} normalisations tried, below {EXPECTED_ACCURACY:g}: the "
+            "examples, their labels or the normalisation may not be those of this model"
+        )
+
+
+def doubts_of_labels(labels: Tensor, num_classes: int) -> Iterator[str]:
+    """Doubts about the number of clean examples per class; labels are `(N,)`."""
+    counts = torch.bincount(labels.cpu(), minlength=num_classes)
+    few = torch.nonzero(counts < EXPECTED_PER_CLASS).flatten().tolist()
+    if few:
+        none = int((counts == 0).sum())
+        yield (
+            f"{len(few)} of {num_classes} classes have fewer than {EXPECTED_PER_CLASS} clean "
+            f"examples, {none} of them none (classes {_listed(few)}): triggers from and in these "
+            "classes are poorly measured"
+        )
+
+
+def doubts_of_outputs(outputs: Tensor) -> Iterator[str]:
+    """Doubts about outputs `(N, K)` that are no logits."""
+    sums = outputs.sum(dim=1)
+    if outputs.min() >= 0 and bool(((sums - 1).abs() < _SUM_TOLERANCE).all()):
+        yield (
+            f"outputs are probabilities, not logits: all {len(outputs)} rows lie in [0, 1] and sum "
+            f"to 1 within {_SUM_TOLERANCE:g}; a softmax at the end flattens the gradients that "
+            "scanners follow"
+        )
+    log_sums = outputs.logsumexp(dim=1)
+    if outputs.max() <= 0 and bool((log_sums.abs() < _SUM_TOLERANCE).all()):
+        yield (
+            f"outputs are log-probabilities, not logits: the exponentials of all {len(outputs)} "
+            f"rows sum to 1 within {_SUM_TOLERANCE:g}"
+        )
+
+
+def doubts_of_repetition(first: Tensor, second: Tensor) -> Iterator[str]:
+    """Doubts about outputs `(N, K)` of two passes over the same images."""
+    difference = float((first - second).abs().max())
+    if difference > _REPEAT_TOLERANCE * max(float(first.abs().max()), 1e-6):
+        yield (
+            f"two passes over the same {len(first)} images differ by up to {difference:.3g}: the "
+            "network is random in eval mode"
+        )
+
+
+def doubts_of_classes(stated: int | None, found: int) -> Iterator[str]:
+    """Doubts about a number of classes that the metadata and the network do not agree on."""
+    if stated is not None and stated != found:
+        yield f"the metadata state {stated} classes, the network has {found} outputs"
+
+
+def _listed(classes: list[int]) -> str:
+    shown = ", ".join(str(c) for c in classes[:8])
+    return f"{shown}, ..." if len(classes) > 8 else shown

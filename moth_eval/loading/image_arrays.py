@@ -1,0 +1,112 @@
+"""Images and labels from an `.npz`, without trusting what its headers claim."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from ..errors import InputError
+
+MAX_VALUES = 2**30
+"""Pixels times channels that are held at once: 4 GiB as float32."""
+_MEMBERS = ("images", "labels")
+_HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+
+
+def read_arrays(path: Path) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Images `(N, C, H, W)`, uint8 or float32 in `[0, 1]`, and labels int64 `(N,)`.
+
+    The file holds `images`, uint8 or float in `[0, 1]`, as `(N, H, W, C)`, `(N, C, H, W)` or
+    `(N, H, W)` with 1 or 3 channels, and `labels`, whole numbers `(N,)`. Pickled objects are
+    refused, and nothing is allocated before the sizes have been checked.
+
+    Raises:
+        InputError: the file is not such an archive.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} is not there or not a regular file; expected an .npz")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in _MEMBERS:
+                _require_plain(archive, member, path)
+        with np.load(path, allow_pickle=False) as arrays:
+            images, labels = arrays["images"], arrays["labels"]
+    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"{path} cannot be read as an .npz archive: {error}") from error
+    return _images(images, path), _labels(labels, len(images), path)
+
+
+def _require_plain(archive: zipfile.ZipFile, member: str, path: Path) -> None:
+    """Raises `InputError` unless a member is an array of numbers as large as it claims to be."""
+    try:
+        info = archive.getinfo(f"{member}.npy")
+    except KeyError:
+        names = ", ".join(name.removesuffix(".npy") for name in archive.namelist()[:6])
+        raise InputError(
+            f"{path} has no array {member!r}; expected images and labels, found "
+            f"{names or 'nothing'}"
+        ) from None
+    with archive.open(info) as file:
+        version = npy.read_magic(file)
+        if version not in _HEADERS:
+            raise InputError(f"{path}: the array {member!r} is written in version {version}")
+        shape, _, dtype = _HEADERS[version](file)
+        size = info.file_size - file.tell()
+    if dtype.hasobject:
+        raise InputError(
+            f"{path}: the array {member!r} holds pickled objects, which are never loaded; save it "
+            "as numbers"
+        )
+    if prod(shape) > MAX_VALUES or prod(shape) * dtype.itemsize != size:
+        raise InputError(
+            f"{path}: the array {member!r} claims the shape {shape} of {dtype}; it holds {size:,} "
+            f"bytes, and at most {MAX_VALUES:,} values are read"
+        )
+
+
+def _images(images: NDArray[Any], path: Path) -> NDArray[Any]:
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim != 4 or not {1, 3} & {images.shape[1], images.shape[3]}:
+        raise InputError(
+            f"{path}: images have the shape {images.shape}; expected (N, H, W, C) or (N, C, H, W) "
+            "with 1 or 3 channels"
+        )
+    last, second = images.shape[3] in (1, 3), images.shape[1] in (1, 3)
+    if last and second:
+        raise InputError(
+            f"{path}: images have the shape {images.shape}, in which either end may be the "
+            "channels; save larger images"
+        )
+    return _values(images.transpose(0, 3, 1, 2) if last else images, path)
+
+
+def _values(images: NDArray[Any], path: Path) -> NDArray[Any]:
+    if images.dtype == np.uint8:
+        return images
+    if images.dtype.kind != "f":
+        raise InputError(
+            f"{path}: images are {images.dtype}; expected uint8, or floating point in [0, 1]"
+        )
+    if len(images) and not (images.min() >= 0 and images.max() <= 1):
+        raise InputError(
+            f"{path}: images run from {images.min():g} to {images.max():g}; floating-point images "
+            "must lie in [0, 1]: divide by 255, and undo any standardisation"
+        )
+    return images.astype(np.float32)
+
+
+def _labels(labels: NDArray[Any], count: int, path: Path) -> NDArray[np.int64]:
+    if labels.shape != (count,) or labels.dtype.kind not in "iu":
+        raise InputError(
+            f"{path}: labels are {labels.dtype} of the shape {labels.shape}; expected whole "
+            f"numbers of the shape ({count},), one per image"
+        )
+    return labels.astype(np.int64)

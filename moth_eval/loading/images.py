@@ -1,0 +1,187 @@
+"""Clean example images from a folder or an `.npz`, into image space."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..errors import InputError
+from ..subject import Examples
+from .image_arrays import MAX_VALUES, read_arrays
+from .labelled_files import LabelledFile, labelled_files
+
+MAX_IMAGE_PIXELS = 4096 * 4096
+MAX_IMAGE_BYTES = 128_000_000
+_FORMATS = ("PNG", "JPEG", "BMP", "PPM", "WEBP")
+_EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
+
+
+def read_examples(
+    source: Path,
+    *,
+    layout: str,
+    crop: int | None,
+    num_classes: int | None,
+    limit_per_class: int | None = None,
+) -> Examples:
+    """Clean examples in image space: float32 `(N, C, H, W)`, RGB, in `[0, 1]`; labels `(N,)`.
+
+    Args:
+        source: folder of images in one of the spellings of `labelled_files`, always read as RGB
+            (alpha is dropped), or an `.npz` with `images` and `labels` (see `read_arrays`).
+        layout: layout of the round, which says what spelling to expect.
+        crop: side of a centre crop in pixels, or None for the whole image.
+        num_classes: labels must be below it; None leaves them unchecked.
+        limit_per_class: only so many of each class, the first by name or position.
+
+    Raises:
+        InputError: no images, or one that is damaged, too big, of another size than the first or
+            of a class that does not exist; the message names the file.
+    """
+    if limit_per_class is not None and limit_per_class < 1:
+        raise InputError(f"at least 1 example per class must be read, got {limit_per_class}")
+    if source.is_dir():
+        images, labels = _read_folder(source, layout, crop, num_classes, limit_per_class)
+    elif source.suffix.lower() == ".npz":
+        images, labels = read_arrays(source)
+        _require_classes(labels, num_classes, source)
+        kept = _first_of_each(labels.tolist(), limit_per_class)
+        images, labels = _cropped(images[kept], crop, source), labels[kept]
+    else:
+        raise InputError(f"{source} is neither a folder of images nor an .npz file")
+    if not len(images):
+        raise InputError(f"{source} holds no clean example images")
+    return Examples(images=_to_unit(images), labels=torch.from_numpy(labels))
+
+
+def _read_folder(
+    folder: Path,
+    layout: str,
+    crop: int | None,
+    num_classes: int | None,
+    limit_per_class: int | None,
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Images uint8 `(N, 3, H, W)` and labels `(N,)` of a folder."""
+    files = labelled_files(folder, layout=layout)
+    for file in files:
+        _require_classes(np.array([file.label]), num_classes, file.path)
+    files = [files[i] for i in _first_of_each([file.label for file in files], limit_per_class)]
+    labels = np.array([file.label for file in files], dtype=np.int64)
+    return _stack(files, crop), labels
+
+
+def _stack(files: list[LabelledFile], crop: int | None) -> NDArray[np.uint8]:
+    images: list[NDArray[np.uint8]] = []
+    for file in files:
+        image = _cropped(read_image(file.path)[None], crop, file.path)[0]
+        if images and image.shape != images[0].shape:
+            raise InputError(
+                f"{file.path} is {_size(image)} pixels, {files[0].path.name} is "
+                f"{_size(images[0])}: all examples of a model must have the same size; resize them"
+            )
+        images.append(image)
+        if len(files) * image.size > MAX_VALUES:
+            raise InputError(
+                f"{file.path.parent} holds {len(files)} images of {_size(image)} pixels, more than "
+                "can be held in memory at once; read fewer per class"
+            )
+    return np.stack(images) if images else np.zeros((0, 3, 1, 1), dtype=np.uint8)
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """One image as uint8 `(3, H, W)`, RGB; alpha is dropped, palettes are resolved.
+
+    Raises:
+        InputError: the file is missing, no image of a known format, damaged, larger than
+            4096 x 4096 pixels, or has more than 8 bits per channel.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} is not there or not a regular file; expected an image")
+    if path.stat().st_size > MAX_IMAGE_BYTES:
+        raise InputError(f"{path} is larger than the {MAX_IMAGE_BYTES:,} bytes an image may have")
+    try:
+        with warnings.catch_warnings(), path.open("rb") as file:
+            # Pillow only warns of an image that is too big to be honest; our own limit is lower.
+            warnings.simplefilter("ignore")
+            with Image.open(file, formats=_FORMATS) as image:
+                _require_harmless(image, path)
+                # By way of RGBA, since a palette with an alpha channel has no direct way to RGB.
+                pixels = np.asarray(image.convert("RGBA").convert("RGB"), dtype=np.uint8)
+    except InputError:
+        raise
+    except Exception as error:
+        # A damaged file makes Pillow's decoders raise almost anything, from SyntaxError to
+        # struct.error; whichever it is, this image cannot be used.
+        raise InputError(
+            f"{path} cannot be read as an image ({error}); expected a whole {', '.join(_FORMATS)} "
+            "file; replace or remove it"
+        ) from error
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def _require_harmless(image: Image.Image, path: Path) -> None:
+    width, height = image.size
+    if width * height > MAX_IMAGE_PIXELS:
+        raise InputError(
+            f"{path} claims {width}x{height} pixels, more than the {MAX_IMAGE_PIXELS:,} that are "
+            "read; scale it down"
+        )
+    if image.mode not in _EIGHT_BIT_MODES:
+        raise InputError(
+            f"{path} has pixels of the kind {image.mode}; only images of 8 bits per channel are "
+            "read; convert it"
+        )
+
+
+def _cropped(images: NDArray[np.uint8], crop: int | None, source: Path) -> NDArray[np.uint8]:
+    """The centre `crop` x `crop` pixels of images `(N, C, H, W)`."""
+    if crop is None:
+        return images
+    height, width = images.shape[2:]
+    if min(height, width) < crop:
+        raise InputError(
+            f"{source} is {_size(images[0])} pixels, smaller than the centre crop of "
+            f"{crop}x{crop} that this round takes; give images of the original size"
+        )
+    top, left = (height - crop) // 2, (width - crop) // 2
+    return images[:, :, top : top + crop, left : left + crop]
+
+
+def _size(image: NDArray[np.uint8]) -> str:
+    return f"{image.shape[2]}x{image.shape[1]}"
+
+
+def _require_classes(labels: NDArray[np.int64], num_classes: int | None, source: Path) -> None:
+    highest = np.iinfo(np.int64).max if num_classes is None else num_classes - 1
+    wrong = labels[(labels < 0) | (labels > highest)]
+    if len(wrong):
+        known = "0 and up" if num_classes is None else f"0 to {highest}"
+        raise InputError(
+            f"{source} is labelled class {wrong[0]}, but the classes are {known}; mend the label, "
+            "or give the examples of this model"
+        )
+
+
+def _first_of_each(labels: list[int], limit: int | None) -> list[int]:
+    """Positions of the first `limit` of every label, in order."""
+    if limit is None:
+        return list(range(len(labels)))
+    seen: Counter[int] = Counter()
+    kept = []
+    for position, label in enumerate(labels):
+        seen[label] += 1
+        if seen[label] <= limit:
+            kept.append(position)
+    return kept
+
+
+def _to_unit(images: NDArray[np.generic]) -> torch.Tensor:
+    """Images as float32 in `[0, 1]`: bytes are divided by 255, floats are so already."""
+    tensor = torch.from_numpy(np.ascontiguousarray(images))
+    return tensor.float().div_(255) if tensor.dtype == torch.uint8 else tensor.float()

@@ -1,0 +1,111 @@
+"""Which normalisation a network was trained with: the one under which it sees clean images best.
+
+The rounds document one normalisation and trained with another: the reference of rounds 0 to 2
+stretches every image to its own extremes, while training divided by 255, and rounds 0 and 1 read
+images as BGR. Both are tried; where they score alike, training's counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError
+from ..subject import Examples, Preprocessing
+
+UNIT = Preprocessing(scale="unit")
+MINMAX = Preprocessing(scale="minmax")
+UNIT_BGR = Preprocessing(scale="unit", channel_order="BGR")
+MINMAX_BGR = Preprocessing(scale="minmax", channel_order="BGR")
+IMAGENET = Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+"""Source: https://docs.pytorch.org/vision/stable/models.html"""
+CIFAR10 = Preprocessing(mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616))
+"""Mean and standard deviation over the pixels of the CIFAR-10 training images."""
+
+_ROUNDS_0_1: Mapping[str, Preprocessing] = {
+    candidate.name: candidate for candidate in (UNIT_BGR, MINMAX_BGR, UNIT, MINMAX)
+}
+_LATER_ROUNDS: Mapping[str, Preprocessing] = {
+    candidate.name: candidate for candidate in (UNIT, MINMAX)
+}
+_FILES: Mapping[str, Preprocessing] = {
+    **_LATER_ROUNDS,
+    "unit-imagenet": IMAGENET,
+    "unit-cifar10": CIFAR10,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """The normalisation chosen, and what spoke for it.
+
+    Attributes:
+        name: its name among the candidates.
+        preprocessing: the normalisation.
+        tried: name of every candidate -> fraction of clean examples classified rightly, in
+            `[0, 1]`, in order of preference.
+        logits: outputs `(N, K)` for the clean examples under the chosen one.
+    """
+
+    name: str
+    preprocessing: Preprocessing
+    tried: Mapping[str, float]
+    logits: Tensor
+
+
+def candidates(layout: str, channels: int) -> Mapping[str, Preprocessing]:
+    """Normalisations that come into question, the one that training used first.
+
+    Args:
+        layout: layout of the round.
+        channels: number of channels C; means, deviations and BGR are for three.
+    """
+    if channels != 3 or layout not in ("files", "trojai-0-1"):
+        return _LATER_ROUNDS
+    return _FILES if layout == "files" else _ROUNDS_0_1
+
+
+@torch.no_grad()
+def choose_preprocessing(
+    module: nn.Module, examples: Examples, *, layout: str, batch_size: int = 64
+) -> Choice:
+    """The candidate under which most clean examples are classified rightly.
+
+    Args:
+        module: network in eval mode, on the device of the examples.
+        examples: clean labelled images.
+        layout: layout of the round, which decides on the candidates.
+        batch_size: images per forward pass.
+
+    Raises:
+        InputError: the network gives NaN or infinite outputs under every candidate.
+    """
+    tried: dict[str, float] = {}
+    best: Choice | None = None
+    for name, preprocessing in candidates(layout, examples.images.shape[1]).items():
+        logits = forward(module, preprocessing, examples.images, batch_size)
+        tried[name] = _accuracy(logits, examples.labels)
+        # Strictly better: of two that score alike, the one that training used stays.
+        if torch.isfinite(logits).all() and (best is None or tried[name] > tried[best.name]):
+            best = Choice(name=name, preprocessing=preprocessing, tried=tried, logits=logits)
+    if best is None:
+        raise InputError(
+            f"the network gives NaN or infinite outputs for clean examples under each of "
+            f"{', '.join(tried)}; its weights are damaged or do not fit its architecture"
+        )
+    return best
+
+
+def forward(
+    module: nn.Module, preprocessing: Preprocessing, images: Tensor, batch_size: int
+) -> Tensor:
+    """Outputs `(N, K)` for images `(N, C, H, W)` in image space."""
+    return torch.cat([module(preprocessing(part)) for part in images.split(batch_size)])
+
+
+def _accuracy(logits: Tensor, labels: Tensor) -> float:
+    right = (logits.argmax(dim=1) == labels) & torch.isfinite(logits).all(dim=1)
+    return float(right.double().mean())

@@ -1,0 +1,157 @@
+"""From a model of a round to a subject that can be scanned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from ..errors import InputError, MothError
+from ..subject import Examples, Subject
+from .architectures import ArchitectureSource
+from .doubts import (
+    doubts_of_choice,
+    doubts_of_classes,
+    doubts_of_labels,
+    doubts_of_outputs,
+    doubts_of_repetition,
+)
+from .files import check_forward, load_network, sha256_of
+from .images import read_examples
+from .preprocessing import Choice, choose_preprocessing, forward
+from .rounds import RoundModel
+
+_REPEATED = 8
+"""Images of the second pass that shows whether a network is random."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """A subject and how it was read.
+
+    Attributes:
+        subject: with the normalisation chosen, and doubts.
+        tried: name of every normalisation -> accuracy on the clean examples under it.
+        format: format of the model file.
+        notes: sentences on what was seen on the way.
+    """
+
+    subject: Subject
+    tried: Mapping[str, float]
+    format: str
+    notes: tuple[str, ...] = ()
+
+
+def open_subject(
+    model: RoundModel,
+    *,
+    architecture: ArchitectureSource | None = None,
+    device: torch.device,
+    max_examples_per_class: int | None = None,
+) -> Opened:
+    """Reads a model file and its clean examples, and finds out the normalisation.
+
+    The state of the global random number generators is left as it was.
+
+    Args:
+        model: what `read_round` found.
+        architecture: where to take the network from, if the file does not say.
+        device: where network and examples end up.
+        max_examples_per_class: only so many clean examples of each class.
+
+    Raises:
+        RefusedFile: the model file cannot be read safely, or does not work as a classifier of
+            images of the examples' size.
+        InputError: there is no model file or no examples, or they do not fit.
+    """
+    if model.examples is None or not model.usable:
+        raise InputError(f"{model.name} cannot be opened: {'; '.join(model.problems)}")
+    loaded = load_network(
+        model.file,
+        architecture=architecture,
+        architecture_name=model.architecture or None,
+        num_classes=model.num_classes,
+    )
+    examples = read_examples(
+        model.examples,
+        layout=model.layout,
+        crop=model.crop,
+        num_classes=loaded.num_classes,
+        limit_per_class=max_examples_per_class,
+    )
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        module, doubts_of_type = _in_float32(loaded.module)
+        examples, num_classes = _fitted(module, examples)
+        module, examples = module.to(device), examples.to(device)
+        choice = choose_preprocessing(module, examples, layout=model.layout)
+        doubts_of_chance = _repeated(module, choice, examples)
+    subject = Subject(
+        name=model.name,
+        module=module,
+        preprocessing=choice.preprocessing,
+        num_classes=num_classes,
+        image_shape=_image_shape(examples),
+        examples=examples,
+        architecture=loaded.architecture or model.architecture,
+        sha256=sha256_of(model.file),
+        doubts=(
+            *doubts_of_choice(choice, len(examples)),
+            *doubts_of_labels(examples.labels, num_classes),
+            *doubts_of_outputs(choice.logits),
+            *doubts_of_chance,
+            *doubts_of_classes(model.num_classes, num_classes),
+            *doubts_of_type,
+        ),
+    )
+    return Opened(
+        subject=subject,
+        tried=choice.tried,
+        format=loaded.format,
+        notes=(*loaded.notes, *model.problems),
+    )
+
+
+def _in_float32(module: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
+    """The network in eval mode and float32, and a doubt if it was stored otherwise."""
+    stored = {p.dtype for p in module.parameters() if p.is_floating_point()} - {torch.float32}
+    if not stored:
+        return module.eval(), ()
+    names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in stored))
+    doubt = f"weights are stored as {names} and computed with as float32: outputs may differ"
+    return module.float().eval(), (doubt,)
+
+
+def _fitted(module: nn.Module, examples: Examples) -> tuple[Examples, int]:
+    """Examples with the channels that the network takes, and its number of classes.
+
+    Image files are always read as RGB; a network that takes one channel gets one, if the images
+    are grey.
+    """
+    try:
+        return examples, check_forward(module, _image_shape(examples))
+    except MothError:
+        grey = Examples(images=examples.images[:, :1].contiguous(), labels=examples.labels)
+        if not bool((examples.images == grey.images).all()):
+            raise
+        try:
+            return grey, check_forward(module, _image_shape(grey))
+        except MothError:
+            # The first error tells of the images as they are.
+            pass
+        raise
+
+
+def _image_shape(examples: Examples) -> tuple[int, int, int]:
+    channels, height, width = examples.images.shape[1:]
+    return channels, height, width
+
+
+@torch.no_grad()
+def _repeated(module: nn.Module, choice: Choice, examples: Examples) -> tuple[str, ...]:
+    images = examples.images[:_REPEATED]
+    first, second = (
+        forward(module, choice.preprocessing, images, batch_size=_REPEATED) for _ in range(2)
+    )
+    return tuple(doubts_of_repetition(first, second))
