@@ -1,1 +1,14 @@
 """Attacks: triggers, the injector that implants them, and the generator of rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+ATTACKS: Mapping[str, str] = {
+    "patch": "attacks.patch:Patch",
+    "polygon": "attacks.polygon:Polygon",
+}
+"""Name -> `"module:Class"` of every trigger, loaded when it is asked for."""
+
+GROUP = "moth_eval.attacks"
+"""Entry point group under which other distributions add triggers."""

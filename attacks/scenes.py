@@ -27,12 +27,13 @@ class Scenes:
     Attributes:
         images: uint8 `(N, 3, H, W)`, RGB.
         labels: int64 `(N,)`, the class of the sign.
-        foregrounds: bool `(N, H, W)`, true where the sign covers the background.
+        foregrounds: bool `(N, H, W)`, true where the sign covers the background; None for
+            pictures that came without.
     """
 
     images: Tensor
     labels: Tensor
-    foregrounds: Tensor
+    foregrounds: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -42,7 +43,7 @@ class Scenes:
         return Scenes(
             images=self.images[rows],
             labels=self.labels[rows],
-            foregrounds=self.foregrounds[rows],
+            foregrounds=None if self.foregrounds is None else self.foregrounds[rows],
         )
 
 
