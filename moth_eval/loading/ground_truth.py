@@ -40,6 +40,10 @@ _ROUND_1_SIZES = {"train": 1000, "test": 100}
 _ROUND_1_NAME = re.compile(r"round[-_ ]?0*1(?!\d)|jun2020|mds2-(2195|2283|2284)", re.IGNORECASE)
 _SPLIT_NAME = re.compile(r"train|test|holdout", re.IGNORECASE)
 _SPLIT_RECORDS = {"2195": "train", "2283": "test", "2284": "holdout"}
+_DOUBTFUL_TEST_SET = (
+    "if this is the test set of TrojAI round 1, id-00000077 and id-00000083 are marked as poisoned "
+    "without a trigger: call the folder round1-test-dataset to leave them out"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,37 +167,36 @@ def mark_errata(
     """
     poisoned = {name for name, known in truth.items() if known.poisoned}
     split = _split_of_name(path)
-    if split is None and len(listed) == _ROUND_1_SIZES["train"]:
-        split = "train" if ROUND_1_ERRATA["train"] <= poisoned else None
+    if split is None and _could_be("train", listed, clean=truth.keys() - poisoned):
+        split = "train"
     marked = ROUND_1_ERRATA.get(split or "", frozenset()) & poisoned
     reason = f"TrojAI round 1 {split} errata: marked as poisoned, but no trigger was put in (NIST)"
     result = {
         name: known.model_copy(update={"errata": reason}) if name in marked else known
         for name, known in truth.items()
     }
-    return result, _doubtful_test_set(split, listed, poisoned)
+    doubtful = split is None and _could_be("test", listed, clean=truth.keys() - poisoned)
+    return result, (_DOUBTFUL_TEST_SET,) if doubtful else ()
 
 
 def _split_of_name(path: Path) -> str | None:
-    """`train`, `test` or `holdout` if the last three folder names say round 1 and which split."""
-    name = "/".join(path.parts[-3:])
-    said = _ROUND_1_NAME.search(name)
-    if said is None:
-        return None
-    if said[1]:
-        return _SPLIT_RECORDS[said[1]]
-    splits = {word.lower() for word in _SPLIT_NAME.findall(name)}
-    return splits.pop() if len(splits) == 1 else None
+    """`train`, `test` or `holdout`, if one of the last three folder names says round 1.
+
+    The split must stand in that name or in a later one.
+    """
+    for start, part in reversed(list(enumerate(path.parts))[-3:]):
+        said = _ROUND_1_NAME.search(part)
+        if said is None:
+            continue
+        if said[1]:
+            return _SPLIT_RECORDS[said[1]]
+        words = _SPLIT_NAME.findall("/".join(path.parts[start:]))
+        splits = {word.lower() for word in words}
+        return splits.pop() if len(splits) == 1 else None
+    return None
 
 
-def _doubtful_test_set(
-    split: str | None, listed: Collection[str], poisoned: Collection[str]
-) -> tuple[str, ...]:
-    if split is not None or len(listed) != _ROUND_1_SIZES["test"]:
-        return ()
-    if not ROUND_1_ERRATA["test"] <= set(poisoned):
-        return ()
-    return (
-        "if this is the test set of TrojAI round 1, id-00000077 and id-00000083 are marked as "
-        "poisoned without a trigger: call the folder round1-test-dataset to leave them out",
-    )
+def _could_be(split: str, listed: Collection[str], *, clean: Collection[str]) -> bool:
+    """Whether a set is as large as that split, lists its mislabelled models, and none as clean."""
+    ids = ROUND_1_ERRATA[split]
+    return len(listed) == _ROUND_1_SIZES[split] and ids <= set(listed) and ids.isdisjoint(clean)

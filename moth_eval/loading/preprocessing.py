@@ -103,7 +103,7 @@ def forward(
     module: nn.Module, preprocessing: Preprocessing, images: Tensor, batch_size: int
 ) -> Tensor:
     """Outputs `(N, K)` for images `(N, C, H, W)` in image space."""
-    return torch.cat([module(preprocessing(part)) for part in images.split(batch_size)])
+    return torch.cat([module(preprocessing(part)) for part in torch.split(images, batch_size)])
 
 
 def _accuracy(logits: Tensor, labels: Tensor) -> float:

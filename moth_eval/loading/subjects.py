@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -135,11 +136,9 @@ def _fitted(module: nn.Module, examples: Examples) -> tuple[Examples, int]:
         grey = Examples(images=examples.images[:, :1].contiguous(), labels=examples.labels)
         if not bool((examples.images == grey.images).all()):
             raise
-        try:
+        # If that fails too, the first error is the one that tells of the images as they are.
+        with suppress(MothError):
             return grey, check_forward(module, _image_shape(grey))
-        except MothError:
-            # The first error tells of the images as they are.
-            pass
         raise
 
 
