@@ -1,0 +1,271 @@
+"""What the scores of one scanner are worth against known truth, conventions spelled out.
+
+* Models whose truth is unknown, or that an erratum excludes, are counted and enter no figure.
+* Models not scanned yet are counted as pending and enter no figure.
+* ROC area, ROC points and TPR at a FPR use scored models only; how many is shown beside them.
+* `roc_auc_failed_as_undecided` takes in the finished models without a score: every pair of a clean
+  and a poisoned model in which one has no score counts one half, as a coin toss would.
+* Cross-entropy and Brier score take them in too, at probability 0.5, as TrojAI does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from moth_eval.intervals import Interval, auc_interval, bootstrap, wilson
+from moth_eval.metrics import (
+    FloatArray,
+    brier,
+    cross_entropy,
+    cross_entropy_halfwidth,
+    roc_auc,
+    tpr_at_fpr,
+)
+
+from .calibration import Example, Probabilities, calibrate
+from .rows import STATUSES, Row, Run
+
+ALL_TYPES = "all"
+UNNAMED_TYPE = "unnamed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Discrimination:
+    """How well scores separate clean from poisoned models; scored models only."""
+
+    area: float
+    interval: Interval
+    bootstrap: Interval
+    failed_as_undecided: float
+    tpr_at_fpr_5: float
+    tpr_at_fpr_10: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbabilityFigures:
+    """Proper scores of the calibrated probabilities; finished models without a score at 0.5."""
+
+    cross_entropy: float
+    halfwidth: float
+    brier: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class AtPublishedCut:
+    """What the scanner's published cut does to the models at hand.
+
+    Attributes:
+        name: what the cut is applied to.
+        threshold: the cut; None if it differs between models.
+        false_alarm_rate: simulated rate on clean models, mean over the models it was applied to.
+        source: where the cut and its rate come from.
+        above: scored models above the cut, whatever their truth.
+        scored: scored models that the cut applies to.
+        false_positives: clean models above the cut.
+        clean: clean models that the cut was applied to.
+        true_positives: poisoned models above the cut.
+        poisoned: poisoned models that the cut was applied to.
+    """
+
+    name: str
+    threshold: float | None
+    false_alarm_rate: float
+    source: str
+    above: int
+    scored: int
+    false_positives: int
+    clean: int
+    true_positives: int
+    poisoned: int
+
+    @property
+    def fpr(self) -> Interval | None:
+        """Wilson interval of the false-positive rate; None without clean models."""
+        return wilson(self.false_positives, self.clean) if self.clean else None
+
+    @property
+    def tpr(self) -> Interval | None:
+        """Wilson interval of the true-positive rate; None without poisoned models."""
+        return wilson(self.true_positives, self.poisoned) if self.poisoned else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """One line of the metrics table: a scanner, on all models or on one trigger type.
+
+    Attributes:
+        scanner: its name.
+        trigger_type: `all`, or the type of the poisoned models; clean ones are always all there.
+        counts: status -> number of models; adds up to `n_models`.
+        n_models: models looked at.
+        n_clean: known to be clean and not excluded.
+        n_poisoned: known to be poisoned and not excluded.
+        n_unlabelled: of unknown truth.
+        n_errata: excluded by an erratum.
+        scored_clean: clean models behind the ROC.
+        scored_poisoned: poisoned models behind the ROC.
+        discrimination: None if a class has no scored model.
+        note: why there is no ROC, or how wide its interval is made.
+        figures: None if there are no probabilities.
+        probability_note: where probabilities come from, or why there are none.
+        cut: None if no scored model has a published cut.
+    """
+
+    scanner: str
+    trigger_type: str
+    counts: dict[str, int]
+    n_models: int
+    n_clean: int
+    n_poisoned: int
+    n_unlabelled: int
+    n_errata: int
+    scored_clean: int
+    scored_poisoned: int
+    discrimination: Discrimination | None
+    note: str
+    figures: ProbabilityFigures | None
+    probability_note: str
+    cut: AtPublishedCut | None
+
+
+def evaluate(run: Run) -> list[Evaluation]:
+    """Every line of the metrics table: per scanner, then per trigger type if there are several."""
+    return [line for scanner in run.scanners for line in _of_scanner(run.of(scanner))]
+
+
+def probabilities(rows: Sequence[Row]) -> Probabilities:
+    """Calibrated probabilities of the scored models of one scanner."""
+    return calibrate(
+        [
+            Example(name=r.model, sha256=r.entry.sha256, score=r.score, label=r.label)
+            for r in rows
+            if r.score is not None
+        ]
+    )
+
+
+def finished(rows: Sequence[Row]) -> list[Row]:
+    """The rows that enter figures: truth known, no erratum, and a record there."""
+    return [r for r in rows if r.label is not None and r.record is not None]
+
+
+def scores_by_class(rows: Sequence[Row]) -> tuple[FloatArray, FloatArray]:
+    """Scores `(N,)` of clean and `(M,)` of poisoned models that were scored, each sorted."""
+    clean, poisoned = (
+        np.sort([r.score for r in finished(rows) if r.label == label and r.score is not None])
+        for label in (0, 1)
+    )
+    return clean.astype(np.float64), poisoned.astype(np.float64)
+
+
+def content_seed(scanner: str, clean: FloatArray, poisoned: FloatArray) -> int:
+    """A seed that depends on the scores and nothing else."""
+    digest = hashlib.sha256(scanner.encode() + b"\0" + clean.tobytes() + b"\0" + poisoned.tobytes())
+    return int.from_bytes(digest.digest()[:8], "big")
+
+
+def _of_scanner(rows: Sequence[Row]) -> list[Evaluation]:
+    answers = probabilities(rows)
+    lines = [_line(rows, ALL_TYPES, answers)] if rows else []
+    types = sorted({_type_of(r) for r in rows if r.label == 1})
+    if len(types) > 1:
+        clean = [r for r in rows if r.label == 0]
+        for name in types:
+            poisoned = [r for r in rows if r.label == 1 and _type_of(r) == name]
+            lines.append(_line([*clean, *poisoned], name, answers))
+    return lines
+
+
+def _type_of(row: Row) -> str:
+    return (row.truth.trigger_type if row.truth else "") or UNNAMED_TYPE
+
+
+def _line(rows: Sequence[Row], trigger_type: str, answers: Probabilities) -> Evaluation:
+    clean, poisoned = scores_by_class(rows)
+    counts = Counter(r.status for r in rows)
+    discrimination = _discrimination(rows) if clean.size and poisoned.size else None
+    return Evaluation(
+        scanner=rows[0].scanner,
+        trigger_type=trigger_type,
+        counts={status: counts[status] for status in STATUSES},
+        n_models=len(rows),
+        n_clean=sum(r.label == 0 for r in rows),
+        n_poisoned=sum(r.label == 1 for r in rows),
+        n_unlabelled=sum(r.truth is None for r in rows),
+        n_errata=sum(r.truth is not None and bool(r.truth.errata) for r in rows),
+        scored_clean=clean.size,
+        scored_poisoned=poisoned.size,
+        discrimination=discrimination,
+        note="" if discrimination else _why_no_roc(clean.size, poisoned.size),
+        figures=_figures(rows, answers),
+        probability_note=answers.note,
+        cut=_at_cut(rows),
+    )
+
+
+def _why_no_roc(clean: int, poisoned: int) -> str:
+    return (
+        "no ROC: it needs scored models of known truth of both classes, and there are "
+        f"{clean} clean and {poisoned} poisoned"
+    )
+
+
+def _discrimination(rows: Sequence[Row]) -> Discrimination:
+    clean, poisoned = scores_by_class(rows)
+    scores = np.concatenate([clean, poisoned])
+    truth = np.repeat([0, 1], [clean.size, poisoned.size])
+    seed = content_seed(rows[0].scanner, clean, poisoned)
+    area = roc_auc(scores, truth)
+    return Discrimination(
+        area=area,
+        interval=auc_interval(clean, poisoned, seed=seed),
+        bootstrap=bootstrap(clean, poisoned, seed=seed),
+        failed_as_undecided=_with_undecided(area, rows),
+        tpr_at_fpr_5=tpr_at_fpr(scores, truth, 0.05),
+        tpr_at_fpr_10=tpr_at_fpr(scores, truth, 0.10),
+    )
+
+
+def _with_undecided(area: float, rows: Sequence[Row]) -> float:
+    labels = Counter(r.label for r in finished(rows))
+    clean, poisoned = scores_by_class(rows)
+    decided, pairs = clean.size * poisoned.size, labels[0] * labels[1]
+    return (area * decided + 0.5 * (pairs - decided)) / pairs
+
+
+def _figures(rows: Sequence[Row], answers: Probabilities) -> ProbabilityFigures | None:
+    judged = finished(rows)
+    if not answers.by_name or not judged:
+        return None
+    values = [answers.by_name.get(r.model, np.nan) for r in judged]
+    truth = [r.label or 0 for r in judged]
+    return ProbabilityFigures(
+        cross_entropy=cross_entropy(values, truth),
+        halfwidth=cross_entropy_halfwidth(values, truth),
+        brier=brier(values, truth),
+    )
+
+
+def _at_cut(rows: Sequence[Row]) -> AtPublishedCut | None:
+    judged = [r for r in rows if r.above_cut is not None]
+    rules = [r.record.rule for r in judged if r.record and r.record.rule]
+    if not rules:
+        return None
+    thresholds = {rule.threshold for rule in rules}
+    return AtPublishedCut(
+        name="; ".join(sorted({rule.name for rule in rules})),
+        threshold=thresholds.pop() if len(thresholds) == 1 else None,
+        false_alarm_rate=float(np.mean([rule.false_alarm_rate for rule in rules])),
+        source="; ".join(sorted({rule.source for rule in rules})),
+        above=sum(bool(r.above_cut) for r in judged),
+        scored=len(judged),
+        false_positives=sum(bool(r.above_cut) for r in judged if r.label == 0),
+        clean=sum(r.label == 0 for r in judged),
+        true_positives=sum(bool(r.above_cut) for r in judged if r.label == 1),
+        poisoned=sum(r.label == 1 for r in judged),
+    )

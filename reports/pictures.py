@@ -1,0 +1,225 @@
+"""Pictures of inverted triggers, drawn from the arrays that a run left."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+from moth_eval.errors import RunError
+from moth_eval.records import TRIGGERS, ScanRecord
+
+from .rows import Row
+
+MOST_CLASSES = 6
+TILE = 128
+"""Side of one picture in a sheet (pixels)."""
+
+THUMBNAIL = 64
+"""Side of a thumbnail (pixels)."""
+
+_GAP, _LEFT, _TOP = 12, 74, 40
+_INK, _FAINT, _ACCENT, _PAPER, _FRAME = "#1c2024", "#6b737c", "#c2410c", "#ffffff", "#d3d8dd"
+
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TriggerArrays:
+    """The inverted triggers of one scan.
+
+    Attributes:
+        targets: `(P,)` class that stamped images become.
+        sources: `(P,)` class they were made for; -1 for any.
+        masks: `(P, H, W)` in `[0, 1]`.
+        patterns: `(P, H, W, 3)` in `[0, 1]`.
+        sizes: `(P,)` sum of the mask (pixels).
+        asrs: `(P,)` attack success rate in `[0, 1]`.
+        valid: `(P,)` whether the size means anything.
+    """
+
+    targets: npt.NDArray[np.int64]
+    sources: npt.NDArray[np.int64]
+    masks: FloatArray
+    patterns: FloatArray
+    sizes: FloatArray
+    asrs: FloatArray
+    valid: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """The two pictures of one row, as PNG files.
+
+    Attributes:
+        path: where the sheet lies, relative to the run folder.
+        sheet: mask, pattern and their product for up to six classes.
+        thumbnail: the product for the first of them.
+        caption: what the sheet shows, in words.
+    """
+
+    path: str
+    sheet: bytes
+    thumbnail: bytes
+    caption: str
+
+
+def pictures(run: Path, row: Row) -> Pictures | None:
+    """The pictures of one row; None if the scan left no triggers.
+
+    Raises:
+        RunError: the file of triggers is missing, altered or malformed.
+    """
+    record = row.record
+    if record is None or not record.triggers_file:
+        return None
+    arrays = read_triggers(run, record)
+    shown = _most_telling(arrays, record.target)
+    if not shown:
+        return None
+    return Pictures(
+        path=record.triggers_file.removesuffix(".npz") + ".png",
+        sheet=_png(_sheet(arrays, shown, record.target)),
+        # A thousand thumbnails share one page: a small palette keeps it light.
+        thumbnail=_png(_fitted(_product(arrays, shown[0]), THUMBNAIL).quantize(48)),
+        caption="mask, pattern and their product for class "
+        + ", ".join(str(arrays.targets[i]) for i in shown),
+    )
+
+
+def read_triggers(run: Path, record: ScanRecord) -> TriggerArrays:
+    """The arrays of a scan, checked against the hash in its record.
+
+    Raises:
+        RunError: the file is missing, lies elsewhere, was altered or is malformed.
+    """
+    path = run / record.triggers_file
+    inside = path.parent.resolve() == (run / TRIGGERS).resolve() and path.suffix == ".npz"
+    if not inside or path.is_symlink():
+        raise RunError(
+            f"expected a file {TRIGGERS}/*.npz, the ledger names {record.triggers_file!r}; "
+            "it is not opened"
+        )
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise RunError(f"{record.triggers_file} cannot be read: {error.strerror}") from error
+    if record.triggers_sha256 and hashlib.sha256(content).hexdigest() != record.triggers_sha256:
+        raise RunError(f"{record.triggers_file} is not the file that the scan wrote: hashes differ")
+    try:
+        return _arrays(content)
+    except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
+        raise RunError(f"{record.triggers_file} is malformed: {error}") from error
+
+
+def _arrays(content: bytes) -> TriggerArrays:
+    with np.load(io.BytesIO(content), allow_pickle=False) as file:
+        masks = np.asarray(file["masks"], dtype=np.float32)
+        patterns = np.asarray(file["patterns"], dtype=np.float32)
+        flat = {name: file[name] for name in ("targets", "sources", "sizes", "asrs", "valid")}
+    rows, _, height, width = patterns.shape
+    if masks.shape != (rows, 1, height, width) or any(a.shape != (rows,) for a in flat.values()):
+        raise ValueError(f"masks {masks.shape} and patterns {patterns.shape} do not fit")
+    return TriggerArrays(
+        targets=flat["targets"].astype(np.int64),
+        sources=flat["sources"].astype(np.int64),
+        masks=_unit(masks[:, 0]),
+        patterns=_unit(_as_rgb(patterns)),
+        sizes=flat["sizes"].astype(np.float32),
+        asrs=flat["asrs"].astype(np.float32),
+        valid=flat["valid"].astype(np.bool_),
+    )
+
+
+def _as_rgb(patterns: FloatArray) -> FloatArray:
+    """`(P, H, W, 3)` from `(P, C, H, W)`; one channel becomes grey, channels past three drop."""
+    last = np.moveaxis(patterns, 1, -1)
+    return np.repeat(last[..., :1], 3, axis=-1) if last.shape[-1] < 3 else last[..., :3]
+
+
+def _unit(values: FloatArray) -> FloatArray:
+    return np.clip(np.nan_to_num(values), 0.0, 1.0)
+
+
+def _most_telling(arrays: TriggerArrays, suspected: int | None) -> list[int]:
+    """Up to six rows, one per class: the suspected class, then valid ones by size."""
+
+    def rank(row: int) -> tuple[bool, bool, float, int]:
+        other = suspected is None or int(arrays.targets[row]) != suspected
+        return other, not arrays.valid[row], float(arrays.sizes[row]), row
+
+    best: dict[int, int] = {}
+    for row in sorted(range(arrays.targets.size), key=rank):
+        best.setdefault(int(arrays.targets[row]), row)
+    return list(best.values())[:MOST_CLASSES]
+
+
+def _product(arrays: TriggerArrays, row: int) -> Image.Image:
+    return _image(arrays.masks[row][..., None] * arrays.patterns[row])
+
+
+def _image(values: FloatArray) -> Image.Image:
+    return Image.fromarray(np.rint(values * 255).astype(np.uint8), "RGB")
+
+
+def _fitted(image: Image.Image, side: int) -> Image.Image:
+    """The picture scaled so that its longer side is `side`; pixels stay pixels when it grows."""
+    scale = side / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BOX)
+
+
+def _sheet(arrays: TriggerArrays, shown: list[int], suspected: int | None) -> Image.Image:
+    step = TILE + _GAP
+    sheet = Image.new("RGB", (_LEFT + step * len(shown), _TOP + step * 3), _PAPER)
+    pen = ImageDraw.Draw(sheet)
+    for line, name in enumerate(("mask", "pattern", "mask ×\npattern")):
+        middle = _TOP + step * line + TILE // 2
+        pen.multiline_text((_GAP, middle), name, _FAINT, _font("DejaVuSans", 11), "lm", spacing=3)
+    for column, row in enumerate(shown):
+        _column(sheet, arrays, row, _LEFT + step * column, suspected)
+    return sheet
+
+
+def _column(
+    sheet: Image.Image, arrays: TriggerArrays, row: int, left: int, suspected: int | None
+) -> None:
+    pen = ImageDraw.Draw(sheet)
+    named = suspected is not None and int(arrays.targets[row]) == suspected
+    colour = _ACCENT if named else _INK
+    source, valid = int(arrays.sources[row]), bool(arrays.valid[row])
+    title = f"{source} → {arrays.targets[row]}" if source >= 0 else f"class {arrays.targets[row]}"
+    pen.text((left, 8), title + (" suspected" if named else ""), colour, _font(_BOLD, 11))
+    figures = f"{arrays.sizes[row]:.3g} px, ASR {arrays.asrs[row]:.0%}"
+    pen.text((left, 23), figures if valid else f"{figures} (low)", _FAINT, _font("DejaVuSans", 10))
+    mask = _image(np.repeat(arrays.masks[row][..., None], 3, axis=-1))
+    for line, image in enumerate((mask, _image(arrays.patterns[row]), _product(arrays, row))):
+        top = _TOP + (TILE + _GAP) * line
+        fitted = _fitted(image, TILE)
+        sheet.paste(fitted, (left, top))
+        corner = (left + fitted.width - 1, top + fitted.height - 1)
+        pen.rectangle(((left, top), corner), outline=_ACCENT if named else _FRAME)
+
+
+_BOLD = "DejaVuSans-Bold"
+
+
+@cache
+def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
+    """A font that matplotlib brings along, so that pictures are the same on every machine."""
+    path = Path(mpl.get_data_path()) / "fonts" / "ttf" / f"{name}.ttf"
+    return ImageFont.truetype(str(path), size)
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=9)
+    return buffer.getvalue()

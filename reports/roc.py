@@ -1,0 +1,223 @@
+"""The ROC figure: a curve per scanner with its interval, its band and its published cut."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from matplotlib import style
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from moth_eval.intervals import roc_band
+from moth_eval.metrics import FloatArray, RocCurve, roc_curve
+
+from .evaluation import (
+    ALL_TYPES,
+    AtPublishedCut,
+    Discrimination,
+    Evaluation,
+    content_seed,
+    scores_by_class,
+)
+from .rows import Run
+
+MOST_GRID_POINTS = 200
+MOST_BANDS = 4
+"""With more curves than this the bands hide each other, and only the curves are drawn."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Theme:
+    """Colours of a figure; the lines are told apart by dashes too."""
+
+    ink: str
+    faint: str
+    grid: str
+    paper: str
+    lines: tuple[str, ...]
+
+
+LIGHT = Theme(
+    ink="#1c2024",
+    faint="#6b737c",
+    grid="#e4e7ea",
+    paper="#ffffff",
+    lines=("#1f5fbf", "#c2410c", "#0f7b5f", "#8b3fa8", "#9a6b00", "#be185d"),
+)
+DARK = Theme(
+    ink="#e6e8ea",
+    faint="#9aa3ac",
+    grid="#2c3238",
+    paper="#171a1e",
+    lines=("#7ab0ff", "#ff9a62", "#4fd1a8", "#d59cf0", "#e8bd57", "#ff8fb8"),
+)
+_DASHES = ("-", "--", "-.", ":")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScannerCurve:
+    """All that is drawn for one scanner.
+
+    Attributes:
+        scanner: its name.
+        curve: every point.
+        grid: `(G,)` false-positive rates of the band.
+        low: `(G,)` lower bound of the true-positive rate.
+        high: `(G,)` upper bound.
+        discrimination: area and interval for the legend.
+        clean: number of clean models.
+        poisoned: number of poisoned models.
+        cut: the published cut, if there is one.
+    """
+
+    scanner: str
+    curve: RocCurve
+    grid: FloatArray
+    low: FloatArray
+    high: FloatArray
+    discrimination: Discrimination
+    clean: int
+    poisoned: int
+    cut: AtPublishedCut | None
+
+
+def scanner_curves(run: Run, lines: Sequence[Evaluation]) -> list[ScannerCurve]:
+    """The curve of every scanner that has scored models of both classes."""
+    return [
+        _scanner_curve(run, line, line.discrimination)
+        for line in lines
+        if line.trigger_type == ALL_TYPES and line.discrimination is not None
+    ]
+
+
+def draw(
+    curves: Sequence[ScannerCurve], *, theme: Theme = LIGHT, kind: Literal["png", "svg"]
+) -> bytes:
+    """The figure as a file; equal curves give equal bytes.
+
+    Args:
+        curves: at least one.
+        theme: colours.
+        kind: `png` at 200 dots per inch, or `svg` with its letters as outlines.
+    """
+    settings = {"svg.hashsalt": "moth-eval", "font.family": "DejaVu Sans", "font.size": 10}
+    with style.context(["default", settings]):
+        figure = Figure(figsize=(6.4, 6.6), facecolor=theme.paper, layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.add_subplot()
+        _frame(axes, theme)
+        for number, curve in enumerate(curves):
+            _draw_curve(axes, curve, theme, number, band=len(curves) <= MOST_BANDS)
+        _legend(figure, axes, theme)
+        buffer = io.BytesIO()
+        plain = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
+        figure.savefig(buffer, format=kind, dpi=200, metadata=plain, facecolor=theme.paper)
+    return buffer.getvalue()
+
+
+def _scanner_curve(run: Run, line: Evaluation, found: Discrimination) -> ScannerCurve:
+    clean, poisoned = scores_by_class(run.of(line.scanner))
+    # No finer than the data: between k/N and (k+1)/N false alarms nothing can change.
+    grid = np.linspace(0, 1, min(clean.size, MOST_GRID_POINTS) + 1)
+    low, high = roc_band(clean, poisoned, grid, seed=content_seed(line.scanner, clean, poisoned))
+    truth = np.repeat([0, 1], [clean.size, poisoned.size])
+    return ScannerCurve(
+        scanner=line.scanner,
+        curve=roc_curve(np.concatenate([clean, poisoned]), truth),
+        grid=grid,
+        low=low,
+        high=high,
+        discrimination=found,
+        clean=clean.size,
+        poisoned=poisoned.size,
+        cut=line.cut,
+    )
+
+
+def _frame(axes: Axes, theme: Theme) -> None:
+    axes.set_facecolor(theme.paper)
+    axes.set(xlim=(-0.015, 1.015), ylim=(-0.015, 1.015), aspect="equal")
+    axes.set_xlabel("False-positive rate: clean models flagged", color=theme.ink)
+    axes.set_ylabel("True-positive rate: backdoored models flagged", color=theme.ink)
+    ticks = np.linspace(0, 1, 6)
+    labels = [f"{t:.0%}" for t in ticks]
+    axes.set_xticks(ticks, labels)
+    axes.set_yticks(ticks, labels)
+    axes.tick_params(colors=theme.faint, length=0)
+    axes.grid(color=theme.grid, linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(theme.grid)
+    axes.plot([0, 1], [0, 1], color=theme.faint, linewidth=1, linestyle=(0, (2, 3)))
+    axes.text(
+        0.985, 0.945, "chance", rotation=45, ha="right", va="top", fontsize=8.5, color=theme.faint
+    )
+
+
+def _draw_curve(axes: Axes, drawn: ScannerCurve, theme: Theme, number: int, *, band: bool) -> None:
+    colour = theme.lines[number % len(theme.lines)]
+    if band:
+        axes.fill_between(
+            drawn.grid, drawn.low, drawn.high, step="post", color=colour, alpha=0.14, linewidth=0
+        )
+    axes.plot(
+        drawn.curve.fpr,
+        drawn.curve.tpr,
+        color=colour,
+        linewidth=2.2,
+        linestyle=_DASHES[number % len(_DASHES)],
+        solid_joinstyle="miter",
+        label=_label(drawn),
+    )
+    cut = drawn.cut
+    if cut is not None and cut.clean and cut.poisoned:
+        axes.plot(
+            [cut.false_positives / cut.clean],
+            [cut.true_positives / cut.poisoned],
+            marker="o",
+            markersize=8.5,
+            markerfacecolor=theme.paper,
+            markeredgecolor=colour,
+            markeredgewidth=2.2,
+            linestyle="none",
+            clip_on=False,
+            zorder=5,
+            label=_cut_label(cut),
+        )
+
+
+def _label(drawn: ScannerCurve) -> str:
+    found = drawn.discrimination
+    return (
+        f"{drawn.scanner}: AUC {found.area:.3f}, 95 % interval "
+        f"{found.interval.low:.2f} to {found.interval.high:.2f} "
+        f"({drawn.clean} clean, {drawn.poisoned} backdoored)"
+    )
+
+
+def _cut_label(cut: AtPublishedCut) -> str:
+    threshold = "" if cut.threshold is None else f" > {cut.threshold:g}"
+    return (
+        f"published cut, {cut.name}{threshold}: {cut.false_positives}/{cut.clean} clean and "
+        f"{cut.true_positives}/{cut.poisoned} backdoored flagged"
+    )
+
+
+def _legend(figure: Figure, axes: Axes, theme: Theme) -> None:
+    legend = figure.legend(
+        *axes.get_legend_handles_labels(),
+        loc="outside upper left",
+        frameon=False,
+        fontsize=8.5,
+        labelcolor=theme.ink,
+        handlelength=2.2,
+    )
+    for text in legend.get_texts():
+        # Names are data: a dollar sign in one must not start a formula.
+        text.set_parse_math(False)

@@ -1,0 +1,156 @@
+"""A run folder as rows: one per model and scanner, whether there is a result or not."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from moth_eval.records import (
+    ModelEntry,
+    RunFolder,
+    RunManifest,
+    ScanRecord,
+    TriggerRecord,
+    Truth,
+)
+
+PENDING = "pending"
+STATUSES = ("scored", "inconclusive", "refused", "timed-out", "failed", PENDING)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One model under one scanner.
+
+    Attributes:
+        entry: the model, as the manifest names it.
+        scanner: name of the scanner.
+        record: the result; None if there is none yet.
+        remarks: what reading the ledger brought up, beside the record's own doubts.
+    """
+
+    entry: ModelEntry
+    scanner: str
+    record: ScanRecord | None = None
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def model(self) -> str:
+        """Name of the model."""
+        return self.entry.name
+
+    @property
+    def status(self) -> str:
+        """One of `STATUSES`."""
+        return self.record.status if self.record else PENDING
+
+    @property
+    def score(self) -> float | None:
+        """The score; higher is more suspicious."""
+        return self.record.score if self.record else None
+
+    @property
+    def truth(self) -> Truth | None:
+        """What is known of the model by construction."""
+        return self.entry.truth
+
+    @property
+    def label(self) -> int | None:
+        """1 poisoned, 0 clean; None if unknown or left out of metrics by an erratum."""
+        if self.truth is None or self.truth.errata:
+            return None
+        return int(self.truth.poisoned)
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """All that speaks against taking the row at face value."""
+        return (*(self.record.doubts if self.record else ()), *self.remarks)
+
+    @property
+    def above_cut(self) -> bool | None:
+        """Whether the score lies above the scanner's published cut; None if that is undefined."""
+        if self.record is None or self.record.rule is None or self.record.score is None:
+            return None
+        return self.record.score > self.record.rule.threshold
+
+    @property
+    def smallest(self) -> TriggerRecord | None:
+        """Smallest valid trigger of the suspected target, else the smallest valid one."""
+        valid = [t for t in self.record.triggers if t.valid] if self.record else []
+        target = self.record.target if self.record else None
+        named = [t for t in valid if t.target == target]
+        return min(named or valid, key=lambda t: t.size, default=None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run folder, read once.
+
+    Attributes:
+        path: the folder.
+        manifest: what the run is.
+        rows: every model under every scanner, in the order of the manifest.
+    """
+
+    path: Path
+    manifest: RunManifest
+    rows: tuple[Row, ...]
+
+    @property
+    def scanners(self) -> tuple[str, ...]:
+        """Names of the scanners, in the order of the manifest."""
+        return tuple(self.manifest.scanners)
+
+    def of(self, scanner: str) -> tuple[Row, ...]:
+        """The rows of one scanner."""
+        return tuple(row for row in self.rows if row.scanner == scanner)
+
+
+@dataclass
+class _Ledger:
+    """What the ledger holds for one model and scanner."""
+
+    started: bool = False
+    records: dict[str, ScanRecord] = field(default_factory=dict)
+
+
+def read_run(path: Path) -> Run:
+    """The rows of a run folder.
+
+    Raises:
+        RunError: there is no manifest, or it or the ledger is damaged.
+    """
+    folder = RunFolder(path)
+    manifest = folder.manifest()
+    ledger: dict[tuple[str, str], _Ledger] = defaultdict(_Ledger)
+    for line in folder.lines():
+        seen = ledger[line.model, line.scanner]
+        seen.started = True
+        if line.record is not None:
+            # Re-inserting keeps the newest record last even when its key came up before.
+            seen.records.pop(line.key, None)
+            seen.records[line.key] = line.record
+    rows = tuple(
+        _row(entry, scanner, ledger.get((entry.name, scanner), _Ledger()))
+        for entry in manifest.entries
+        for scanner in manifest.scanners
+    )
+    return Run(path=path, manifest=manifest, rows=rows)
+
+
+def _row(entry: ModelEntry, scanner: str, seen: _Ledger) -> Row:
+    current = [r for r in seen.records.values() if r.sha256 == entry.sha256]
+    remarks = []
+    if len(current) > 1:
+        remarks.append(f"scanned under {len(current)} different settings; the last result is shown")
+    if len(current) < len(seen.records):
+        remarks.append("a result of another version of the model file is ignored")
+    if seen.started and not seen.records:
+        remarks.append("a scan was started but left no result")
+    return Row(
+        entry=entry,
+        scanner=scanner,
+        record=current[-1] if current else None,
+        remarks=tuple(remarks),
+    )

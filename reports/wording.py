@@ -1,0 +1,69 @@
+"""How figures, counts and untrusted text are put into words."""
+
+from __future__ import annotations
+
+import unicodedata
+
+from moth_eval.intervals import Interval
+
+from .rows import PENDING, Row
+
+STATUS_WORDS = {
+    "scored": "scored",
+    "inconclusive": "inconclusive",
+    "refused": "refused",
+    "timed-out": "timed out",
+    "failed": "failed",
+    PENDING: "pending",
+}
+
+NO_EVIDENCE = "no evidence found"
+ABOVE_CUT = "above published cut"
+NO_CUT = "scored, no published cut"
+
+_HIDDEN = ("Cc", "Cf", "Co", "Cs")
+
+
+def visible(text: str) -> str:
+    r"""The text on one line, characters that act on a terminal or reorder text spelled out.
+
+    A model's name is chosen by whoever made it: an escape sequence or a right-to-left override in
+    it becomes `\x1b` or `\u202e`.
+    """
+    return "".join(_shown(c) for c in " ".join(text.split()))
+
+
+def finding(row: Row) -> str:
+    """What the scan says of one model; the mildest answer is that nothing was found."""
+    if row.status != "scored":
+        return STATUS_WORDS[row.status]
+    if row.above_cut is None:
+        return NO_CUT
+    return ABOVE_CUT if row.above_cut else NO_EVIDENCE
+
+
+def count(number: int, noun: str) -> str:
+    """`1 model`, `2 models`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def percent(fraction: float) -> str:
+    """`7.5 %`; whole numbers above 10 %."""
+    digits = 0 if fraction >= 0.1 or not fraction else 1
+    return f"{100 * fraction:.{digits}f} %"
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """The number with so many significant digits; a dash where there is none."""
+    return "–" if value is None else f"{value:.{digits}g}"
+
+
+def span(interval: Interval) -> str:
+    """`0.80 to 1.00`."""
+    return f"{interval.low:.2f} to {interval.high:.2f}"
+
+
+def _shown(character: str) -> str:
+    if unicodedata.category(character) not in _HIDDEN:
+        return character
+    return character.encode("unicode_escape").decode("ascii")
