@@ -1,0 +1,300 @@
+"""Which network a name stands for: torchvision's classifiers, or factories of the user's own."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from torch import nn
+
+from moth_eval.errors import ArchitectureError
+
+from .vit import VIT_NAMES, named_vit
+
+Factory = Callable[..., nn.Module]
+
+#: What TrojAI's files call torchvision's networks, beside torchvision's own names.
+OTHER_NAMES = {
+    "inceptionv1": "googlenet",
+    "inceptionv1(googlenet)": "googlenet",
+    "inceptionv3": "inception_v3",
+    "mobilenetv2": "mobilenet_v2",
+    "shufflenet1_0": "shufflenet_v2_x1_0",
+    "shufflenet1_5": "shufflenet_v2_x1_5",
+    "shufflenet2_0": "shufflenet_v2_x2_0",
+    "squeezenetv1_0": "squeezenet1_0",
+    "squeezenetv1_1": "squeezenet1_1",
+    "vgg11bn": "vgg11_bn",
+    "vgg13bn": "vgg13_bn",
+    "vgg16bn": "vgg16_bn",
+    "vgg19bn": "vgg19_bn",
+    "wideresnet50": "wide_resnet50_2",
+    "wide_resnet50": "wide_resnet50_2",
+    "wideresnet101": "wide_resnet101_2",
+    "wide_resnet101": "wide_resnet101_2",
+}
+
+#: Networks with a second classifier that only training uses, and a switch for the input's scale.
+AUXILIARY = ("googlenet", "inception_v3")
+
+
+def torchvision_name(name: str) -> str | None:
+    """The name that torchvision has for a network that may go by another, or None."""
+    from torchvision import models
+
+    plain = name.strip().removeprefix("classification:").lower()
+    plain = OTHER_NAMES.get(plain, plain)
+    return plain if plain in models.list_models(module=models) else None
+
+
+def build_torchvision(
+    name: str,
+    *,
+    num_classes: int | None = None,
+    aux_logits: bool = False,
+    transform_input: bool = False,
+) -> nn.Module:
+    """A freshly initialised torchvision network; never downloads anything.
+
+    Args:
+        name: torchvision's own name for it.
+        num_classes: number of logits; None for torchvision's default.
+        aux_logits: whether GoogLeNet and Inception carry their training-time classifiers.
+        transform_input: whether those two rescale their input from ImageNet's statistics.
+    """
+    from torchvision import models
+
+    options: dict[str, object] = {}
+    if name in AUXILIARY:
+        options = {
+            "aux_logits": aux_logits,
+            "init_weights": False,
+            "transform_input": transform_input,
+        }
+    if num_classes is not None:
+        options["num_classes"] = num_classes
+    network: nn.Module = models.get_model_builder(name)(weights=None, **options)
+    return network
+
+
+def torchvision_architecture(name: str) -> Factory | None:
+    """A factory of the torchvision classifier that `name` means, or None.
+
+    Understands torchvision's names, those of TrojAI's generator (`wideresnet50`, `vgg11bn`) and
+    documents (`inceptionv1(googlenet)`), and the prefix `classification:`. The factory takes
+    `num_classes`.
+    """
+    official = torchvision_name(name)
+    return None if official is None else partial(build_torchvision, official)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArchitectureSource:
+    """Where networks come from whose files hold only weights: what `--arch` names.
+
+    Attributes:
+        spec: a torchvision name (`resnet18`), a factory (`package.module:factory`), or a module
+            with a factory per architecture (`package.module`).
+    """
+
+    spec: str
+
+    @classmethod
+    def parse(cls, spec: str, *, forbidden: Path | None = None) -> ArchitectureSource:
+        """Checks that `spec` names something, importing the user's own (trusted) module.
+
+        Args:
+            spec: see the class.
+            forbidden: the folder of untrusted models; code that lies in it is not imported.
+
+        Raises:
+            ArchitectureError: nothing is there, or it lies in the forbidden folder.
+        """
+        source = cls(spec=spec)
+        if not source.is_builtin:
+            module = _import(spec.partition(":")[0], forbidden)
+            if ":" in spec:
+                _attribute(module, spec.partition(":")[2])
+            elif not _factories(module):
+                raise ArchitectureError(f"--arch {spec}: the module defines no function or network")
+        return source
+
+    @property
+    def is_builtin(self) -> bool:
+        """Whether the source is one of the networks that come with torchvision or moth-eval."""
+        return ":" not in self.spec and builtin_architecture(self.spec) is not None
+
+    def factory(self, name: str | None) -> tuple[str, Factory]:
+        """The factory for an architecture called `name`, after its own full name.
+
+        Raises:
+            ArchitectureError: the source is a module without a factory of that name.
+        """
+        builtin = None if ":" in self.spec else builtin_architecture(self.spec)
+        if builtin is not None:
+            return torchvision_name(self.spec) or self.spec, builtin
+        module = _import(self.spec.partition(":")[0], None)
+        if ":" in self.spec:
+            return self.spec, _attribute(module, self.spec.partition(":")[2])
+        key = _pick(self.spec, _factories(module), name)
+        return f"{self.spec}:{key}", _factories(module)[key]
+
+    def build(self, *, name: str | None, num_classes: int | None) -> nn.Module:
+        """A fresh network.
+
+        Args:
+            name: the architecture that the model's metadata name; picks the factory where the
+                source is a module with several.
+            num_classes: number of logits; passed on where the factory accepts it.
+
+        Raises:
+            ArchitectureError: there is no such factory, or it does not make a network.
+        """
+        label, factory = self.factory(name)
+        return call_factory(label, factory, num_classes)
+
+
+def builtin_architecture(name: str) -> Factory | None:
+    """A factory of a network that needs no code of the user's, or None."""
+    plain = name.strip().removeprefix("classification:").lower()
+    if plain in VIT_NAMES:
+        return partial(named_vit, plain)
+    return torchvision_architecture(name)
+
+
+def call_factory(label: str, factory: Factory, num_classes: int | None) -> nn.Module:
+    """What `factory` makes, checked; `num_classes` is passed only where it is accepted.
+
+    Raises:
+        ArchitectureError: the factory fails, or makes something that is not a network.
+    """
+    options = {}
+    if num_classes is not None and takes_num_classes(factory):
+        options["num_classes"] = num_classes
+    try:
+        network = factory(**options)
+    except Exception as error:  # whatever the user's code raises, its name must be said
+        raise ArchitectureError(f"architecture {label}: its factory failed: {error!r}") from error
+    if not isinstance(network, nn.Module):
+        raise ArchitectureError(
+            f"architecture {label}: expected a factory that returns an nn.Module, got "
+            f"{type(network).__name__}"
+        )
+    return network
+
+
+def takes_num_classes(factory: Factory) -> bool:
+    """Whether `factory` accepts the keyword `num_classes`."""
+    parameters = inspect.signature(factory).parameters
+    return "num_classes" in parameters or any(
+        p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()
+    )
+
+
+def final_layer(network: nn.Module) -> tuple[str, int] | None:
+    """Path and number of outputs of the last linear layer or 1x1 convolution, or None."""
+    found = None
+    for path, part in network.named_modules():
+        if isinstance(part, nn.Linear):
+            found = (path, part.out_features)
+        elif isinstance(part, nn.Conv2d) and set(part.kernel_size) == {1}:
+            found = (path, part.out_channels)
+    return found
+
+
+def on_meta(build: Callable[[], nn.Module]) -> nn.Module:
+    """The network that `build` makes, without memory for its weights."""
+    with torch.device("meta"):
+        return build()
+
+
+def _import(name: str, forbidden: Path | None) -> ModuleType:
+    """Imports a module of the user's, looking at where each part lies before running it."""
+    parts = name.split(".")
+    for count in range(1, len(parts) + 1):
+        prefix = ".".join(parts[:count])
+        try:
+            found = sys.modules.get(prefix) or importlib.util.find_spec(prefix)
+        except (ImportError, ValueError) as error:
+            raise ArchitectureError(f"--arch {name}: {error}") from error
+        if found is None:
+            raise ArchitectureError(_not_found(name, prefix))
+        _refuse_inside(prefix, found, forbidden)
+        try:
+            module = importlib.import_module(prefix)
+        except Exception as error:  # whatever the user's module raises, its name must be said
+            raise ArchitectureError(
+                f"--arch {name}: importing {prefix} failed: {error!r}"
+            ) from error
+    return module
+
+
+def _refuse_inside(name: str, found: object, forbidden: Path | None) -> None:
+    if forbidden is None:
+        return
+    spec = getattr(found, "__spec__", found)
+    places = [getattr(spec, "origin", None), getattr(found, "__file__", None)]
+    places += list(getattr(spec, "submodule_search_locations", None) or [])
+    inside = [p for p in places if p and Path(p).resolve().is_relative_to(forbidden.resolve())]
+    if inside:
+        raise ArchitectureError(
+            f"--arch {name}: the code at {inside[0]} lies in the folder of untrusted models "
+            f"{forbidden} and is not run; if you trust it, move it elsewhere"
+        )
+
+
+def _not_found(name: str, prefix: str) -> str:
+    from torchvision import models
+
+    close = difflib.get_close_matches(name, models.list_models(module=models), n=3)
+    hint = f"did you mean {', '.join(close)}? " if close else ""
+    return (
+        f"--arch {name}: {hint}It is neither a torchvision classifier nor an importable module "
+        f"(no module {prefix!r}); install the module or put its folder on PYTHONPATH"
+    )
+
+
+def _attribute(module: ModuleType, name: str) -> Factory:
+    found = getattr(module, name, None)
+    if not callable(found):
+        known = ", ".join(sorted(_factories(module))) or "none"
+        raise ArchitectureError(
+            f"--arch {module.__name__}:{name}: the module has no such factory; it has: {known}"
+        )
+    factory: Factory = found
+    return factory
+
+
+def _factories(module: ModuleType) -> dict[str, Factory]:
+    """Public functions and networks that the module itself defines or exports."""
+    exported = getattr(module, "__all__", None)
+    found: dict[str, Factory] = {}
+    for name, value in vars(module).items():
+        ours = name in exported if exported else getattr(value, "__module__", "") == module.__name__
+        is_network = isinstance(value, type) and issubclass(value, nn.Module)
+        if ours and not name.startswith("_") and (inspect.isfunction(value) or is_network):
+            found[name] = value
+    return found
+
+
+def _pick(spec: str, factories: dict[str, Factory], name: str | None) -> str:
+    if name is None and len(factories) == 1:
+        return next(iter(factories))
+    wanted = "" if name is None else name.removeprefix("classification:").replace("-", "_").lower()
+    for key in factories:
+        if key.lower() == wanted:
+            return key
+    known = ", ".join(sorted(factories)) or "none"
+    asked = "the model's metadata name no architecture" if name is None else f"no {name!r} in it"
+    raise ArchitectureError(
+        f"--arch {spec}: {asked}; name a factory as {spec}:FACTORY, one of: {known}"
+    )

@@ -1,0 +1,128 @@
+"""What kind of file a model file is, by its content; the name is never believed."""
+
+from __future__ import annotations
+
+import re
+import stat
+import zipfile
+from pathlib import Path
+from typing import Literal
+
+from moth_eval.errors import InputError, RefusedFile
+
+Format = Literal["safetensors", "zip", "legacy"]
+
+#: The long integer that opens every file of torch.save's oldest format, as pickled.
+LEGACY_MAGIC = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
+LEGACY_MAGIC_WITHIN = 32
+HEAD_BYTES = 1024
+LARGEST_HEADER = 16 << 20
+
+_RESAVE = "save a state dict instead, as safetensors or with torch.save(model.state_dict(), path)"
+
+#: First bytes of formats that are recognised only to be named.
+_FOREIGN = (
+    (b"\x89HDF\r\n\x1a\n", "an HDF5 file (Keras)"),
+    (b"\x93NUMPY", "a numpy array"),
+    (b"\x1f\x8b", "a gzip archive"),
+    (b"BZh", "a bzip2 archive"),
+    (b"\xfd7zXZ\x00", "an xz archive"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
+    (b"Rar!", "a RAR archive"),
+    (b"\x7fELF", "a program"),
+    (b"MZ", "a Windows program"),
+    (b"\x89PNG", "a PNG image"),
+    (b"\xff\xd8\xff", "a JPEG image"),
+    (b"GGUF", "a GGUF language model"),
+    (b"PK\x05\x06", "an empty zip archive"),
+)
+
+
+def identify(path: Path) -> Format:
+    """The format of the model file at `path`; only its first kilobyte and its end are read.
+
+    Raises:
+        InputError: there is no such file, or it is empty.
+        RefusedFile: the file is of a kind that is not, or cannot safely be, read.
+    """
+    size = regular_file_size(path)
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+    found = _readable(head, size)
+    if found != "zip" and zipfile.is_zipfile(path):
+        raise RefusedFile(
+            "a zip archive is hidden at the end of the file (a polyglot), so two programs would "
+            f"read two different models from it; {_RESAVE}"
+        )
+    if found is None:
+        raise RefusedFile(_why_not(head, size))
+    return found
+
+
+def regular_file_size(path: Path) -> int:
+    """Size in bytes of a file that is known to be an ordinary, non-empty one.
+
+    Raises:
+        InputError: nothing is there, or nothing is in it.
+        RefusedFile: it is a folder, pipe or device.
+    """
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise InputError(f"{path}: no readable model file: {error.strerror}") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise RefusedFile("a model file must be an ordinary file, this is a folder, pipe or device")
+    if status.st_size == 0:
+        raise InputError(f"{path}: the model file is empty (0 bytes); copy or download it again")
+    return status.st_size
+
+
+def _readable(head: bytes, size: int) -> Format | None:
+    if head.startswith(b"PK\x03\x04"):
+        return "zip"
+    if head[:1] == b"\x80" and LEGACY_MAGIC in head[:LEGACY_MAGIC_WITHIN]:
+        return "legacy"
+    length = int.from_bytes(head[:8], "little")
+    if len(head) > 8 and head[8:9] == b"{" and 2 <= length <= min(LARGEST_HEADER, size - 8):
+        return "safetensors"
+    return None
+
+
+def _why_not(head: bytes, size: int) -> str:
+    for magic, name in _FOREIGN:
+        if head.startswith(magic):
+            return f"this is {name}, not a model file of torch; convert it to safetensors"
+    if head[257:262] == b"ustar":
+        return f"this is a tar archive, torch's format before version 0.1.10; {_RESAVE}"
+    if head[8:9] == b"{" and len(head) > 8:
+        length = int.from_bytes(head[:8], "little")
+        return (
+            f"this looks like safetensors, but its header claims {length:,} bytes of a file of "
+            f"{size:,}; the file is damaged or cut short"
+        )
+    if _looks_like_onnx(head):
+        return f"this is an ONNX model, which is not read; {_RESAVE}"
+    if head[:1] == b"\x80" and head[1:2] <= b"\x05":
+        return f"this is a bare Python pickle, whose purpose is to run code when opened; {_RESAVE}"
+    return _why_not_text(head)
+
+
+def _why_not_text(head: bytes) -> str:
+    if head.startswith(b"version https://git-lfs"):
+        return "this is a git LFS pointer, not the model itself; fetch it with `git lfs pull`"
+    if re.match(rb"\s*<(!doctype|html|\?xml)", head, re.IGNORECASE):
+        return "this is a web page, not a model: the download went wrong; fetch it again"
+    if re.match(rb"\(?[ci][\w.]+\n[\w.]+\n", head):
+        return f"this is a bare Python pickle, whose purpose is to run code when opened; {_RESAVE}"
+    if all(32 <= byte < 127 or byte in b"\t\r\n" for byte in head):
+        return "this is a text file, not a model; give the file that holds the weights"
+    return (
+        "the content is of no known model format (safetensors, or what torch.save writes); "
+        f"the file is damaged or something else. If it is a model, {_RESAVE}"
+    )
+
+
+def _looks_like_onnx(head: bytes) -> bool:
+    # A protobuf message whose first field is a small ir_version, followed by a text field that
+    # names the program that wrote it.
+    return head[:1] == b"\x08" and 0 < head[1] < 32 and head[2:3] in (b"\x12", b"\x1a", b":", b"B")

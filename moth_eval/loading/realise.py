@@ -1,0 +1,197 @@
+"""Builds a described network from known classes, where no ready architecture is the same.
+
+Every class comes from a table of torch's and torchvision's own layers that is made before the
+file is opened; no constructor runs, and an attribute that would stand in for a method is refused.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the customary name
+from torch import nn
+
+from moth_eval.errors import RefusedFile
+
+from .inert_tree import ITEM_SIZES, Instance, Named, Opaque, Partial, TensorRecord
+from .module_tree import RENAMED, class_name, is_network, walk
+from .tensors import TensorReader
+
+CLASS_PREFIXES = ("torch.nn.modules.", "torchvision.models.", "torchvision.ops.")
+#: Detectors return boxes, not logits, and what they compute cannot be bounded beforehand.
+DETECTION = "torchvision.models.detection."
+FUNCTIONS = {
+    "torch.nn.functional.relu": F.relu,
+    "torch.nn.functional.gelu": F.gelu,
+}
+#: Attributes that today's classes read and older releases did not set.
+SET_SINCE: dict[str, dict[str, object]] = {
+    "torch.nn.modules.activation.GELU": {"approximate": "none"},
+}
+DEEPEST = 64
+MOST_VALUES = 500_000
+LONGEST_TEXT = 4096
+PLAIN = (type(None), bool, int, float, str)
+
+
+@lru_cache(maxsize=1)
+def known_classes() -> dict[str, type[nn.Module]]:
+    """Every layer of torch and torchvision by its dotted name."""
+    import torchvision.models
+    import torchvision.ops  # noqa: F401 - fills the table below
+
+    found = {}
+    for name, module in list(sys.modules.items()):
+        if f"{name}.".startswith(CLASS_PREFIXES):
+            for value in list(vars(module).values()):
+                full = f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', '')}"
+                if full.startswith(CLASS_PREFIXES) and _is_plain_layer(value):
+                    found[full] = value
+    return found
+
+
+def _is_plain_layer(value: object) -> bool:
+    unwanted = (torch.fx.GraphModule, torch.jit.ScriptModule)
+    return (
+        isinstance(value, type)
+        and issubclass(value, nn.Module)
+        and not issubclass(value, unwanted)
+        and not value.__module__.startswith(DETECTION)
+    )
+
+
+def unknown_class(root: Instance) -> str | None:
+    """The name of the first class in the network that is not in the table, or None."""
+    names = (part.name for _, part in walk(root) if class_name(part) not in known_classes())
+    return next(names, None)
+
+
+def check_attributes(root: Instance) -> None:
+    """Refuses a network whose parts carry attributes that would replace methods.
+
+    Raises:
+        RefusedFile: names the part and the attribute.
+    """
+    classes = known_classes()
+    for _, part in walk(root):
+        kind = classes.get(class_name(part))
+        for name, value in part.state.items():
+            if kind is not None and _shadows(kind, name, value):
+                raise RefusedFile(
+                    f"the {part.name} in the file replaces its own {name!r}, so it would not "
+                    "compute what it seems to; save its state dict instead"
+                )
+
+
+def _shadows(kind: type[nn.Module], name: str, value: object) -> bool:
+    if name.startswith("__"):
+        return True
+    own = getattr(kind, name, None)
+    if name == "_compiled_call_impl":
+        return value is not None
+    return callable(own) or hasattr(type(own), "__get__")
+
+
+def realise(root: Instance, tensors: TensorReader) -> nn.Module:
+    """The described network, made of known classes.
+
+    Raises:
+        RefusedFile: a part of it is of no known kind.
+    """
+    check_attributes(root)
+    module = _Realiser(tensors).value(root, 0)
+    assert isinstance(module, nn.Module)  # noqa: S101 - the root was checked to be a network
+    return module
+
+
+class _Realiser:
+    def __init__(self, tensors: TensorReader) -> None:
+        self._tensors = tensors
+        self._left = MOST_VALUES
+        # The record is kept beside what it became, so that its id stays its own.
+        self._done: dict[int, tuple[object, Any]] = {}
+
+    def value(self, record: object, depth: int) -> Any:
+        self._left -= 1
+        if depth > DEEPEST or self._left < 0:
+            raise RefusedFile(
+                "an attribute of the network in the file nests too deep or is too large"
+            )
+        if type(record) in PLAIN:
+            return self._plain(record)
+        if id(record) not in self._done:
+            self._done[id(record)] = (record, self._make(record, depth + 1))
+        return self._done[id(record)][1]
+
+    def _plain(self, record: object) -> object:
+        if isinstance(record, str) and len(record) > LONGEST_TEXT:
+            raise RefusedFile("an attribute of the network in the file is an overlong text")
+        return record
+
+    def _make(self, record: object, depth: int) -> Any:
+        match record:
+            case TensorRecord():
+                return self._tensor(record)
+            case Instance():
+                return self._module(record, depth)
+            case Named():
+                return _function_or_class(record)
+            case Partial():
+                return self._partial(record, depth)
+            case Opaque(name="torch.device"):
+                return torch.device("cpu")
+            case dict():
+                pairs = ((key, self.value(item, depth)) for key, item in record.items())
+                return OrderedDict(pairs) if type(record) is OrderedDict else dict(pairs)
+            case list() | tuple() | set():
+                return type(record)(self.value(item, depth) for item in record)
+        raise RefusedFile(f"the network in the file holds a {getattr(record, 'name', record)!r}")
+
+    def _tensor(self, record: TensorRecord) -> Any:
+        tensor = self._tensors.read(record)
+        if not record.is_parameter:
+            return tensor
+        return nn.Parameter(
+            tensor, requires_grad=record.requires_grad and tensor.is_floating_point()
+        )
+
+    def _partial(self, record: Partial, depth: int) -> Any:
+        # torchvision keeps these for normalisation layers only; any other could make a layer of
+        # any size in the middle of a forward pass.
+        if "Norm" not in record.function.name or record.arguments:
+            raise RefusedFile(f"the network in the file prepares a call of {record.function.name}")
+        keywords = {str(k): self.value(item, depth) for k, item in record.keywords.items()}
+        return partial(_function_or_class(record.function), **keywords)
+
+    def _module(self, record: Instance, depth: int) -> nn.Module:
+        kind = known_classes().get(class_name(record))
+        if kind is None or not is_network(record):
+            raise RefusedFile(f"the network in the file holds an object of the class {record.name}")
+        module: nn.Module = kind.__new__(kind)
+        state = {name: self.value(item, depth) for name, item in record.state.items()}
+        try:
+            restore: Callable[[dict[str, Any]], None] = module.__setstate__
+            restore({**SET_SINCE.get(class_name(record), {}), **state})
+        except Exception as error:  # whatever a layer makes of a state that it never wrote
+            raise RefusedFile(
+                f"the state of the {record.name} in the file is not one it can have: {error!r}"
+            ) from error
+        return module
+
+
+def _function_or_class(record: Named) -> Any:
+    short = record.name.removeprefix("torch.")
+    if record.name.startswith("torch.") and short in ITEM_SIZES:
+        return getattr(torch, short)
+    name = RENAMED.get(record.name, record.name)
+    found: Any = FUNCTIONS.get(name) or known_classes().get(name)
+    if found is None:
+        raise RefusedFile(
+            f"the network in the file refers to {record.name}, which is not known here"
+        )
+    return found

@@ -1,0 +1,67 @@
+"""The small JSON file beside a weights file that says which network the weights belong to."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from moth_eval.errors import InputError
+
+LARGEST = 1 << 20
+MOST_CLASSES = 1_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class SideCar:
+    """What the file says; it only names a network, and never causes code to be imported.
+
+    Attributes:
+        path: where it was read.
+        architecture: a torchvision name, or the name of a factory that the user gave.
+        num_classes: number of logits, or None if it does not say.
+    """
+
+    path: Path
+    architecture: str
+    num_classes: int | None
+
+
+def sidecar_path(model: Path) -> Path:
+    """Where the side-car of the weights file `model` is written."""
+    return model.with_name(f"{model.stem}.arch.json")
+
+
+def read_sidecar(model: Path) -> SideCar | None:
+    """The side-car of `model`: `<stem>.arch.json`, else `arch.json` in its folder, else None.
+
+    Raises:
+        InputError: it is there but is not what a side-car must be.
+    """
+    for path in (sidecar_path(model), model.with_name("arch.json")):
+        if path.is_file():
+            return _read(path)
+    return None
+
+
+def write_sidecar(model: Path, *, architecture: str, num_classes: int) -> None:
+    """Writes the side-car of `model`."""
+    content = {"architecture": architecture, "num_classes": num_classes}
+    sidecar_path(model).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _read(path: Path) -> SideCar:
+    expected = 'expected {"architecture": "resnet18", "num_classes": 10}'
+    if path.stat().st_size > LARGEST:
+        raise InputError(f"{path}: {expected}, got a file of {path.stat().st_size:,} bytes")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: {expected}, got no valid JSON ({error})") from error
+    architecture = content.get("architecture") if isinstance(content, dict) else None
+    if not isinstance(architecture, str) or not architecture:
+        raise InputError(f"{path}: {expected}, got no architecture")
+    classes = content.get("num_classes")
+    if classes is not None and not (type(classes) is int and 0 < classes <= MOST_CLASSES):
+        raise InputError(f"{path}: {expected}, got {classes!r} classes")
+    return SideCar(path=path, architecture=architecture, num_classes=classes)
