@@ -403,7 +403,7 @@ def metadata_of_round_1(
         round_1_model(root, number, poisoned=name in poisoned, side=64)
 
 
-def test_errata_of_the_round_1_train_set_are_known_by_its_1000_models(tmp_path: Path) -> None:
+def test_mislabelled_models_are_known_by_the_complete_train_set_of_1000(tmp_path: Path) -> None:
     metadata_of_round_1(tmp_path, 1000, ROUND_1_ERRATA["train"], [77, 184, 1088])
     truth = read_round(tmp_path).truth
     assert "round 1 train errata" in truth["id-00000184"].errata
