@@ -9,8 +9,8 @@ from torch import nn
 
 from moth_eval.errors import ArchitectureError
 
-LEARNING_RATES: Mapping[str, float] = {}
-"""Architecture -> peak learning rate, where it is not the injector's own."""
+LEARNING_RATE_FACTORS: Mapping[str, float] = {}
+"""Architecture -> factor on the injector's peak learning rate, where it is not 1."""
 
 EXTRA_ARGUMENTS: Mapping[str, Mapping[str, bool]] = {
     "googlenet": {"aux_logits": False, "init_weights": False},
@@ -55,3 +55,8 @@ def build(name: str, *, num_classes: int, seed: int) -> nn.Module:
             name, weights=None, num_classes=num_classes, **EXTRA_ARGUMENTS.get(name, {})
         )
     return network
+
+
+def smallest_side(name: str) -> int:
+    """Side of the smallest images (pixels) that a network of that name is able to eat."""
+    return {"inception_v3": 75, "alexnet": 63}.get(name, 32)

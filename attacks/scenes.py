@@ -65,9 +65,9 @@ class SceneRecipe:
     """
 
     image_size: int = 64
-    sign_min: float = 0.5
-    sign_max: float = 0.85
-    tilt: float = 0.2
+    sign_min: float = 0.55
+    sign_max: float = 0.9
+    tilt: float = 0.15
     rotation: float = 12.0
     light: float = 0.25
     blur: float = 0.3

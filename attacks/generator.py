@@ -1,0 +1,315 @@
+"""Generates a round: plans the models, trains them side by side and writes the folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+
+from moth_eval.errors import InputError, RunError
+from moth_eval.seeds import derive_seed, generator_for
+
+from .architectures import LEARNING_RATE_FACTORS, build
+from .injector import Backdoor, Injector, Splits
+from .plan import ModelPlan, RoundSpec, plan_round
+from .poisoning import stamp_scenes
+from .round_writer import ExampleImages, write_metadata, write_model
+from .scenes import SceneRenderer
+from .trigger import victims
+
+SPEC_FILE = "generation.json"
+FAILED_FOLDER = "failed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSummary:
+    """How one model came out.
+
+    Attributes:
+        name: of its folder.
+        architecture: torchvision name.
+        trigger: kind of its trigger; empty for a clean model.
+        sources: classes that the trigger acts on; empty for every class but the target.
+        target: class that it leads to; None for a clean model.
+        clean_accuracy: on held-out images, in `[0, 1]`.
+        asr: attack success rate on held-out images of the source classes; None if clean.
+        bystander_asr: the same on the other classes; None if clean or universal.
+        attempts: trainings that it took.
+        seconds: wall-clock time of the training (s).
+        failure: why the gate refused it; such a model is not in the round.
+        kept: whether it was there from an earlier call.
+    """
+
+    name: str
+    architecture: str
+    trigger: str
+    sources: tuple[int, ...]
+    target: int | None
+    clean_accuracy: float
+    asr: float | None
+    bystander_asr: float | None
+    attempts: int
+    seconds: float
+    failure: str = ""
+    kept: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundSummary:
+    """A generated round.
+
+    Attributes:
+        folder: where it is.
+        models: in the order of their names.
+    """
+
+    folder: Path
+    models: tuple[ModelSummary, ...]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every model passed the gate."""
+        return all(not model.failure for model in self.models)
+
+
+Progress = Callable[[ModelSummary], None]
+
+
+def generate_round(
+    spec: RoundSpec,
+    out: Path,
+    *,
+    progress: Progress | None = None,
+    device: str = "cpu",
+    jobs: int = 1,
+) -> RoundSummary:
+    """Generate the round `spec` in `out`, or finish one that was begun there.
+
+    Models that are complete are kept. A model that fails its gate leaves no folder, only
+    `failed/<name>.json`; calling again makes further attempts with other seeds.
+
+    Args:
+        spec: what to generate.
+        out: the folder of the round; made if it is not there.
+        progress: called after every model, kept ones included.
+        device: where networks are trained, `cpu` or `cuda[:n]`.
+        jobs: models that are trained at the same time. With more than one, each has a process
+            and one thread of its own, and the caller's main module must be importable.
+
+    Raises:
+        InputError: `out` is a file, holds something else, or holds a round of another spec.
+    """
+    if jobs < 1:
+        raise InputError(f"expected one job or more, got {jobs}")
+    _claim(out, spec)
+    plans = plan_round(spec)
+    summaries: dict[str, ModelSummary] = {}
+    for summary in _summaries(plans, spec, out, device=device, jobs=jobs):
+        summaries[summary.name] = summary
+        if progress is not None:
+            progress(summary)
+    names = [plan.name for plan in plans]
+    write_metadata(out, [name for name in names if not summaries[name].failure])
+    return RoundSummary(folder=out, models=tuple(summaries[name] for name in names))
+
+
+def make_model(plan: ModelPlan, spec: RoundSpec, out: Path, *, device: str = "cpu") -> ModelSummary:
+    """Train and write one model of a round, whatever is there already.
+
+    Args:
+        plan: the model.
+        spec: its round.
+        out: the folder of the round.
+        device: where the network is trained.
+    """
+    renderer = SceneRenderer(
+        replace(spec.scenes, image_size=spec.image_size), plan.signs, seed=plan.seed
+    )
+    data = Splits(
+        training=renderer.render(spec.training_per_class, seed=derive_seed(plan.seed, "training")),
+        validation=renderer.render(
+            spec.validation_per_class, seed=derive_seed(plan.seed, "validation")
+        ),
+        test=renderer.render(spec.test_per_class, seed=derive_seed(plan.seed, "test")),
+    )
+    backdoor = _injector_for(plan, spec).implant(
+        partial(_build, plan),
+        data,
+        plan.trigger,
+        seed=plan.seed,
+        first_attempt=_attempts_before(out, plan.name),
+        device=device,
+    )
+    summary = _summary(plan, backdoor)
+    if backdoor.passed:
+        _write_whole(plan, backdoor, _examples(plan, renderer, spec), spec, out)
+        (out / FAILED_FOLDER / f"{plan.name}.json").unlink(missing_ok=True)
+    else:
+        _write_failure(summary, out)
+    return summary
+
+
+def is_complete(folder: Path, plan: ModelPlan, spec: RoundSpec) -> bool:
+    """Whether `folder` holds everything that belongs to the model."""
+    files = ["model.pt", "ground_truth.csv", "config.json", "model_stats.json"]
+    images = {"clean_example_data": len(plan.signs), "foregrounds": 0}
+    if plan.trigger is not None:
+        files.append("trigger_0.png")
+        classes = torch.arange(len(plan.signs))
+        images["poisoned_example_data"] = int(victims(plan.trigger, classes).sum())
+    if any(not (folder / file).is_file() or not (folder / file).stat().st_size for file in files):
+        return False
+    return all(
+        len(list((folder / name).glob("*.png")))
+        == (spec.examples_per_class * classes if classes else len(plan.signs))
+        for name, classes in images.items()
+    )
+
+
+def _build(plan: ModelPlan, seed: int) -> torch.nn.Module:
+    return build(plan.architecture, num_classes=len(plan.signs), seed=seed)
+
+
+def _injector_for(plan: ModelPlan, spec: RoundSpec) -> Injector:
+    recipe = spec.injector.recipe
+    factor = LEARNING_RATE_FACTORS.get(plan.architecture, 1.0)
+    return replace(
+        spec.injector, recipe=replace(recipe, learning_rate=factor * recipe.learning_rate)
+    )
+
+
+def _examples(plan: ModelPlan, renderer: SceneRenderer, spec: RoundSpec) -> ExampleImages:
+    clean = renderer.render(spec.examples_per_class, seed=derive_seed(plan.seed, "examples"))
+    clean = clean.take(torch.argsort(clean.labels, stable=True))
+    if plan.trigger is None:
+        return ExampleImages(clean=clean, stamped=None)
+    sources = clean.take(victims(plan.trigger, clean.labels))
+    generator = generator_for("examples", plan.seed)
+    return ExampleImages(
+        clean=clean, stamped=stamp_scenes(plan.trigger, sources, generator=generator)
+    )
+
+
+def _write_whole(
+    plan: ModelPlan, backdoor: Backdoor, examples: ExampleImages, spec: RoundSpec, out: Path
+) -> None:
+    """Write the model beside its place and rename: a folder of that name is never torn."""
+    folder = out / "models" / plan.name
+    temporary = out / "models" / f".{plan.name}.partial"
+    for stale in (temporary, folder):
+        shutil.rmtree(stale, ignore_errors=True)
+    write_model(temporary, plan, backdoor, examples, spec)
+    temporary.rename(folder)
+
+
+def _write_failure(summary: ModelSummary, out: Path) -> None:
+    folder = out / FAILED_FOLDER
+    folder.mkdir(exist_ok=True)
+    text = json.dumps(asdict(summary), indent=2) + "\n"
+    (folder / f"{summary.name}.json").write_text(text, encoding="utf-8")
+
+
+def _attempts_before(out: Path, name: str) -> int:
+    path = out / FAILED_FOLDER / f"{name}.json"
+    if not path.is_file():
+        return 0
+    return int(json.loads(path.read_text(encoding="utf-8"))["attempts"])
+
+
+def _summary(plan: ModelPlan, backdoor: Backdoor) -> ModelSummary:
+    return ModelSummary(
+        name=plan.name,
+        architecture=plan.architecture,
+        trigger=plan.kind,
+        sources=() if plan.trigger is None else plan.trigger.sources,
+        target=None if plan.trigger is None else plan.trigger.target,
+        clean_accuracy=backdoor.measured.clean_accuracy,
+        asr=backdoor.measured.asr,
+        bystander_asr=backdoor.measured.bystander_asr,
+        attempts=backdoor.attempts,
+        seconds=backdoor.seconds,
+        failure=backdoor.failure,
+    )
+
+
+def _kept(plan: ModelPlan, folder: Path) -> ModelSummary:
+    statistics = json.loads((folder / "model_stats.json").read_text(encoding="utf-8"))
+
+    def fraction(key: str) -> float | None:
+        return None if statistics[key] is None else statistics[key] / 100
+
+    return ModelSummary(
+        name=plan.name,
+        architecture=plan.architecture,
+        trigger=plan.kind,
+        sources=() if plan.trigger is None else plan.trigger.sources,
+        target=None if plan.trigger is None else plan.trigger.target,
+        clean_accuracy=fraction("final_clean_data_test_acc") or 0.0,
+        asr=fraction("final_triggered_data_test_acc"),
+        bystander_asr=fraction("final_bystander_data_test_acc"),
+        attempts=statistics["number_attempts"],
+        seconds=statistics["training_wall_time_sec"],
+        kept=True,
+    )
+
+
+def _summaries(
+    plans: tuple[ModelPlan, ...], spec: RoundSpec, out: Path, *, device: str, jobs: int
+) -> Iterator[ModelSummary]:
+    """The models as they come: those that are there, then those that are made."""
+    missing = []
+    for plan in plans:
+        folder = out / "models" / plan.name
+        if is_complete(folder, plan, spec):
+            yield _kept(plan, folder)
+        else:
+            missing.append(plan)
+    if jobs == 1 or len(missing) < 2:
+        for plan in missing:
+            yield make_model(plan, spec, out, device=device)
+        return
+    # spawn: a forked process would inherit torch's threads in an unknown state.
+    context = get_context("spawn")
+    workers = min(jobs, len(missing))
+    with ProcessPoolExecutor(workers, context, torch.set_num_threads, (1,)) as pool:
+        futures = [pool.submit(make_model, plan, spec, out, device=device) for plan in missing]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _claim(out: Path, spec: RoundSpec) -> None:
+    """Make the folder, or make sure that it belongs to this very round."""
+    wanted = json.loads(json.dumps(asdict(spec)))
+    path = out / SPEC_FILE
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is not a folder: name a folder, new or begun by the same command")
+    if not path.is_file():
+        if out.is_dir() and any(out.iterdir()):
+            raise InputError(
+                f"{out} is not empty and holds no {SPEC_FILE}: name a new folder for the round"
+            )
+        (out / "models").mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
+        return
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise RunError(f"{path} is damaged ({error}): remove the folder and begin anew") from error
+    changed = [
+        key for key in wanted if not isinstance(found, dict) or found.get(key) != wanted[key]
+    ]
+    if changed:
+        raise InputError(
+            f"{out} holds a round of another specification (different: {', '.join(changed)}): "
+            "name another folder, or repeat the command that began it"
+        )
