@@ -31,7 +31,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
         "Generate a small round, scan it and show where the report is.",
     ),
 }
-"""Word -> (`"module:command"`, short help); the help stands here so that listing imports nothing."""
+"""Word -> (`"module:command"`, short help). The help is here so that listing imports nothing."""
 
 ROOMS = ("scanners", "attacks", "benchmarks", "reports")
 

@@ -1,0 +1,102 @@
+"""One way to run a scanner: checked, seeded, timed, and leaving everything as it was."""
+
+from __future__ import annotations
+
+import random
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import nn
+
+from .errors import InputError, MothError, ScanError
+from .scan import Scan, Scanner, Status
+from .seeds import generator_for
+from .subject import Subject
+
+
+def run_scan(scanner: Scanner, subject: Subject, *, name: str, seed: int) -> Scan:
+    """The scan of one subject by one scanner, whatever happens.
+
+    Randomness comes from a generator that depends on `seed`, the model (its file's hash, else its
+    name) and the scanner's name alone. The subject's network and the global random states are the
+    same afterwards. An exception becomes a scan of status `FAILED`.
+
+    Args:
+        scanner: what scans.
+        subject: what is scanned.
+        name: the scanner's name in tables.
+        seed: the run's seed.
+    """
+    started = time.perf_counter()
+    try:
+        _check(subject)
+        with untouched(subject.module):
+            generator = generator_for(seed, subject.sha256 or subject.name, name)
+            scan = scanner.scan(subject, generator=generator)
+    except MothError as error:
+        scan = Scan(status=Status.FAILED, reason=str(error))
+    except Exception as error:  # any failure of a third party's scanner is a result, not our end
+        scan = Scan(status=Status.FAILED, reason=f"{type(error).__name__}: {error}")
+    seconds = time.perf_counter() - started
+    cost = replace(scan.cost, seconds=seconds, peak_memory_bytes=_peak(subject))
+    return replace(scan, cost=cost)
+
+
+@contextmanager
+def untouched(module: nn.Module) -> Iterator[None]:
+    """Put back the module's modes and gradient flags and all global random states on leaving."""
+    training = {name: part.training for name, part in module.named_modules()}
+    flags = {name: p.requires_grad for name, p in module.named_parameters()}
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+        if cuda:
+            torch.cuda.set_rng_state_all(cuda)
+        for name, part in module.named_modules():
+            part.training = training[name]
+        for name, parameter in module.named_parameters():
+            parameter.requires_grad_(flags[name])
+
+
+def resolve_device(text: str) -> torch.device:
+    """The device behind `auto`, `cpu`, `cuda` or `cuda:N`.
+
+    Raises:
+        InputError: no such device here.
+    """
+    if text == "auto":
+        text = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(text)
+        torch.zeros(1, device=device)
+    except Exception as error:  # each backend has its own exception for being absent
+        raise InputError(
+            f"device {text!r} cannot be used here ({error}): expected auto, cpu, cuda or cuda:N"
+        ) from error
+    return device
+
+
+def _check(subject: Subject) -> None:
+    if not len(subject.examples):
+        raise ScanError(f"{subject.name}: expected clean example images, got none")
+    if subject.module.training:
+        raise ScanError(f"{subject.name}: the network is in training mode; call eval() first")
+
+
+def _peak(subject: Subject) -> int:
+    device = subject.examples.images.device
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
