@@ -26,7 +26,18 @@ from .truths import integer
 
 FILES = "files"
 MODEL_FILE = "model.pt"
-MODEL_SUFFIXES = (".pt", ".pth", ".th", ".bin", ".ckpt", ".safetensors")
+# The same names as in `files`, which cannot be imported here for it imports torch.
+MODEL_SUFFIXES = (
+    ".safetensors",
+    ".pt",
+    ".pth",
+    ".th",
+    ".ckpt",
+    ".bin",
+    ".pkl",
+    ".pt2",
+    ".onnx",
+)
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".webp")
 CLEAN_FOLDERS = (
     "clean-example-data",

@@ -28,7 +28,6 @@ from .truths import integer
 
 METADATA = "METADATA.csv"
 _TRUTH_LISTS = (METADATA, "ground_truth.csv", "truth.csv")
-_CONFIGS = ("config.json", "reduced-config.json", "arch.json")
 _ARCHITECTURE_KEYS = ("model_architecture", "architecture")
 _CLASSIFICATION = "classification"
 # A list of what may be shown, not of what may not: many columns give the answer away (numbers of
@@ -223,9 +222,9 @@ def _read_folder(
         return _unreadable(folder, problem), None
     try:
         names = {entry.name for entry in folder.iterdir()}
-        config, flaws = _config_of(folder, names, found.root)
-        examples, missing = (given, "") if given else find_examples(folder, names, found.root)
         file = find_model_file(folder, names)
+        config, flaws = _config_of(file, names, found.root)
+        examples, missing = (given, "") if given else find_examples(folder, names, found.root)
         side = png_side(first_image(examples) if examples and examples.is_dir() else None)
     except OSError as error:
         return _unreadable(folder, f"{folder} cannot be read: {error.strerror or error}"), None
@@ -260,24 +259,31 @@ def _unreadable(folder: Path, problem: str) -> RoundModel:
     )
 
 
-def _config_of(folder: Path, names: set[str], root: Path) -> tuple[dict[str, object], list[str]]:
-    """Facts of all configs in a folder, the fullest one first, and what is wrong with them."""
+def _configs_of(file: Path) -> tuple[str, ...]:
+    """Names of the files that describe a model, what counts most first."""
+    return ("config.json", "reduced-config.json", f"{file.stem}.arch.json", "arch.json")
+
+
+def _config_of(file: Path, names: set[str], root: Path) -> tuple[dict[str, object], list[str]]:
+    """Facts of all configs beside a model file, and what is wrong with them."""
     facts: dict[str, object] = {}
     problems = []
-    for name in _CONFIGS:
+    for name in _configs_of(file):
         if name not in names:
             continue
+        path = file.parent / name
         try:
-            if leads_outside(folder / name, root):
+            if leads_outside(path, root):
                 raise RoundError(f"{name} is a link that leads out of {root}; copy the file")
-            facts = {**read_config(folder / name), **facts}
+            facts = {**read_config(path), **facts}
         except RoundError as error:
             problems.append(str(error))
     return facts, problems
 
 
 def _read_file(file: Path, found: Found, row: dict[str, str], given: Path | None) -> RoundModel:
-    config, flaws = _config_of(found.base, _configs_in(found.base), found.root)
+    beside = {name for name in _configs_of(file) if (file.parent / name).exists()}
+    config, flaws = _config_of(file, beside, found.root)
     examples = given or _examples_beside(file)
     missing = (
         f"no example images: no {file.stem}.npz beside it; name a folder of images or an .npz "
@@ -298,10 +304,6 @@ def _read_file(file: Path, found: Found, row: dict[str, str], given: Path | None
         problems=(*obstacles, *flaws),
         usable=not obstacles,
     )
-
-
-def _configs_in(folder: Path) -> set[str]:
-    return {name for name in _CONFIGS if (folder / name).exists()}
 
 
 def _examples_beside(file: Path) -> Path | None:

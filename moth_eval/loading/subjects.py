@@ -83,9 +83,8 @@ def open_subject(
         limit_per_class=max_examples_per_class,
     )
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        module, doubts_of_type = _in_float32(loaded.module)
-        examples, num_classes = _fitted(module, examples)
-        module, examples = module.to(device), examples.to(device)
+        examples, num_classes = _fitted(loaded.module, examples)
+        module, examples = loaded.module.to(device).eval(), examples.to(device)
         choice = choose_preprocessing(module, examples, layout=model.layout)
         doubts_of_chance = _repeated(module, choice, examples)
     subject = Subject(
@@ -103,7 +102,6 @@ def open_subject(
             *doubts_of_outputs(choice.logits),
             *doubts_of_chance,
             *doubts_of_classes(model.num_classes, num_classes),
-            *doubts_of_type,
         ),
     )
     return Opened(
@@ -112,16 +110,6 @@ def open_subject(
         format=loaded.format,
         notes=(*loaded.notes, *model.problems),
     )
-
-
-def _in_float32(module: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
-    """The network in eval mode and float32, and a doubt if it was stored otherwise."""
-    stored = {p.dtype for p in module.parameters() if p.is_floating_point()} - {torch.float32}
-    if not stored:
-        return module.eval(), ()
-    names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in stored))
-    doubt = f"weights are stored as {names} and computed with as float32: outputs may differ"
-    return module.float().eval(), (doubt,)
 
 
 def _fitted(module: nn.Module, examples: Examples) -> tuple[Examples, int]:
