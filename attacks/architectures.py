@@ -8,22 +8,10 @@ import torch
 from torch import nn
 
 from moth_eval.errors import ArchitectureError
+from moth_eval.loading.architectures import build_torchvision, torchvision_name
 
 LEARNING_RATE_FACTORS: Mapping[str, float] = {}
 """Architecture -> factor on the injector's peak learning rate, where it is not 1."""
-
-EXTRA_ARGUMENTS: Mapping[str, Mapping[str, bool]] = {
-    "googlenet": {"aux_logits": False, "init_weights": False},
-    "inception_v3": {"aux_logits": False, "init_weights": False},
-}
-"""Without auxiliary heads these return plain logits, as in the TrojAI rounds."""
-
-
-def known_architectures() -> list[str]:
-    """Every torchvision classification network, sorted."""
-    from torchvision import models
-
-    return sorted(models.list_models(module=models))
 
 
 def check_architecture(name: str) -> None:
@@ -32,7 +20,7 @@ def check_architecture(name: str) -> None:
     Raises:
         ArchitectureError: it has none.
     """
-    if name not in known_architectures():
+    if torchvision_name(name) != name:
         raise ArchitectureError(
             f"unknown architecture {name!r}: expected a torchvision classification network, "
             "such as resnet18, mobilenet_v2 or shufflenet_v2_x1_0"
@@ -45,16 +33,11 @@ def build(name: str, *, num_classes: int, seed: int) -> nn.Module:
     Raises:
         ArchitectureError: torchvision has no such classification network.
     """
-    from torchvision import models
-
     check_architecture(name)
     # torchvision draws its weights from the global generator, which is put back afterwards.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network: nn.Module = models.get_model(
-            name, weights=None, num_classes=num_classes, **EXTRA_ARGUMENTS.get(name, {})
-        )
-    return network
+        return build_torchvision(name, num_classes=num_classes)
 
 
 def smallest_side(name: str) -> int:

@@ -16,7 +16,7 @@ import torch
 from moth_eval.errors import InputError, RunError
 from moth_eval.seeds import derive_seed, generator_for
 
-from .architectures import LEARNING_RATE_FACTORS, build
+from .architectures import LEARNING_RATE_FACTORS, build, smallest_side
 from .injector import Backdoor, Injector, Splits
 from .plan import ModelPlan, RoundSpec, plan_round
 from .poisoning import stamp_scenes
@@ -180,8 +180,14 @@ def _build(plan: ModelPlan, seed: int) -> torch.nn.Module:
 def _injector_for(plan: ModelPlan, spec: RoundSpec) -> Injector:
     recipe = spec.injector.recipe
     factor = LEARNING_RATE_FACTORS.get(plan.architecture, 1.0)
+    shrinkable = smallest_side(plan.architecture) <= spec.image_size // 2
     return replace(
-        spec.injector, recipe=replace(recipe, learning_rate=factor * recipe.learning_rate)
+        spec.injector,
+        recipe=replace(
+            recipe,
+            learning_rate=factor * recipe.learning_rate,
+            half_size=recipe.half_size if shrinkable else 0.0,
+        ),
     )
 
 

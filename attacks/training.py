@@ -12,6 +12,10 @@ from torch import Tensor, nn
 from .scenes import to_float
 
 
+LEAST_HALVED = 64
+"""Smallest side of images that may be halved (pixels)."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """How a network is trained.
@@ -23,7 +27,7 @@ class Recipe:
         batch_size: images per step; a smaller last batch is left out.
         warm_up: share of all steps before the peak.
         half_size: share of the epochs, from the first, that are trained at half the image size,
-            which costs a quarter. For images of 64 pixels and more.
+            which costs a quarter. Smaller images than 64 pixels are never halved.
         shift: most pixels by which a batch is moved either way, edges repeated.
 
     Source: the one-cycle schedule of Smith and Topin, 2017; smaller images first as in the
@@ -67,7 +71,7 @@ def fit(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, recipe.learning_rate, total_steps=steps, pct_start=recipe.warm_up
     )
-    half_epochs = int(recipe.half_size * recipe.epochs) if images.shape[-1] >= 64 else 0
+    half_epochs = int(recipe.half_size * recipe.epochs) if images.shape[-1] >= LEAST_HALVED else 0
     # Dropout draws from the global generators, which are put back afterwards.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
