@@ -131,7 +131,7 @@ def _model_folders(base: Path) -> tuple[Path, ...]:
     if not base.is_dir():
         return ()
     folders = (entry for entry in base.iterdir() if entry.name.startswith("id-"))
-    return tuple(sorted(entry for entry in folders if entry.is_dir()))
+    return tuple(sorted(entry for entry in folders if entry.is_dir() or entry.is_symlink()))
 
 
 def _model_files(base: Path) -> tuple[Path, ...]:

@@ -27,6 +27,8 @@ from .metadata import present, read_metadata
 from .truths import integer
 
 METADATA = "METADATA.csv"
+MAX_CLASSES = 100_000
+"""A larger number is a slip or a trap: a network of that size may be built from it."""
 _TRUTH_LISTS = (METADATA, "ground_truth.csv", "truth.csv")
 _ARCHITECTURE_KEYS = ("model_architecture", "architecture")
 _CLASSIFICATION = "classification"
@@ -136,7 +138,7 @@ def read_round(
     entries = [_entry(member, found, rows, examples, named) for member in found.members]
     models = tuple(sorted((entry.model for entry in entries), key=lambda model: model.name))
     truth = {entry.model.name: entry.truth for entry in entries if entry.truth is not None}
-    layout = Counter(model.layout for model in models).most_common(1)[0][0]
+    layout = _layouts(models).most_common(1)[0][0]
     notes = [*found.notes, *(note for entry in entries for note in entry.notes)]
     if layout == "trojai-0-1":
         listed = rows or {model.name: {} for model in models}
@@ -166,13 +168,19 @@ def _rows_of(found: Found) -> dict[str, dict[str, str]]:
     return {}
 
 
+def _layouts(models: tuple[RoundModel, ...]) -> Counter[str]:
+    """How many models are of which layout; those that lack their files do not count."""
+    usable = [model for model in models if model.usable]
+    return Counter(model.layout for model in usable or models)
+
+
 def _notes_on_whole(
     models: tuple[RoundModel, ...],
     truth: Mapping[str, Truth],
     rows: Mapping[str, object],
     found: Found,
 ) -> list[str]:
-    layouts = Counter(model.layout for model in models)
+    layouts = _layouts(models)
     notes = []
     if len(layouts) > 1:
         counts = ", ".join(f"{count} of {layout}" for layout, count in layouts.most_common())
@@ -336,7 +344,7 @@ def _architecture(config: Mapping[str, object], row: Mapping[str, str]) -> tuple
 
 def _num_classes(config: Mapping[str, object], row: Mapping[str, str]) -> int | None:
     stated = integer(_text(config, row, "number_classes", "num_classes"))
-    return stated if stated and stated > 0 else None
+    return stated if stated and 0 < stated <= MAX_CLASSES else None
 
 
 def _shown(config: Mapping[str, object], row: Mapping[str, str]) -> dict[str, str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ..records import Truth
 
 # Nine digits are far beyond any class index and keep a hostile cell from becoming a huge integer.
-_NUMBER = re.compile(r"(?<![\w.])-?\d{1,9}(?:\.\d+)?(?![\w.])")
+_NUMBER = re.compile(r"(?<![\w.+])-?\d{1,9}(?:\.\d+)?(?![\w.])")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,7 @@ def build_truth(poisoned: bool, triggers: Sequence[TriggerFacts], num_classes: i
         return Truth(poisoned=False)
     targets = tuple(target for trigger in triggers for target in trigger.targets)
     sources = tuple(source for trigger in triggers for source in trigger.sources)
-    if num_classes and len(triggers) == 1 and {*range(num_classes)} <= {*sources, *targets}:
+    if len(triggers) == 1 and _are_all({*sources, *targets}, num_classes):
         sources = ()
     return Truth(
         poisoned=True,
@@ -82,6 +82,11 @@ def build_truth(poisoned: bool, triggers: Sequence[TriggerFacts], num_classes: i
         targets=targets,
         sources=sources,
     )
+
+
+def _are_all(classes: set[int], num_classes: int | None) -> bool:
+    # The number is a stranger's word: compared before it is counted up to.
+    return num_classes == len(classes) and classes == set(range(num_classes))
 
 
 def _unique(words: Iterable[str]) -> list[str]:

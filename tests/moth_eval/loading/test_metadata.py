@@ -121,6 +121,13 @@ def test_two_triggers_whose_classes_make_up_all_keep_their_sources() -> None:
     assert truth.sources == (0, 1)
 
 
+def test_an_absurd_number_of_classes_costs_nothing() -> None:
+    row = {"poisoned": "1", "number_classes": "999999999", "targets": "2", "sources": "0"}
+    truth = truth_of_metadata(row)
+    assert truth is not None
+    assert truth.sources == (0,)
+
+
 def test_a_plain_list_may_state_targets_sources_and_errata() -> None:
     row = {"poisoned": "1", "targets": "[2 5]", "sources": "0 1", "errata": "trained too short"}
     assert truth_of_metadata(row) == Truth(
@@ -142,6 +149,7 @@ def test_a_plain_list_may_state_targets_sources_and_errata() -> None:
         ({"py/id": 4}, ()),
         (True, ()),
         ("9" * 5000, ()),
+        (1e308, ()),
     ],
 )
 def test_whole_numbers_are_found_in_cells_of_every_kind(

@@ -250,6 +250,18 @@ def test_a_model_without_file_or_examples_is_kept_with_its_problems(tmp_path: Pa
     assert not bare.usable
 
 
+def test_broken_folders_neither_vanish_nor_decide_on_the_layout(tmp_path: Path) -> None:
+    round_2_model(tmp_path, 0, poisoned=False)
+    (tmp_path / "id-00000001").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "id-00000002" / "model.pt").mkdir(parents=True)
+    found = read_round(tmp_path)
+    assert found.layout == "trojai-2"
+    _, dangling, no_file = found.models
+    assert dangling.problems[0].endswith("id-00000001 cannot be read: No such file or directory")
+    assert no_file.problems[0] == "model.pt is not a regular file"
+    assert found.notes == ("ground truth is known for 1 of 3 models",)
+
+
 def test_another_model_file_stands_in_for_model_pt_if_it_is_the_only_one(tmp_path: Path) -> None:
     folder = round_1_model(tmp_path, 0, poisoned=False)
     (folder / "model.pt").rename(folder / "weights.safetensors")
@@ -264,6 +276,13 @@ def test_a_config_that_is_no_json_is_a_problem_but_the_model_stays_usable(tmp_pa
     model = only(read_round(tmp_path))
     assert model.usable
     assert "config.json is not JSON" in model.problems[0]
+
+
+def test_an_unbelievable_number_of_classes_counts_as_not_stated(tmp_path: Path) -> None:
+    folder = round_2_model(tmp_path, 0, poisoned=False)
+    for stated in (999_999_999, 0, -3, "many", None):
+        write_config(folder, {"NUMBER_CLASSES": stated})
+        assert only(read_round(tmp_path)).num_classes is None
 
 
 def test_an_object_detector_is_not_usable(tmp_path: Path) -> None:
@@ -313,7 +332,7 @@ def test_a_named_pipe_in_place_of_a_config_does_not_block(tmp_path: Path) -> Non
 def test_a_folder_with_nothing_to_read_says_what_was_looked_for(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no models here")
     with pytest.raises(
-        RoundError, match=r"looked for folders id-\*/, models/id-\*/.*\.safetensors$"
+        RoundError, match=r"looked for folders id-\*/, models/id-\*/.*ending in \.safetensors, \.pt"
     ):
         read_round(tmp_path)
 
@@ -373,6 +392,15 @@ def test_model_files_of_one_stem_keep_their_suffix_as_names(tmp_path: Path) -> N
     for name in ("net.pt", "net.pth", "other.pt"):
         write_model(tmp_path, name)
     assert [m.name for m in read_round(tmp_path).models] == ["net.pt", "net.pth", "other"]
+
+
+def test_a_side_car_names_the_architecture_of_a_plain_file(tmp_path: Path) -> None:
+    for name in ("a.safetensors", "b.safetensors"):
+        write_model(tmp_path, name)
+    write_config(tmp_path, {"architecture": "resnet18", "num_classes": 7}, "a.arch.json")
+    write_config(tmp_path, {"architecture": "vgg11", "num_classes": 9}, "arch.json")
+    described = [(m.architecture, m.num_classes) for m in read_round(tmp_path).models]
+    assert described == [("resnet18", 7), ("vgg11", 9)]
 
 
 def test_a_single_model_file_is_a_round_of_one(tmp_path: Path) -> None:
