@@ -211,10 +211,17 @@ def final_layer(network: nn.Module) -> tuple[str, int] | None:
     return found
 
 
-def on_meta(build: Callable[[], nn.Module]) -> nn.Module:
-    """The network that `build` makes, without memory for its weights."""
-    with torch.device("meta"):
-        return build()
+def on_meta(build: Callable[[], nn.Module]) -> nn.Module | None:
+    """The network that `build` makes, without memory for its weights.
+
+    Returns:
+        None where the constructor computes with numbers that such a network does not have.
+    """
+    try:
+        with torch.device("meta"):
+            return build()
+    except (NotImplementedError, RuntimeError):
+        return None
 
 
 def _import(name: str, forbidden: Path | None) -> ModuleType:

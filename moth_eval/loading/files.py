@@ -178,10 +178,12 @@ def _from_network(root: Instance, reader: TensorReader, request: _Request) -> Lo
         loaded = _as_requested(root, reader, request)
         return replace(loaded, notes=notes + loaded.notes)
     tensors = {name: reader.read(record) for name, record in records.items()}
-    rebuilt = rebuild(root, records, tensors)
+    likely = torchvision_name(request.name) if request.name else None
+    rebuilt = rebuild(root, records, tensors, likely=likely)
     if rebuilt is not None:
         module, name = rebuilt
-        return _loaded(module, name, (*notes, f"rebuilt as torchvision {name}"))
+        owner = "torchvision" if torchvision_name(name) else "moth-eval's"
+        return _loaded(module, name, (*notes, f"rebuilt as {owner} {name}"))
     _refuse_unknown(root)
     module = realise(root, reader)
     note = "no ready architecture is the same network; made from the layers that the file describes"

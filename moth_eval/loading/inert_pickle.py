@@ -62,7 +62,9 @@ class _Interpreter:
         while True:
             code = data[self.position]
             self.position += 1
-            self.charge(1)
+            self.steps_left -= 1
+            if self.steps_left < 0:
+                self.charge(0)
             if code == _STOP:
                 return self._finish()
             handler = handlers.get(code)

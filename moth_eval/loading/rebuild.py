@@ -45,7 +45,11 @@ _ABSENT = object()
 
 
 def rebuild(
-    root: Instance, records: Mapping[str, TensorRecord], tensors: Mapping[str, Tensor]
+    root: Instance,
+    records: Mapping[str, TensorRecord],
+    tensors: Mapping[str, Tensor],
+    *,
+    likely: str | None = None,
 ) -> tuple[nn.Module, str] | None:
     """The library's own network with these weights and its name, or None if none is the same.
 
@@ -53,11 +57,12 @@ def rebuild(
         root: the network that the file describes.
         records: its state dict as records.
         tensors: its state dict.
+        likely: the torchvision name to try first.
     """
     shapes = {name: record.size for name, record in records.items()}
-    for name, build in _candidates(root, shapes):
+    for name, build in _candidates(root, shapes, likely):
         module = on_meta(build)
-        if set(module.state_dict()) != set(_complete(shapes, module)):
+        if module is None or set(module.state_dict()) != set(_complete(shapes, module)):
             continue
         if _shape_difference(module, shapes) or first_difference(root, module):
             continue
@@ -72,17 +77,20 @@ def why_not(root: Instance, shapes: Shapes, name: str) -> str | None:
     """What first keeps the network in the file from being torchvision's `name`, or None."""
     classes = _head_outputs(shapes)
     build = partial(build_torchvision, name, num_classes=classes, **_switches(root, shapes, name))
-    module = on_meta(build)
+    module = on_meta(build) or build()
     return first_difference(root, module) or _shape_difference(module, shapes)
 
 
-def _candidates(root: Instance, shapes: Shapes) -> Iterator[tuple[str, Build]]:
+def _candidates(root: Instance, shapes: Shapes, likely: str | None) -> Iterator[tuple[str, Build]]:
     if class_name(root) in TIMM_CLASSES["VisionTransformer"]:
         yield from _vision_transformers(root, shapes)
         return
-    for name in _builders_of(class_name(root).rpartition(".")[0]):
+    family = _builders_of(class_name(root).rpartition(".")[0])
+    for name in sorted(family, key=lambda name: name != likely):
         switches = _switches(root, shapes, name)
         default = _default_shapes(name, bool(switches.get("aux_logits", False)))
+        if not default:
+            continue
         same = [default[key] == shapes.get(key) for key in default]
         known = all(key in shapes or key.endswith("num_batches_tracked") for key in default)
         if (
@@ -109,7 +117,7 @@ def _vision_transformers(root: Instance, shapes: Shapes) -> Iterator[tuple[str, 
         shape = shape_of(shapes, heads)
     except ArchitectureError:
         return
-    yield f"vit (width {shape.width}, patch {shape.patch})", partial(VisionTransformer, shape)
+    yield f"vit-{shape.width}-patch{shape.patch}", partial(VisionTransformer, shape)
 
 
 def _switches(root: Instance, shapes: Shapes, name: str) -> dict[str, bool]:
@@ -136,8 +144,14 @@ def _builders_of(module: str) -> tuple[str, ...]:
 
 @lru_cache(maxsize=64)
 def _default_shapes(name: str, aux_logits: bool) -> dict[str, tuple[int, ...]]:
+    """Shapes of the network's weights for torchvision's own classes; empty where unknown.
+
+    Networks that cannot be described without building them are left out: a small file must not
+    make the reader allocate the largest network of its family.
+    """
     module = on_meta(partial(build_torchvision, name, aux_logits=aux_logits))
-    return {key: tuple(value.shape) for key, value in module.state_dict().items()}
+    state = module.state_dict() if module else {}
+    return {key: tuple(value.shape) for key, value in state.items()}
 
 
 def _head_outputs(shapes: Shapes) -> int | None:

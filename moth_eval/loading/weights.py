@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 
 import torch
@@ -36,17 +37,29 @@ def fill(
         state: the weights; counters of old batch normalisations may be missing.
         build: makes the network anew if it has buffers that `state` does not hold.
     """
-    complete = {
-        key: plain_tensor(state[key]) if key in state else torch.zeros((), dtype=torch.int64)
-        for key in network.state_dict()
-    }
+    template = network.state_dict()
+    complete = OrderedDict(
+        (key, plain_tensor(state[key]) if key in state else torch.zeros((), dtype=torch.int64))
+        for key in template
+    )
+    # Some networks convert older weights by this; names and shapes already are today's.
+    vars(complete)["_metadata"] = getattr(template, "_metadata", {})
     if build is None:
-        network.load_state_dict(complete, strict=True)
-        return network
-    network.load_state_dict(complete, strict=True, assign=True)
+        return _load(network, complete)
+    _load(network, complete, assign=True)
     if any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers())):
-        network = build()
-        network.load_state_dict(complete, strict=True)
+        return _load(build(), complete)
+    return network
+
+
+def _load(network: nn.Module, state: Mapping[str, Tensor], *, assign: bool = False) -> nn.Module:
+    try:
+        network.load_state_dict(state, strict=True, assign=assign)
+    except Exception as error:  # networks may override loading, and then raise what they like
+        raise ArchitectureError(
+            f"the weights do not fit a {type(network).__name__}: {error}. Give the architecture "
+            "that they were trained in with --arch"
+        ) from error
     return network
 
 
