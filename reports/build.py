@@ -11,7 +11,7 @@ from moth_eval.errors import RunError
 from moth_eval.records import TRIGGERS, write_whole
 
 from .calibration import Probabilities
-from .doubts import Doubt, find_doubts
+from .doubts import Doubt, find_doubts, picture_doubts
 from .evaluation import Evaluation, evaluate, probabilities
 from .page import Page, render
 from .pictures import Pictures, pictures
@@ -24,15 +24,25 @@ _OWN_FILES = ("roc.csv", "roc.png", "roc.svg", "confusion.csv", "confusion-*.csv
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
-    """All that is worked out from a run before anything is written."""
+class Findings:
+    """All figures of a run, and what speaks against them; nothing is drawn or written yet."""
 
     run: Run
     lines: Sequence[Evaluation]
     answers: dict[str, Probabilities]
-    curves: Sequence[ScannerCurve]
-    pictures: dict[tuple[str, str], Pictures]
     doubts: Sequence[Doubt]
+
+
+def work_out(path: Path) -> Findings:
+    """The figures and doubts of a run folder.
+
+    Raises:
+        RunError: there is no manifest, or it or the ledger is damaged.
+    """
+    run = read_run(path)
+    answers = {scanner: probabilities(run.of(scanner)) for scanner in run.scanners}
+    lines = evaluate(run, answers)
+    return Findings(run=run, lines=lines, answers=answers, doubts=find_doubts(run, lines))
 
 
 def build_reports(run: Path) -> list[Path]:
@@ -47,33 +57,36 @@ def build_reports(run: Path) -> list[Path]:
     Raises:
         RunError: there is no manifest, or it or the ledger is damaged.
     """
-    report = work_out(read_run(run))
-    files = {**_tables(report), **_roc(report)}
-    files |= {drawn.path: drawn.sheet for drawn in report.pictures.values()}
-    files[PAGE] = _page(report, files)
-    _remove_stale(run, set(files))
-    for name, content in files.items():
-        _write(run / name, content)
-    return [run / name for name in files]
+    return write_reports(work_out(run))
 
 
-def work_out(run: Run) -> Report:
-    """Metrics, curves, pictures and doubts of a run; nothing is written."""
-    lines = evaluate(run)
-    drawn, unreadable = _pictures(run)
-    return Report(
-        run=run,
-        lines=lines,
-        answers={scanner: probabilities(run.of(scanner)) for scanner in run.scanners},
-        curves=scanner_curves(run, lines),
+def write_reports(findings: Findings) -> list[Path]:
+    """The second half of :func:`build_reports`, for callers that want the figures as well."""
+    curves = scanner_curves(findings.run, findings.lines)
+    drawn, unreadable = _pictures(findings.run)
+    files = {**_tables(findings), **_roc(curves)}
+    files |= {one.path: one.sheet for one in drawn.values()}
+    page = Page(
+        run=findings.run,
+        lines=findings.lines,
+        doubts=[*findings.doubts, *picture_doubts(unreadable)],
         pictures=drawn,
-        doubts=find_doubts(run, lines, unreadable),
+        roc_light=files.get("roc.svg", b""),
+        roc_dark=draw(curves, kind="svg", theme=DARK) if curves else b"",
+        files=tuple(name for name in files if not name.startswith(TRIGGERS)),
     )
+    files[PAGE] = render(page)
+    folder = findings.run.path
+    _remove_stale(folder, set(files))
+    for name, content in files.items():
+        _write(folder / name, content)
+    return [folder / name for name in files]
 
 
 def _pictures(
     run: Run,
 ) -> tuple[dict[tuple[str, str], Pictures], dict[tuple[str, str], str]]:
+    """Model and scanner -> pictures, and for those that cannot be drawn the reason."""
     drawn: dict[tuple[str, str], Pictures] = {}
     unreadable: dict[tuple[str, str], str] = {}
     for row in run.rows:
@@ -87,41 +100,27 @@ def _pictures(
     return drawn, unreadable
 
 
-def _tables(report: Report) -> dict[str, bytes]:
+def _tables(findings: Findings) -> dict[str, bytes]:
     files = {
-        "results.csv": results_csv(report.run.rows, report.answers),
-        "metrics.csv": metrics_csv(report.lines),
+        "results.csv": results_csv(findings.run.rows, findings.answers),
+        "metrics.csv": metrics_csv(findings.lines),
     }
-    for place, scanner in enumerate(report.run.scanners):
-        answers = report.answers[scanner]
+    for place, scanner in enumerate(findings.run.scanners):
+        answers = findings.answers[scanner]
         if answers.by_name:
             name = "confusion.csv" if place == 0 else f"confusion-{_file_word(scanner)}.csv"
-            files[name] = confusion_csv(report.run.of(scanner), answers)
+            files[name] = confusion_csv(findings.run.of(scanner), answers)
     return files
 
 
-def _roc(report: Report) -> dict[str, bytes]:
-    if not report.curves:
+def _roc(curves: Sequence[ScannerCurve]) -> dict[str, bytes]:
+    if not curves:
         return {}
     return {
-        "roc.csv": roc_csv({c.scanner: c.curve for c in report.curves}),
-        "roc.png": draw(report.curves, kind="png"),
-        "roc.svg": draw(report.curves, kind="svg"),
+        "roc.csv": roc_csv({c.scanner: c.curve for c in curves}),
+        "roc.png": draw(curves, kind="png"),
+        "roc.svg": draw(curves, kind="svg"),
     }
-
-
-def _page(report: Report, files: dict[str, bytes]) -> bytes:
-    dark = draw(report.curves, kind="svg", theme=DARK) if report.curves else b""
-    page = Page(
-        run=report.run,
-        lines=report.lines,
-        doubts=report.doubts,
-        pictures=report.pictures,
-        roc_light=files.get("roc.svg", b""),
-        roc_dark=dark,
-        files=tuple(name for name in files if not name.startswith(TRIGGERS)),
-    )
-    return render(page)
 
 
 def _file_word(scanner: str) -> str:

@@ -38,15 +38,12 @@ class Doubt:
     models: tuple[str, ...] = ()
 
 
-def find_doubts(
-    run: Run, lines: Sequence[Evaluation], unreadable: dict[tuple[str, str], str]
-) -> list[Doubt]:
+def find_doubts(run: Run, lines: Sequence[Evaluation]) -> list[Doubt]:
     """Every doubt about a run, the serious ones first.
 
     Args:
         run: the run.
         lines: its metrics.
-        unreadable: model and scanner -> why its triggers could not be drawn.
     """
     whole = [line for line in lines if line.trigger_type == ALL_TYPES]
     found = [
@@ -56,10 +53,26 @@ def find_doubts(
         *_accuracy(run),
         *_of_records(run),
         *_copies(run),
-        *_pictures(unreadable),
         *_errata(run),
     ]
     return sorted(found, key=lambda doubt: not doubt.serious)
+
+
+def picture_doubts(unreadable: dict[tuple[str, str], str]) -> list[Doubt]:
+    """The doubt about triggers that cannot be drawn, if there are any.
+
+    Args:
+        unreadable: model and scanner -> why not.
+    """
+    if not unreadable:
+        return []
+    doubt = Doubt(
+        serious=False,
+        title=f"Triggers of {count(len(unreadable), 'scan')} cannot be drawn",
+        detail=_sentence(next(iter(unreadable.values()))),
+        models=tuple(dict.fromkeys(model for model, _ in unreadable)),
+    )
+    return [doubt]
 
 
 def _incomplete(run: Run) -> Iterator[Doubt]:
@@ -77,19 +90,29 @@ def _incomplete(run: Run) -> Iterator[Doubt]:
 
 def _unanswered(run: Run) -> Iterator[Doubt]:
     for scanner in run.scanners:
-        for status in ("refused", "failed", "timed-out", "inconclusive"):
-            rows = [r for r in run.of(scanner) if r.status == status]
-            if rows:
-                reasons = Counter(r.record.reason for r in rows if r.record)
-                common, times = min(reasons.items(), key=lambda item: (-item[1], item[0]))
-                yield Doubt(
-                    serious=True,
-                    title=f"{scanner} gave no score for {count(len(rows), 'model')}: "
-                    f"{STATUS_WORDS[status]}",
-                    detail="They are not behind the ROC, and count as a coin toss in the "
-                    f"cross-entropy. Most common reason ({times}x): {common}",
-                    models=_names(rows),
-                )
+        rows = [r for r in run.of(scanner) if r.record and r.score is None]
+        counts = Counter(r.status for r in rows)
+        if rows:
+            parts = (f"{n} {STATUS_WORDS[s]}" for s, n in sorted(counts.items(), key=_often_first))
+            yield Doubt(
+                serious=True,
+                title=f"{scanner} gave no score for {count(len(rows), 'model')}: "
+                + ", ".join(parts),
+                detail="They are not behind the ROC, and count as a coin toss in the "
+                f"cross-entropy. {_common_reason(rows)}",
+                models=_names(rows),
+            )
+
+
+def _common_reason(rows: Sequence[Row]) -> str:
+    reasons = Counter(r.record.reason for r in rows if r.record)
+    common, times = min(reasons.items(), key=_often_first)
+    which = "Reason" if len(reasons) == 1 else f"Most common reason ({times} of {len(rows)})"
+    return f"{which}: {common}"
+
+
+def _often_first(item: tuple[str, int]) -> tuple[int, str]:
+    return -item[1], item[0]
 
 
 def _figures(lines: Sequence[Evaluation]) -> Iterator[Doubt]:
@@ -170,16 +193,6 @@ def _copies(run: Run) -> Iterator[Doubt]:
             detail="Files with equal hashes count as several models; intervals that take them "
             "for independent are too narrow.",
             models=tuple(copies),
-        )
-
-
-def _pictures(unreadable: dict[tuple[str, str], str]) -> Iterator[Doubt]:
-    if unreadable:
-        yield Doubt(
-            serious=False,
-            title=f"Triggers of {count(len(unreadable), 'scan')} cannot be drawn",
-            detail=_sentence(next(iter(unreadable.values()))),
-            models=tuple(dict.fromkeys(model for model, _ in unreadable)),
         )
 
 

@@ -19,7 +19,7 @@ from .wording import number
 BARS_WIDTH, BARS_HEIGHT = 132, 34
 STRIP_WIDTH, LANE_HEIGHT = 720, 34
 _LABEL, _RIGHT = 92, 14
-_LANES = (("clean", 0), ("backdoored", 1), ("unknown", None))
+_LANES = (("clean", 0), ("backdoored", 1), ("other", None))
 
 
 def size_bars(triggers: Sequence[TriggerRecord], suspected: int | None) -> Markup:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -133,9 +133,16 @@ class Evaluation:
     cut: AtPublishedCut | None
 
 
-def evaluate(run: Run) -> list[Evaluation]:
-    """Every line of the metrics table: per scanner, then per trigger type if there are several."""
-    return [line for scanner in run.scanners for line in _of_scanner(run.of(scanner))]
+def evaluate(run: Run, answers: Mapping[str, Probabilities]) -> list[Evaluation]:
+    """Every line of the metrics table: per scanner, then per trigger type if there are several.
+
+    Args:
+        run: the run.
+        answers: scanner -> its calibrated probabilities.
+    """
+    return [
+        line for scanner in run.scanners for line in _of_scanner(run.of(scanner), answers[scanner])
+    ]
 
 
 def probabilities(rows: Sequence[Row]) -> Probabilities:
@@ -169,8 +176,7 @@ def content_seed(scanner: str, clean: FloatArray, poisoned: FloatArray) -> int:
     return int.from_bytes(digest.digest()[:8], "big")
 
 
-def _of_scanner(rows: Sequence[Row]) -> list[Evaluation]:
-    answers = probabilities(rows)
+def _of_scanner(rows: Sequence[Row], answers: Probabilities) -> list[Evaluation]:
     lines = [_line(rows, ALL_TYPES, answers)] if rows else []
     types = sorted({_type_of(r) for r in rows if r.label == 1})
     if len(types) > 1:

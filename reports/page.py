@@ -16,20 +16,36 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from moth_eval.metrics import tpr_at_fpr
+
 from .doubts import Doubt
 from .drawings import score_strip, size_bars
-from .evaluation import ALL_TYPES, Evaluation
+from .evaluation import ALL_TYPES, Evaluation, scores_by_class
 from .pictures import Pictures
 from .rows import Row, Run
-from .wording import ABOVE_CUT, NO_CUT, NO_EVIDENCE, count, finding, number, percent, span, visible
+from .wording import (
+    ABOVE_CUT,
+    NO_CUT,
+    NO_EVIDENCE,
+    aligned,
+    count,
+    finding,
+    number,
+    percent,
+    span,
+    visible,
+)
 
 TEMPLATES = Path(__file__).parent / "templates"
 
 MOST_EMBEDDED_BYTES = 12_000_000
 """Trigger sheets beyond this are linked, not embedded; the most suspicious models come first."""
+
+FALSE_ALARMS_ALLOWED = (0.0, 0.05, 0.1, 0.2)
 
 MOST_NAMES = 12
 """Models listed under one doubt; results.csv has them all."""
@@ -99,7 +115,7 @@ def _environment() -> Environment:
         keep_trailing_newline=True,
     )
     environment.filters.update(
-        visible=visible, number=number, percent=percent, span=span, count=count
+        visible=visible, number=number, aligned=aligned, percent=percent, span=span, count=count
     )
     return environment
 
@@ -154,11 +170,16 @@ def _facts(run: Run) -> dict[str, Any]:
 def _doubt(doubt: Doubt) -> dict[str, Any]:
     return {
         "serious": doubt.serious,
-        "title": visible(doubt.title),
-        "detail": visible(doubt.detail),
+        "title": _unbroken(visible(doubt.title)),
+        "detail": _unbroken(visible(doubt.detail)),
         "models": [visible(name) for name in doubt.models[:MOST_NAMES]],
         "more": max(len(doubt.models) - MOST_NAMES, 0),
     }
+
+
+def _unbroken(text: str) -> str:
+    """The text with its per cent signs kept on the line of their number."""
+    return text.replace(" %", "\N{NO-BREAK SPACE}%")
 
 
 def _scanner(page: Page, line: Evaluation) -> dict[str, Any]:
@@ -166,8 +187,17 @@ def _scanner(page: Page, line: Evaluation) -> dict[str, Any]:
     return {
         "name": visible(line.scanner),
         "line": line,
+        "found": _found_at(page.run.of(line.scanner)) if line.discrimination else [],
         "strip": score_strip(page.run.of(line.scanner), threshold),
     }
+
+
+def _found_at(rows: Sequence[Row]) -> list[tuple[float, float]]:
+    """False-positive rate allowed -> share of backdoored models found."""
+    clean, poisoned = scores_by_class(rows)
+    truth = np.repeat([0, 1], [clean.size, poisoned.size])
+    scores = np.concatenate([clean, poisoned])
+    return [(limit, tpr_at_fpr(scores, truth, limit)) for limit in FALSE_ALARMS_ALLOWED]
 
 
 def _row(page: Page, row: Row, place: int, sheets: dict[int, str]) -> dict[str, Any]:

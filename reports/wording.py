@@ -48,9 +48,14 @@ def count(number: int, noun: str) -> str:
 
 
 def percent(fraction: float) -> str:
-    """`7.5 %`; whole numbers above 10 %."""
-    digits = 0 if fraction >= 0.1 or not fraction else 1
-    return f"{100 * fraction:.{digits}f} %"
+    """`33 %`; two digits below 10 %."""
+    value = 100 * fraction
+    return f"{value:.0f} %" if value >= 10 else f"{value:.2g} %"
+
+
+def aligned(value: float | None) -> str:
+    """The number with three digits, zeros kept so that columns line up; a dash where none is."""
+    return "–" if value is None else f"{value:#.3g}".removesuffix(".")
 
 
 def number(value: float | None, digits: int = 3) -> str:
