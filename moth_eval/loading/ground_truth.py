@@ -12,7 +12,7 @@ equal size, so nothing but a name or the complete train set tells which one a fo
   (their ids have gaps and go beyond 999, those of a generated round do not);
 * 100 models that include the two ids of the test set are left as they are, with a note.
 
-Source: https://pages.nist.gov/trojai/docs/image-classification-jun2020.html
+Source: NIST, documentation of image-classification-jun2020 (TrojAI round 1), errata.
 """
 
 from __future__ import annotations
