@@ -20,6 +20,7 @@ from .architectures import (
     builtin_architecture,
     call_factory,
     final_layer,
+    on_meta,
     torchvision_name,
 )
 from .checkpoints import Weights, find_weights
@@ -33,7 +34,7 @@ from .rebuild import has_auxiliary, rebuild, why_not
 from .sidecars import SideCar, read_sidecar, write_sidecar
 from .stored import read_safetensors, write_safetensors
 from .tensors import TensorReader
-from .vit import VIT_NAMES, image_size_of, named_vit
+from .vit import image_size_of, named_vit
 from .weights import check_fit, fill, renamed_for, without_wrapper
 
 #: Names that model files go by. A file of a kind that is refused still counts as a model.
@@ -78,6 +79,26 @@ class _Request:
     name: str | None
     num_classes: int | None
     sidecar: SideCar | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Choice:
+    """The architecture that weights are put into.
+
+    Attributes:
+        label: its full name.
+        build: makes it for a number of classes, or with its own default for None.
+        outlined: whether it can be drafted without memory for its weights.
+    """
+
+    label: str
+    build: Callable[[int | None], nn.Module]
+    outlined: bool
+
+    def draft(self, classes: int | None) -> nn.Module:
+        """The network, without its weights where that is possible."""
+        draft = on_meta(partial(self.build, classes)) if self.outlined else None
+        return draft or self.build(classes)
 
 
 def load_network(
@@ -224,33 +245,44 @@ def _from_state(
     state: dict[str, Tensor], request: _Request, *, format: str, notes: tuple[str, ...]
 ) -> LoadedNetwork:
     state, unwrapping = without_wrapper(state)
-    label, build = _architecture_for(state, request)
-    hint = request.sidecar.num_classes if request.sidecar else None
-    network = _sized(build, state, hint or request.num_classes)
+    choice = _architecture_for(state, request)
+    hint = request.sidecar.num_classes if request.sidecar else request.num_classes
+    network, build = _sized(choice, state, hint)
     state, renaming = renamed_for(network, state)
     if renaming:
-        network = _sized(build, state, hint or request.num_classes)
-    check_fit(label, network, state)
-    loaded = _loaded(fill(network, state), label, (*notes, *unwrapping, *renaming))
+        network, build = _sized(choice, state, hint)
+    check_fit(choice.label, network, state)
+    network = fill(network, state, build if choice.outlined else None)
+    loaded = _loaded(network, choice.label, (*notes, *unwrapping, *renaming))
     return replace(loaded, format=format)
 
 
 def _sized(
-    build: Callable[[int | None], nn.Module], state: dict[str, Tensor], hint: int | None
-) -> nn.Module:
-    """The network with as many outputs as the weights of its last layer have."""
-    network = build(hint)
-    layer = final_layer(network)
-    weight = state.get(f"{layer[0]}.weight") if layer else None
-    if layer is None or weight is None or len(weight) == layer[1]:
-        return network
-    return build(len(weight))
+    choice: _Choice, state: dict[str, Tensor], hint: int | None
+) -> tuple[nn.Module, Callable[[], nn.Module]]:
+    """The network with as many outputs as the weights of its last layer have, and its maker.
+
+    Only a size that the weights really have is asked for: a number that merely stands in the
+    file or its metadata could demand any amount of memory.
+    """
+    build = choice.build
+    heads = {len(value) for value in state.values() if value.ndim > 1 and value.numel()}
+    try:
+        network = choice.draft(None)
+    except ArchitectureError:
+        if hint not in heads:
+            raise
+        return choice.draft(hint), partial(build, hint)
+    path, _ = final_layer(network) or ("", 0)
+    found, expected = state.get(f"{path}.weight"), network.state_dict().get(f"{path}.weight")
+    if found is None or expected is None or found.shape == expected.shape:
+        return network, partial(build, None)
+    if found.shape[1:] != expected.shape[1:] or not found.numel():
+        return network, partial(build, None)
+    return choice.draft(len(found)), partial(build, len(found))
 
 
-def _architecture_for(
-    state: dict[str, Tensor], request: _Request
-) -> tuple[str, Callable[[int | None], nn.Module]]:
-    """Full name of the architecture to use, and how to build it for a number of classes."""
+def _architecture_for(state: dict[str, Tensor], request: _Request) -> _Choice:
     said = request.sidecar.architecture if request.sidecar else None
     name = said or request.name
     builtin = request.source.spec if request.source and request.source.is_builtin else None
@@ -266,34 +298,39 @@ def _architecture_for(
     if builtin_architecture(chosen) is None:
         where = f"{request.sidecar.path}" if request.sidecar and chosen == said else "the metadata"
         raise ArchitectureError(
-            f"{where} name the architecture {chosen!r}, which is not one of torchvision's; if you "
-            f"have code for it that you trust, give it with --arch package.module:factory"
+            f"the architecture {chosen!r}, named by {where}, is not one of torchvision's; if you "
+            "have code for it that you trust, give it with --arch package.module:factory"
         )
     return _from_builtin(chosen, state)
 
 
-def _from_source(
-    source: ArchitectureSource, name: str | None
-) -> tuple[str, Callable[[int | None], nn.Module]]:
+def _from_source(source: ArchitectureSource, name: str | None) -> _Choice:
     # A side-car that save_network wrote may hold the factory's full name.
     short = name.removeprefix(f"{source.spec}:") if name else None
     label, factory = source.factory(short)
-    return label, partial(call_factory, label, factory)
+    return _Choice(label=label, build=partial(call_factory, label, factory), outlined=False)
 
 
-def _from_builtin(
-    name: str, state: dict[str, Tensor]
-) -> tuple[str, Callable[[int | None], nn.Module]]:
+def _from_builtin(name: str, state: dict[str, Tensor]) -> _Choice:
     official = torchvision_name(name)
+    build: Callable[[int | None], nn.Module]
     if official is not None:
         switches = {"aux_logits": has_auxiliary(state)} if official in AUXILIARY else {}
-        return official, lambda classes: build_torchvision(
-            official, num_classes=classes, **switches
+        build = partial(_build_official, official, switches)
+        return _Choice(
+            label=official, build=build, outlined=on_meta(partial(build, None)) is not None
         )
     plain = name.strip().removeprefix("classification:").lower()
-    assert plain in VIT_NAMES  # noqa: S101 - the only other built-in networks
     size = image_size_of(plain, {key: tuple(value.shape) for key, value in state.items()})
-    return plain, lambda classes: named_vit(plain, num_classes=classes or 1000, image_size=size)
+    return _Choice(label=plain, build=partial(_build_vit, plain, size), outlined=True)
+
+
+def _build_official(name: str, switches: dict[str, bool], classes: int | None) -> nn.Module:
+    return build_torchvision(name, num_classes=classes, **switches)
+
+
+def _build_vit(name: str, image_size: int | None, classes: int | None) -> nn.Module:
+    return named_vit(name, num_classes=classes or 1000, image_size=image_size)
 
 
 def _loaded(module: nn.Module, architecture: str, notes: tuple[str, ...]) -> LoadedNetwork:

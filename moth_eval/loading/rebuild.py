@@ -74,10 +74,15 @@ def rebuild(
 
 
 def why_not(root: Instance, shapes: Shapes, name: str) -> str | None:
-    """What first keeps the network in the file from being torchvision's `name`, or None."""
+    """What first keeps the network in the file from being torchvision's `name`, or None.
+
+    None, too, for the few networks that cannot be outlined; their weights alone must then fit.
+    """
     classes = _head_outputs(shapes)
     build = partial(build_torchvision, name, num_classes=classes, **_switches(root, shapes, name))
-    module = on_meta(build) or build()
+    module = on_meta(build)
+    if module is None:
+        return None
     return first_difference(root, module) or _shape_difference(module, shapes)
 
 

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from moth_eval.errors import RefusedFile
+from moth_eval.loading.files import load_network
+from moth_eval.loading.forward import check_forward
+
+
+def classifier(*layers: nn.Module) -> nn.Module:
+    return nn.Sequential(*layers).eval()
+
+
+def test_number_of_logits_is_found() -> None:
+    network = classifier(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 6))
+    assert check_forward(network, (3, 8, 8)) == 6
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ([nn.Conv2d(1, 4, 3)], "cannot be run on images of shape"),
+        ([nn.Conv2d(3, 4, 3)], r"expected logits \(2, K\), got \(2, 4, 6, 6\)"),
+        ([nn.Flatten(0), nn.Unflatten(0, (4, 96))], r"got \(4, 96\)"),
+        ([nn.Flatten(), nn.Threshold(2.0, float("nan"))], "infinite or undefined"),
+        ([nn.Upsample(scale_factor=1e5)], r"Upsample .* would put out"),
+        ([nn.AdaptiveAvgPool2d(10**6)], r"AdaptiveAvgPool2d .* would put out"),
+        ([nn.ZeroPad2d(10**6)], r"ZeroPad2d .* would put out"),
+    ],
+)
+def test_network_that_is_no_classifier_is_refused(layers: list[nn.Module], message: str) -> None:
+    with pytest.raises(RefusedFile, match=message):
+        check_forward(classifier(*layers), (3, 8, 8))
+
+
+def test_memory_bomb_in_a_file_is_refused_before_it_is_run(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Upsample(scale_factor=1e6), nn.Flatten())
+    torch.save(network, tmp_path / "model.pt")
+    loaded = load_network(tmp_path / "model.pt")
+    with pytest.raises(RefusedFile, match="no classifier does"):
+        check_forward(loaded.module, (3, 32, 32))
+
+
+class Inspects(nn.Module):
+    """Looks at values, which a run on shapes alone cannot."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        if float(images.sum()) < -1:
+            raise AssertionError("images in [0, 1] are never negative")
+        return images.flatten(1)
+
+
+def test_network_that_looks_at_values_is_still_checked() -> None:
+    assert check_forward(Inspects(), (3, 4, 4)) == 48
+
+
+def test_check_leaves_network_and_random_state_alone() -> None:
+    network = classifier(nn.Flatten(), nn.Linear(48, 2))
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    state = torch.random.get_rng_state()
+    check_forward(network, (3, 4, 4))
+    assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
+    assert all(value.device.type == "cpu" for value in network.state_dict().values())
+    assert not any(part._forward_hooks for part in network.modules())
+    assert torch.equal(torch.random.get_rng_state(), state)
