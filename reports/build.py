@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from moth_eval.errors import RunError
@@ -65,7 +65,6 @@ def write_reports(findings: Findings) -> list[Path]:
     curves = scanner_curves(findings.run, findings.lines)
     drawn, unreadable = _pictures(findings.run)
     files = {**_tables(findings), **_roc(curves)}
-    files |= {one.path: one.sheet for one in drawn.values()}
     page = Page(
         run=findings.run,
         lines=findings.lines,
@@ -73,20 +72,21 @@ def write_reports(findings: Findings) -> list[Path]:
         pictures=drawn,
         roc_light=files.get("roc.svg", b""),
         roc_dark=draw(curves, kind="svg", theme=DARK) if curves else b"",
-        files=tuple(name for name in files if not name.startswith(TRIGGERS)),
+        files=tuple(files),
     )
     files[PAGE] = render(page)
     folder = findings.run.path
-    _remove_stale(folder, set(files))
     for name, content in files.items():
         _write(folder / name, content)
-    return [folder / name for name in files]
+    sheets = [one.path for one in drawn.values()]
+    _remove_stale(folder, {*files, *sheets})
+    return [folder / name for name in (*sheets, *files)]
 
 
 def _pictures(
     run: Run,
 ) -> tuple[dict[tuple[str, str], Pictures], dict[tuple[str, str], str]]:
-    """Model and scanner -> pictures, and for those that cannot be drawn the reason."""
+    """Write the sheets; model and scanner -> pictures, or the reason why there is none."""
     drawn: dict[tuple[str, str], Pictures] = {}
     unreadable: dict[tuple[str, str], str] = {}
     for row in run.rows:
@@ -96,7 +96,9 @@ def _pictures(
             unreadable[row.model, row.scanner] = str(error)
         else:
             if found:
-                drawn[row.model, row.scanner] = found
+                _write(run.path / found.path, found.sheet)
+                # A thousand sheets would fill the memory; the page reads back those it embeds.
+                drawn[row.model, row.scanner] = replace(found, sheet=b"")
     return drawn, unreadable
 
 

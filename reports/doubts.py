@@ -107,7 +107,9 @@ def _unanswered(run: Run) -> Iterator[Doubt]:
 def _common_reason(rows: Sequence[Row]) -> str:
     reasons = Counter(r.record.reason for r in rows if r.record)
     common, times = min(reasons.items(), key=_often_first)
-    which = "Reason" if len(reasons) == 1 else f"Most common reason ({times} of {len(rows)})"
+    if len(reasons) == 1:
+        return f"Reason: {common}"
+    which = "One of the reasons" if times == 1 else f"Most common reason ({times} of {len(rows)})"
     return f"{which}: {common}"
 
 

@@ -18,6 +18,9 @@ from .wording import number
 
 BARS_WIDTH, BARS_HEIGHT = 132, 34
 STRIP_WIDTH, LANE_HEIGHT = 720, 34
+CROWD = 150
+"""More dots than this in one lane are drawn smaller."""
+
 _LABEL, _RIGHT = 92, 14
 _LANES = (("clean", 0), ("backdoored", 1), ("other", None))
 
@@ -32,7 +35,7 @@ def size_bars(triggers: Sequence[TriggerRecord], suspected: int | None) -> Marku
     paths = {"bar": "", "bar-suspected": "", "bar-invalid": ""}
     for place, (target, trigger) in enumerate(sorted(best.items())):
         kind = "bar-suspected" if target == suspected else "bar"
-        height = max(1.0, (BARS_HEIGHT - 1) * trigger.size / top)
+        height = max(2.5 if target == suspected else 1.0, (BARS_HEIGHT - 1) * trigger.size / top)
         wide = max(step - (2 if step > 5 else 0.5 if step > 2 else 0), 0.5)
         bar = f"M{step * place:.2f} {BARS_HEIGHT}v-{height:.2f}h{wide:.2f}v{height:.2f}z"
         paths[kind if trigger.valid else "bar-invalid"] += bar
@@ -101,9 +104,10 @@ def _bars_text(best: dict[int, TriggerRecord], suspected: int | None) -> str:
 
 def _lane(name: str, scores: Sequence[float], index: int, scale: _Scale) -> str:
     middle = LANE_HEIGHT * index + LANE_HEIGHT / 2
+    radius = 4 if len(scores) <= CROWD else 2.5
     # A fixed to-and-fro keeps equal scores apart without any randomness.
     dots = "".join(
-        f'<circle cx="{scale.x(s):.1f}" cy="{middle + (i * 5 % 7 - 3) * 2.6:.1f}" r="4"/>'
+        f'<circle cx="{scale.x(s):.1f}" cy="{middle + (i * 5 % 7 - 3) * 2.6:.1f}" r="{radius}"/>'
         for i, s in enumerate(scores)
     )
     return (

@@ -26,6 +26,7 @@ from .doubts import Doubt
 from .drawings import score_strip, size_bars
 from .evaluation import ALL_TYPES, Evaluation, scores_by_class
 from .pictures import Pictures
+from .roc import MOST_BANDS
 from .rows import Row, Run
 from .wording import (
     ABOVE_CUT,
@@ -59,7 +60,7 @@ class Page:
         run: the run.
         lines: its metrics.
         doubts: shown first, in this order.
-        pictures: model and scanner -> pictures of its triggers.
+        pictures: model and scanner -> pictures of its triggers, the sheets on disk.
         roc_light: the ROC figure as SVG; empty if there is none.
         roc_dark: the same for a dark screen.
         files: names of the other files of the report, to link to.
@@ -72,6 +73,12 @@ class Page:
     roc_light: bytes
     roc_dark: bytes
     files: tuple[str, ...]
+
+    @property
+    def banded(self) -> bool:
+        """Whether the ROC figure shows bands."""
+        whole = [line for line in self.lines if line.trigger_type == ALL_TYPES]
+        return sum(line.discrimination is not None for line in whole) <= MOST_BANDS
 
 
 def render(page: Page) -> bytes:
@@ -90,6 +97,7 @@ def render(page: Page) -> bytes:
         types=[line for line in page.lines if line.trigger_type != ALL_TYPES],
         roc_light=_data("image/svg+xml", page.roc_light),
         roc_dark=_data("image/svg+xml", page.roc_dark),
+        banded=page.banded,
         rows=[_row(page, row, i, sheets) for i, row in enumerate(rows)],
         sheets=[_sheet(page, rows[i], i, data) for i, data in sheets.items()],
         many_scanners=len(page.run.scanners) > 1,
@@ -246,9 +254,10 @@ def _embedded(page: Page, rows: Sequence[Row]) -> dict[int, str]:
     carried, left = {}, MOST_EMBEDDED_BYTES
     for place, row in enumerate(rows):
         drawn = page.pictures.get((row.model, row.scanner))
-        if drawn and len(drawn.sheet) <= left:
-            carried[place] = _data("image/png", drawn.sheet)
-            left -= len(drawn.sheet)
+        sheet = page.run.path / drawn.path if drawn else None
+        if sheet and sheet.stat().st_size <= left:
+            carried[place] = _data("image/png", sheet.read_bytes())
+            left -= sheet.stat().st_size
     return carried
 
 

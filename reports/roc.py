@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -12,6 +13,7 @@ from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from moth_eval.intervals import roc_band
 from moth_eval.metrics import FloatArray, RocCurve, roc_curve
@@ -25,9 +27,13 @@ from .evaluation import (
     scores_by_class,
 )
 from .rows import Run
+from .wording import visible
 
 MOST_GRID_POINTS = 200
-MOST_BANDS = 4
+LEGEND_WIDTH = 84
+"""Characters of a line of the legend."""
+
+MOST_BANDS = 2
 """With more curves than this the bands hide each other, and only the curves are drawn."""
 
 
@@ -107,7 +113,11 @@ def draw(
     """
     settings = {"svg.hashsalt": "moth-eval", "font.family": "DejaVu Sans", "font.size": 10}
     with style.context(["default", settings]):
-        figure = Figure(figsize=(6.4, 6.6), facecolor=theme.paper, layout="constrained")
+        # The axes are square: the figure grows with the legend above them.
+        entries = len(curves) + sum(curve.cut is not None for curve in curves)
+        size = (6.4, 6.3 + 0.19 * entries)
+        layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)
+        figure = Figure(figsize=size, facecolor=theme.paper, layout=layout)
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
         _frame(axes, theme)
@@ -188,25 +198,29 @@ def _draw_curve(axes: Axes, drawn: ScannerCurve, theme: Theme, number: int, *, b
             linestyle="none",
             clip_on=False,
             zorder=5,
-            label=_cut_label(cut),
+            label=_cut_label(drawn.scanner, cut),
         )
 
 
 def _label(drawn: ScannerCurve) -> str:
     found = drawn.discrimination
-    return (
+    return _folded(
         f"{drawn.scanner}: AUC {found.area:.3f}, 95 % interval "
         f"{found.interval.low:.2f} to {found.interval.high:.2f} "
         f"({drawn.clean} clean, {drawn.poisoned} backdoored)"
     )
 
 
-def _cut_label(cut: AtPublishedCut) -> str:
-    threshold = "" if cut.threshold is None else f" > {cut.threshold:g}"
-    return (
-        f"published cut, {cut.name}{threshold}: {cut.false_positives}/{cut.clean} clean and "
-        f"{cut.true_positives}/{cut.poisoned} backdoored flagged"
+def _cut_label(scanner: str, cut: AtPublishedCut) -> str:
+    threshold = "published cut" if cut.threshold is None else f"{cut.name} > {cut.threshold:g}"
+    return _folded(
+        f"{scanner}, {threshold}: flags {cut.false_positives} of {cut.clean} clean, "
+        f"{cut.true_positives} of {cut.poisoned} backdoored"
     )
+
+
+def _folded(label: str) -> str:
+    return textwrap.fill(visible(label), LEGEND_WIDTH)
 
 
 def _legend(figure: Figure, axes: Axes, theme: Theme) -> None:
