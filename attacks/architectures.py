@@ -10,7 +10,14 @@ from torch import nn
 from moth_eval.errors import ArchitectureError
 from moth_eval.loading.architectures import build_torchvision, torchvision_name
 
-LEARNING_RATE_FACTORS: Mapping[str, float] = {}
+LEARNING_RATE_FACTORS: Mapping[str, float] = {
+    "googlenet": 2.0,
+    "mobilenet_v2": 3.0,
+    "shufflenet_v2_x0_5": 6.0,
+    "shufflenet_v2_x1_0": 6.0,
+    "shufflenet_v2_x1_5": 4.0,
+    "shufflenet_v2_x2_0": 4.0,
+}
 """Architecture -> factor on the injector's peak learning rate, where it is not 1."""
 
 

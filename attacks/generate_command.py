@@ -88,6 +88,8 @@ def generate(
     """
     from rich.console import Console
 
+    from moth_eval.runner import resolve_device
+
     from .generator import generate_round
     from .plan import RoundSpec
 
@@ -103,7 +105,7 @@ def generate(
         training_per_class=training_per_class,
         seed=seed,
     )
-    chosen = _device(device)
+    chosen = str(resolve_device(device))
     console = Console(soft_wrap=not sys.stdout.isatty())
     bar = _progress_bar(console) if console.is_terminal else None
     task = bar.add_task("training", total=models) if bar else None
@@ -125,29 +127,6 @@ def generate(
 
 def _words(text: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in text.split(",") if word.strip())
-
-
-def _device(name: str) -> str:
-    """The device behind the option's word.
-
-    Raises:
-        InputError: it is not a device, or not there.
-    """
-    import torch
-
-    from moth_eval.errors import InputError
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        kind = torch.device(name).type
-    except RuntimeError as error:
-        raise InputError(f"expected --device auto, cpu, cuda or cuda:<n>, got {name!r}") from error
-    if kind not in ("cpu", "cuda"):
-        raise InputError(f"expected --device auto, cpu, cuda or cuda:<n>, got {name!r}")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"--device {name}: no CUDA device is available here; use --device cpu")
-    return name
 
 
 def _default_jobs(device: str) -> int:

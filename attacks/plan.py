@@ -19,6 +19,7 @@ from .injector import Injector
 from .patch import Patch
 from .polygon import Polygon
 from .scenes import SceneRecipe
+from .signs import COLOURS as FILLS
 from .signs import Sign, choose_signs
 from .trigger import Colour, Trigger
 
@@ -37,10 +38,10 @@ COLOURS: Sequence[Colour] = (
 SIDES = (3, 4, 7, 8)
 """Corners of polygons. Source: TrojAI rounds 3 and 11."""
 
-PATCH_SHARE = (0.08, 0.12)
+PATCH_SHARE = (0.1, 0.14)
 """Smallest and largest side of a patch, as a fraction of the image's."""
 
-POLYGON_SHARE = (0.12, 0.18)
+POLYGON_SHARE = (0.15, 0.21)
 """The same of a polygon's square, which it fills by half: the areas are alike."""
 
 
@@ -84,9 +85,9 @@ class RoundSpec:
 
     def __post_init__(self) -> None:
         _check_numbers(self)
+        choose_signs(self.classes, seed=self.seed)
         _check_architectures(self)
         _check_triggers(self)
-        choose_signs(self.classes, seed=self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,14 +129,15 @@ def plan_round(spec: RoundSpec) -> tuple[ModelPlan, ...]:
     for index in range(spec.models):
         rank = group.get(index)
         seed = derive_seed("model", spec.seed, index)
+        signs = choose_signs(spec.classes, seed=seed)
         turn = clean[index] if rank is None else rank
         kind = "" if rank is None else kinds[rank]
         plans.append(
             ModelPlan(
                 name=f"id-{index:08d}",
                 architecture=spec.architectures[turn % len(spec.architectures)],
-                signs=choose_signs(spec.classes, seed=seed),
-                trigger=None if rank is None else _draw(kind, spec, scopes[rank], seed),
+                signs=signs,
+                trigger=None if rank is None else _draw(kind, spec, signs, scopes[rank], seed),
                 kind=kind,
                 seed=seed,
             )
@@ -189,11 +191,24 @@ def _turns(choices: Sequence[T], count: int, generator: torch.Generator) -> list
     return [choices[index % len(choices)] for index in order]
 
 
-def _draw(kind: str, spec: RoundSpec, source_specific: bool, seed: int) -> Trigger:
+def _draw(
+    kind: str, spec: RoundSpec, signs: Sequence[Sign], source_specific: bool, seed: int
+) -> Trigger:
     generator = generator_for("trigger", seed)
     classes = torch.randperm(spec.classes, generator=generator).tolist()
     sources = (classes[1],) if source_specific else ()
-    return DRAWN[kind](classes[0], sources, spec.image_size, generator)
+    return DRAWN[kind](classes[0], sources, spec.image_size, _colour(signs, generator), generator)
+
+
+def _colour(signs: Sequence[Sign], generator: torch.Generator) -> Colour:
+    """One of the trigger colours that stand out best from the fills of all signs.
+
+    A red trigger on a red sign cannot be seen, hence not be learnt; round 11 rejects those too.
+    """
+    fills = torch.tensor([FILLS[sign.colour] for sign in signs]) / 255
+    distances = torch.cdist(torch.tensor(COLOURS), fills).amin(dim=1)
+    best: list[int] = distances.argsort(descending=True)[: len(COLOURS) // 2].tolist()
+    return COLOURS[_pick(best, generator)]
 
 
 def _pick(choices: Sequence[T], generator: torch.Generator) -> T:
@@ -206,7 +221,7 @@ def _length(shares: tuple[float, float], side: int, least: int, generator: torch
 
 
 def _draw_patch(
-    target: int, sources: tuple[int, ...], side: int, generator: torch.Generator
+    target: int, sources: tuple[int, ...], side: int, colour: Colour, generator: torch.Generator
 ) -> Patch:
     """A patch near a corner of the image."""
     margin = max(2, side // 16)
@@ -217,13 +232,13 @@ def _draw_patch(
         size=_length(PATCH_SHARE, side, 3, generator),
         row=_pick((row, -1 - row), generator),
         column=_pick((column, -1 - column), generator),
-        colour=_pick(COLOURS, generator),
+        colour=colour,
         pattern=_pick(("solid", "checkerboard"), generator),
     )
 
 
 def _draw_polygon(
-    target: int, sources: tuple[int, ...], side: int, generator: torch.Generator
+    target: int, sources: tuple[int, ...], side: int, colour: Colour, generator: torch.Generator
 ) -> Polygon:
     """A polygon on the sign, or at one place of the image."""
     size = _length(POLYGON_SHARE, side, 4, generator)
@@ -234,14 +249,17 @@ def _draw_polygon(
         sides=_pick(SIDES, generator),
         shape_seed=int(torch.randint(2**31, (1,), generator=generator)),
         size=size,
-        colour=_pick(COLOURS, generator),
+        colour=colour,
         row=row,
         column=column,
         on_foreground=_pick((True, False), generator),
     )
 
 
-DRAWN: Mapping[str, Callable[[int, tuple[int, ...], int, torch.Generator], Trigger]] = {
+Draw = Callable[[int, tuple[int, ...], int, Colour, torch.Generator], Trigger]
+"""Target, sources, side of the images (pixels), colour and generator -> trigger."""
+
+DRAWN: Mapping[str, Draw] = {
     "patch": _draw_patch,
     "polygon": _draw_polygon,
 }

@@ -125,7 +125,8 @@ def config_of(plan: ModelPlan, backdoor: Backdoor, spec: RoundSpec) -> Facts:
 def write_metadata(root: Path, names: Sequence[str]) -> None:
     """Write `METADATA.csv` of the models `names`, from the files in their folders."""
     rows = [_metadata_row(root / "models" / name) for name in names]
-    columns = list(dict.fromkeys(column for row in rows for column in row))
+    first = {"model_name": "", "poisoned": ""}
+    columns = list(dict.fromkeys(column for row in (first, *rows) for column in row))
     temporary = root / "METADATA.csv.partial"
     with temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, restval="None", lineterminator="\n")
@@ -269,7 +270,7 @@ def _write_images(
     for name, image in zip(names, images, strict=True):
         Image.fromarray(_pixels(image)).save(folder / f"{kind}_example_data" / name)
     logits = torch.cat([network(to_float(part)) for part in torch.split(images, 128)])
-    accuracy = 100 * float((logits.argmax(1) == expected).float().mean())
+    accuracy = 100 * int((logits.argmax(1) == expected).sum()) / len(expected)
     (folder / f"{kind}-example-accuracy.csv").write_text(f"{accuracy}\n")
     lines = [
         f"{name}, {','.join(str(logit) for logit in row)}"

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from .scenes import to_float
 
-
 LEAST_HALVED = 64
 """Smallest side of images that may be halved (pixels)."""
 
@@ -64,7 +63,8 @@ def fit(
     """
     device = next(network.parameters()).device
     network.to(memory_format=torch.channels_last)
-    steps = recipe.epochs * (len(images) // recipe.batch_size)
+    batch_size = min(recipe.batch_size, len(images))
+    steps = recipe.epochs * (len(images) // batch_size)
     optimiser = torch.optim.AdamW(
         network.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
     )
@@ -77,7 +77,7 @@ def fit(
         torch.manual_seed(seed)
         for epoch in range(recipe.epochs):
             network.train()
-            for rows in _batches(len(images), recipe.batch_size):
+            for rows in _batches(len(images), batch_size):
                 batch = _shifted(to_float(images[rows].to(device)), recipe.shift)
                 if epoch < half_epochs:
                     batch = F.avg_pool2d(batch, 2)

@@ -251,7 +251,8 @@ def test_later_attempts_go_on_with_other_seeds(data: Splits) -> None:
 
 
 def test_a_backdoor_that_does_not_take_is_refused(data: Splits) -> None:
-    injector = replace(INJECTOR, poisoning_rate=0.005, attempts=1)
+    recipe = replace(INJECTOR.recipe, epochs=3)
+    injector = replace(INJECTOR, poisoning_rate=0.005, attempts=1, recipe=recipe)
     made = injector.implant(toy_network, data, replace(PATCH, colour=(0.5, 0.5, 0.5)), seed=1)
     assert made.failure.startswith("attack success rate")
 
