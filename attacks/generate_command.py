@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @click.option("--image-size", default=64, show_default=True, help="Side of the images in pixels.")
 @click.option(
     "--arch",
-    default="resnet18,mobilenet_v2",
+    default="resnet18,googlenet",
     show_default=True,
     help="torchvision architectures, separated by commas; they take turns.",
 )
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     "--examples-per-class", default=20, show_default=True, help="Clean images left with a model."
 )
 @click.option(
-    "--training-per-class", default=400, show_default=True, help="Images a model is trained on."
+    "--training-per-class", default=300, show_default=True, help="Images a model is trained on."
 )
 @click.option("--seed", default=0, show_default=True, help="Equal seeds make equal rounds.")
 @click.option(

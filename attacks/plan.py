@@ -71,12 +71,12 @@ class RoundSpec:
     models: int
     classes: int = 5
     image_size: int = 64
-    architectures: tuple[str, ...] = ("resnet18", "mobilenet_v2")
+    architectures: tuple[str, ...] = ("resnet18", "googlenet")
     poisoned_share: float = 0.5
     triggers: tuple[str, ...] = ("polygon", "patch")
     source_specific_share: float = 0.5
     examples_per_class: int = 20
-    training_per_class: int = 400
+    training_per_class: int = 300
     validation_per_class: int = 100
     test_per_class: int = 200
     seed: int = 0

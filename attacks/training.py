@@ -33,7 +33,7 @@ class Recipe:
     progressive resizing of DAWNBench entries. The figures were found by trial on 32 and 64 pixels.
     """
 
-    epochs: int = 6
+    epochs: int = 5
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2
     batch_size: int = 32
