@@ -20,11 +20,11 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     ),
     "generate": (
         "attacks.generate_command:generate",
-        "Make a round of clean and backdoored models to try things on.",
+        "Train clean and backdoored classifiers of drawn traffic signs, from scratch.",
     ),
     "report": (
         "reports.report_command:report",
-        "Rebuild every table, figure and page of a run folder.",
+        "Rebuild every table, figure and page of the run folder RUN.",
     ),
     "demo": (
         "benchmarks.demo_command:demo",
@@ -47,9 +47,7 @@ class LazyGroup(click.Group):
         """The command behind a word; only its name and help when merely listed."""
         if cmd_name not in COMMANDS:
             return None
-        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
-        command: click.Command = getattr(import_module(module), attribute)
-        return command
+        return load_command(cmd_name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the table of commands without importing any of them."""
@@ -64,6 +62,13 @@ class LazyGroup(click.Group):
         except MothError as error:
             click.echo(f"moth-eval: {error}", err=True)
             ctx.exit(error.exit_code)
+
+
+def load_command(word: str) -> click.Command:
+    """The command behind a word of the table; the one way from room to room without an import."""
+    module, _, attribute = COMMANDS[word][0].partition(":")
+    command: click.Command = getattr(import_module(module), attribute)
+    return command
 
 
 def check_rooms() -> None:

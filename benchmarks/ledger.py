@@ -1,0 +1,61 @@
+"""The append-only record of a run: one file per writer, every line on disk before work goes on."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from pathlib import Path
+from types import TracebackType
+
+from moth_eval.records import LEDGER, LedgerLine, ScanRecord, encode
+
+from .tasks import Task
+
+
+class LedgerWriter:
+    """Appends to a ledger file of its own; never touches what another writer left."""
+
+    def __init__(self, run: Path) -> None:
+        """Open a new file in the run folder's ledger; its name sorts after all earlier ones."""
+        folder = run / LEDGER
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f"{time.time_ns():020d}-{os.getpid()}-{uuid.uuid4().hex[:8]}.jsonl"
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL
+        self._file = os.open(folder / name, flags, 0o644)
+
+    def __enter__(self) -> LedgerWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        os.close(self._file)
+
+    def start(self, task: Task) -> None:
+        """Note that a task has been handed out."""
+        self._append(
+            LedgerLine(event="start", key=task.key, model=task.model.name, scanner=task.scanner)
+        )
+
+    def end(self, record: ScanRecord) -> None:
+        """Note a task's result; once this returns it survives a power cut."""
+        self._append(
+            LedgerLine(
+                event="end",
+                key=record.key,
+                model=record.model,
+                scanner=record.scanner,
+                record=record,
+            )
+        )
+
+    def _append(self, line: LedgerLine) -> None:
+        content = encode(line)
+        written = os.write(self._file, content)
+        if written != len(content):
+            raise OSError(f"the disk took {written} of {len(content)} bytes of a ledger line")
+        os.fsync(self._file)

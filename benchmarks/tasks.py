@@ -1,0 +1,243 @@
+"""One model x scanner: what it is, and how it is carried out in a process of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from moth_eval import __version__
+from moth_eval.errors import InputError, MothError, RefusedFile
+from moth_eval.loading.rounds import RoundModel
+from moth_eval.records import (
+    TRIGGERS,
+    RuleRecord,
+    ScanRecord,
+    TriggerRecord,
+    canonical,
+    write_whole,
+)
+
+if TYPE_CHECKING:
+    from moth_eval.loading.subjects import Opened
+    from moth_eval.scan import Scan, Trigger
+
+RESULT_VERSION = 1
+"""Raised when the same task would give another result than before."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What a worker needs: no ground truth among it.
+
+    Attributes:
+        model: where the model and its examples are.
+        sha256: hash of the model file; empty if there is none.
+        data_sha256: hash of the example images.
+        scanner: name in tables.
+        method: row of the scanners' table.
+        parameters: fields of the scanner.
+        seed: the run's seed.
+        device: where to compute.
+        architecture: what `--arch` said, or empty.
+        models: the folder of models, from which no code is imported.
+        run: the run folder.
+        threads: CPU threads of the worker.
+    """
+
+    model: RoundModel
+    sha256: str
+    data_sha256: str
+    scanner: str
+    method: str
+    parameters: dict[str, Any]
+    seed: int
+    device: str
+    architecture: str
+    models: Path
+    run: Path
+    threads: int
+
+    @property
+    def key(self) -> str:
+        """Hash of all that decides the result."""
+        parts = {
+            "version": RESULT_VERSION,
+            "package": __version__,
+            "model": self.sha256 or self.model.name,
+            "data": self.data_sha256,
+            "name": self.model.name,
+            "scanner": self.scanner,
+            "method": self.method,
+            "parameters": self.parameters,
+            "seed": self.seed,
+            "device": self.device.partition(":")[0],
+            "architecture": self.architecture,
+        }
+        return hashlib.sha256(canonical(parts).encode()).hexdigest()
+
+    def without_answer(self, status: str, reason: str, seconds: float = 0.0) -> ScanRecord:
+        """The record of a task that gave no score."""
+        return ScanRecord.model_validate(
+            {**self._identity(), "status": status, "reason": reason, "seconds": seconds}
+        )
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "key": self.key,
+            "model": self.model.name,
+            "scanner": self.scanner,
+            "sha256": self.sha256,
+            "architecture": self.model.architecture,
+            "num_classes": self.model.num_classes,
+            "seed": self.seed,
+            "device": self.device,
+        }
+
+
+def execute(task: Task) -> ScanRecord:
+    """The record of a task, carried out here and now; the inverted triggers are on disk before.
+
+    Bad files and failing scanners give a record that says so; nothing is raised for them.
+    """
+    import torch
+
+    from moth_eval.loading.architectures import ArchitectureSource
+    from moth_eval.loading.subjects import open_subject
+
+    try:
+        source = task.architecture and ArchitectureSource.parse(
+            task.architecture, forbidden=task.models
+        )
+        opened = open_subject(
+            task.model,
+            architecture=source or None,
+            device=torch.device(task.device),
+        )
+    except RefusedFile as error:
+        return task.without_answer("refused", str(error))
+    except MothError as error:
+        return task.without_answer("failed", str(error))
+    return _scanned(task, opened)
+
+
+def _scanned(task: Task, opened: Opened) -> ScanRecord:
+    from moth_eval.plugins import resolve
+    from moth_eval.runner import run_scan
+    from moth_eval.scan import Scanner
+    from scanners import ENTRY_POINTS, SCANNERS
+
+    scanner = resolve(task.method, SCANNERS, ENTRY_POINTS)(**task.parameters)
+    assert isinstance(scanner, Scanner)  # noqa: S101 - checked when the run was planned
+    scan = run_scan(scanner, opened.subject, name=task.scanner, seed=task.seed)
+    file, digest = _save_triggers(task, scan.triggers)
+    return _record(task, opened, scan, file, digest)
+
+
+def _record(task: Task, opened: Opened, scan: Scan, file: str, digest: str) -> ScanRecord:
+    subject = opened.subject
+    return ScanRecord.model_validate(
+        {
+            **task._identity(),
+            "status": scan.status.value,
+            "reason": scan.reason,
+            "score": scan.score,
+            "target": scan.target,
+            "source": scan.source,
+            "architecture": subject.architecture,
+            "num_classes": subject.num_classes,
+            "image_shape": subject.image_shape,
+            "clean_accuracy": subject.accuracy(),
+            "examples": len(subject.examples),
+            "normalisation": subject.preprocessing.name,
+            "normalisations_tried": dict(opened.tried),
+            "doubts": subject.doubts,
+            "rule": RuleRecord(**asdict(scan.rule)) if scan.rule else None,
+            "triggers": tuple(
+                TriggerRecord(
+                    target=t.target, source=t.source, size=t.size, asr=t.asr, valid=t.valid
+                )
+                for t in scan.triggers
+            ),
+            "triggers_file": file,
+            "triggers_sha256": digest,
+            "forward_passes": scan.cost.forward_passes,
+            "backward_passes": scan.cost.backward_passes,
+            "seconds": scan.cost.seconds,
+            "peak_memory_bytes": scan.cost.peak_memory_bytes,
+        }
+    )
+
+
+def _save_triggers(task: Task, triggers: tuple[Trigger, ...]) -> tuple[str, str]:
+    """Write the inverted triggers whole; their path relative to the run folder, and their hash."""
+    import numpy as np
+
+    if not triggers:
+        return "", ""
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer,
+        targets=np.array([t.target for t in triggers]),
+        sources=np.array([-1 if t.source is None else t.source for t in triggers]),
+        masks=np.stack([t.mask.numpy() for t in triggers]),
+        patterns=np.stack([t.pattern.numpy() for t in triggers]),
+        sizes=np.array([t.size for t in triggers]),
+        asrs=np.array([t.asr for t in triggers]),
+        valid=np.array([t.valid for t in triggers]),
+    )
+    name = f"{TRIGGERS}/{file_name(task.model.name)}--{file_name(task.scanner)}.npz"
+    write_whole(task.run / name, buffer.getvalue())
+    return name, hashlib.sha256(buffer.getvalue()).hexdigest()
+
+
+def file_name(text: str) -> str:
+    """A name that is safe as a file name: other characters become `_`, long ones are hashed."""
+    safe = "".join(c if c.isalnum() or c in "-_.=" else "_" for c in text).lstrip(".")
+    if safe == text and len(safe) <= 100:
+        return safe
+    return f"{safe[:80]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def parse_scanner(spec: str) -> tuple[str, dict[str, Any]]:
+    """The method and its parameters from `NAME` or `NAME:field=value,field=value`.
+
+    Raises:
+        InputError: no such scanner, no such field, or a value that the field does not take.
+    """
+    from moth_eval.plugins import resolve
+    from moth_eval.scan import Scanner
+    from scanners import ENTRY_POINTS, SCANNERS
+
+    method, _, rest = spec.partition(":")
+    factory = resolve(method, SCANNERS, ENTRY_POINTS)
+    defaults = factory()
+    if not isinstance(defaults, Scanner):
+        raise InputError(f"{method!r} is not a scanner: it has no scan(subject, generator=...)")
+    known = {f.name: getattr(defaults, f.name) for f in fields(defaults)}  # type: ignore[arg-type]
+    given = dict(_assignment(method, part, known) for part in rest.split(",") if part)
+    try:
+        factory(**given)
+    except (MothError, TypeError, ValueError) as error:
+        raise InputError(f"--scanner {spec}: {error}") from error
+    return method, {**known, **given}
+
+
+def _assignment(method: str, text: str, known: dict[str, Any]) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals or name not in known:
+        raise InputError(
+            f"scanner {method!r} has no parameter {name!r}: expected field=value with one of "
+            f"{', '.join(known)}"
+        )
+    default = known[name]
+    try:
+        if isinstance(default, bool):
+            return name, {"true": True, "false": False}[value.lower()]
+        return name, type(default)(value)
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"scanner {method!r}: {name} takes a {type(default).__name__}, got {value!r}"
+        ) from error

@@ -1,0 +1,290 @@
+"""The main study: every model of a round x every scanner, resumable, into a run folder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from moth_eval import __version__
+from moth_eval.errors import InputError, RunError
+from moth_eval.loading.rounds import Round, RoundModel, read_round
+from moth_eval.records import ModelEntry, RunFolder, RunManifest, ScanRecord
+
+from .ledger import LedgerWriter
+from .tasks import Task, parse_scanner
+from .workers import run_tasks
+
+DISTRIBUTIONS = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "pandas", "safetensors")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrojaiStudy:
+    """What to scan, with what, and how; the fields are the command's options.
+
+    Attributes:
+        models: folder of a round, folder of model files, or one model file.
+        run: folder for the results.
+        scanners: scanner specifications, `NAME` or `NAME:field=value,...`.
+        seed: decides everything random.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        jobs: models scanned at a time, each in a process of its own.
+        limit: only the first so many models; None: all.
+        timeout: seconds after which a scan is given up; None: never.
+        architecture: where networks come from whose files hold only weights (`--arch`).
+        examples: clean images for every model, if they do not lie with it.
+        ground_truth: where the answers are, if they do not lie with the models.
+        retry: whether tasks that failed or timed out are done again.
+        command: how the run was called, for the record.
+    """
+
+    models: Path
+    run: Path
+    scanners: tuple[str, ...] = ("nc",)
+    seed: int = 0
+    device: str = "auto"
+    jobs: int = 1
+    limit: int | None = None
+    timeout: float | None = None
+    architecture: str = ""
+    examples: Path | None = None
+    ground_truth: Path | None = None
+    retry: bool = False
+    command: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a study will do: all its tasks, and the records that are there already."""
+
+    round: Round
+    manifest: RunManifest
+    tasks: tuple[Task, ...]
+    finished: dict[str, ScanRecord]
+
+    @property
+    def open_tasks(self) -> list[Task]:
+        """The tasks without a record."""
+        return [task for task in self.tasks if task.key not in self.finished]
+
+
+def plan(study: TrojaiStudy) -> Plan:
+    """Read the round, check everything that can be checked at once, and write the manifest.
+
+    Raises:
+        InputError: an option or the folder of models is unusable; nothing was written.
+        RunError: the run folder holds another run.
+    """
+    from moth_eval.runner import resolve_device
+
+    if study.jobs < 1:
+        raise InputError(f"--jobs must be at least 1, got {study.jobs}")
+    found = read_round(study.models, examples=study.examples, ground_truth=study.ground_truth)
+    models = found.models[: study.limit]
+    methods = {spec: parse_scanner(spec) for spec in study.scanners}
+    _check_architecture(study)
+    device = str(resolve_device(study.device))
+    hashes = {model.name: _hashes(model) for model in models}
+    manifest = _manifest(study, found, models, methods, device, hashes)
+    folder = RunFolder(study.run)
+    if folder.exists:
+        manifest = _continued(folder, manifest)
+    tasks = tuple(
+        Task(
+            model=model,
+            sha256=hashes[model.name][0],
+            data_sha256=hashes[model.name][1],
+            scanner=spec,
+            method=method,
+            parameters=parameters,
+            seed=study.seed,
+            device=device,
+            architecture=study.architecture,
+            models=study.models.resolve(),
+            run=study.run.resolve(),
+            threads=max(1, (os.cpu_count() or 1) // study.jobs),
+        )
+        for model in models
+        for spec, (method, parameters) in methods.items()
+    )
+    folder.write_manifest(manifest)
+    records = folder.records()
+    again = ("failed", "timed-out") if study.retry else ()
+    finished = {
+        task.key: records[task.key]
+        for task in tasks
+        if task.key in records and records[task.key].status not in again
+    }
+    return Plan(round=found, manifest=manifest, tasks=tasks, finished=finished)
+
+
+def carry_out(
+    plan: Plan, study: TrojaiStudy, *, on_end: Callable[[ScanRecord], None]
+) -> dict[str, ScanRecord]:
+    """Do the open tasks of a plan; task key -> record of every task that has one in the end.
+
+    A `KeyboardInterrupt` (also for SIGTERM) passes through after the workers are gone; the run
+    folder then holds all that was finished, and the same study continues from there.
+
+    Args:
+        plan: from `plan`.
+        study: the same study.
+        on_end: called with every record as soon as it is on disk.
+    """
+    records = dict(plan.finished)
+    with LedgerWriter(study.run) as ledger, _terminable():
+        results = run_tasks(
+            plan.open_tasks, jobs=study.jobs, timeout=study.timeout, on_start=ledger.start
+        )
+        for record in results:
+            ledger.end(record)
+            records[record.key] = record
+            on_end(record)
+    return records
+
+
+def exit_code(plan: Plan, records: dict[str, ScanRecord]) -> int:
+    """0: nothing found; 1: a score above its published cut, or a refused file; 3: not all done.
+
+    A model without an answer (pending, failed, timed out, inconclusive) makes it 3: it must not
+    pass for a clean one.
+    """
+    statuses = [records[t.key].status if t.key in records else "pending" for t in plan.tasks]
+    if any(status in ("pending", "failed", "timed-out", "inconclusive") for status in statuses):
+        return 3
+    return int(any(is_finding(records[task.key]) for task in plan.tasks))
+
+
+def is_finding(record: ScanRecord) -> bool:
+    """Whether a record is something to look at: above the published cut, or refused."""
+    if record.status == "refused":
+        return True
+    rule, score = record.rule, record.score
+    return rule is not None and score is not None and score > rule.threshold
+
+
+def _manifest(
+    study: TrojaiStudy,
+    found: Round,
+    models: Sequence[RoundModel],
+    methods: dict[str, tuple[str, dict[str, Any]]],
+    device: str,
+    hashes: dict[str, tuple[str, str]],
+) -> RunManifest:
+    return RunManifest(
+        created=datetime.now(UTC).replace(microsecond=0),
+        command=study.command,
+        models=str(study.models.resolve()),
+        seed=study.seed,
+        device=device,
+        scanners={spec: {"method": m, **parameters} for spec, (m, parameters) in methods.items()},
+        versions=_versions(),
+        timeout_seconds=study.timeout,
+        entries=tuple(
+            ModelEntry(
+                name=model.name,
+                file=os.path.relpath(model.file, study.models),
+                sha256=hashes[model.name][0],
+                architecture=model.architecture,
+                truth=found.truth.get(model.name),
+            )
+            for model in models
+        ),
+    )
+
+
+def _continued(folder: RunFolder, new: RunManifest) -> RunManifest:
+    """The manifest of a run that goes on: the old one, with what the new call adds.
+
+    Raises:
+        RunError: the folder holds a run of other models, another seed or other parameters.
+    """
+    old = folder.manifest()
+    pairs: list[tuple[str, object, object]] = [
+        ("models", old.models, new.models),
+        ("seed", old.seed, new.seed),
+        ("device", old.device, new.device),
+    ]
+    shared = old.scanners.keys() & new.scanners.keys()
+    pairs += [(f"scanner {name}", old.scanners[name], new.scanners[name]) for name in shared]
+    for what, before, now in pairs:
+        if before != now:
+            raise RunError(
+                f"{folder.path} holds a run with {what} {before!r}, this one has {now!r}: "
+                "choose another --out, or repeat the earlier command to continue it"
+            )
+    entries = {entry.name: entry for entry in (*old.entries, *new.entries)}
+    return old.model_copy(
+        update={
+            "scanners": {**old.scanners, **new.scanners},
+            "entries": tuple(entries[name] for name in sorted(entries)),
+            "timeout_seconds": new.timeout_seconds,
+        }
+    )
+
+
+def _check_architecture(study: TrojaiStudy) -> None:
+    if study.architecture:
+        from moth_eval.loading.architectures import ArchitectureSource
+
+        ArchitectureSource.parse(study.architecture, forbidden=study.models.resolve())
+
+
+def _hashes(model: RoundModel) -> tuple[str, str]:
+    """Hash of the model file and of its example images; empty where there are none."""
+    from moth_eval.loading.files import sha256_of
+
+    weights = sha256_of(model.file) if model.file.is_file() else ""
+    if model.examples is None:
+        return weights, ""
+    if model.examples.is_file():
+        return weights, sha256_of(model.examples)
+    files = sorted(path for path in model.examples.rglob("*") if path.is_file())
+    lines = [f"{path.relative_to(model.examples)} {sha256_of(path)}" for path in files]
+    return weights, hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _versions() -> dict[str, str]:
+    found = {
+        "moth-eval": __version__,
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+    }
+    for name in DISTRIBUTIONS:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed as a distribution"
+    return found
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Make SIGTERM end the run as Ctrl-C does, as far as this thread may say so."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not the main thread: signals are somebody else's business
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def called_as() -> tuple[str, ...]:
+    """The command line of this process, for the record."""
+    return (Path(sys.argv[0]).name, *sys.argv[1:])

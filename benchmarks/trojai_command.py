@@ -1,0 +1,170 @@
+"""`moth-eval trojai`: scan a folder of models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from moth_eval.records import ScanRecord
+
+    from .trojai import Plan, TrojaiStudy
+
+
+@click.command()
+@click.option(
+    "--models",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Folder of a TrojAI round, folder of model files, or one model file.",
+)
+@click.option(
+    "--scanner",
+    "scanners",
+    multiple=True,
+    default=("nc",),
+    show_default=True,
+    metavar="NAME[:FIELD=VALUE,...]",
+    help="Scanner to run; may be given again.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Run folder.  [default: runs/trojai-NAME-OF-MODELS-FOLDER]",
+)
+@click.option(
+    "--arch",
+    "architecture",
+    default="",
+    help="Network of files that hold only weights: a torchvision name, "
+    "package.module:factory or package.module (your own, trusted code).",
+)
+@click.option(
+    "--examples",
+    type=click.Path(path_type=Path),
+    help="Clean images for all models: a folder, or an .npz with images and labels.",
+)
+@click.option(
+    "--ground-truth",
+    type=click.Path(path_type=Path),
+    help="The answers, if they do not lie with the models: a tree of ground_truth.csv "
+    "or a CSV with model_name and poisoned.",
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option(
+    "--jobs",
+    default=1,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Models scanned at a time.",
+)
+@click.option("--seed", default=0, show_default=True, help="Decides everything random.")
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first so many models.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Seconds after which a scan is given up.",
+)
+@click.option(
+    "--retry-failed", "retry", is_flag=True, help="Do tasks again that failed or timed out."
+)
+@click.pass_context
+def trojai(
+    ctx: click.Context,
+    models: Path,
+    scanners: tuple[str, ...],
+    out: Path | None,
+    architecture: str,
+    examples: Path | None,
+    ground_truth: Path | None,
+    device: str,
+    jobs: int,
+    seed: int,
+    limit: int | None,
+    timeout: float | None,
+    retry: bool,
+) -> None:
+    """Scan a folder of models; leave scores, ROC and a report.
+
+    The same command again continues a run that was stopped. Exit codes: 0 nothing found,
+    1 something found, 2 usage or input error, 3 run incomplete or models without an answer.
+    """
+    from .trojai import TrojaiStudy, called_as
+
+    admit_own_code(architecture)
+    study = TrojaiStudy(
+        models=models,
+        run=out or Path("runs") / f"trojai-{models.resolve().name}",
+        scanners=scanners,
+        seed=seed,
+        device=device,
+        jobs=jobs,
+        limit=limit,
+        timeout=timeout,
+        architecture=architecture,
+        examples=examples,
+        ground_truth=ground_truth,
+        retry=retry,
+        command=called_as(),
+    )
+    ctx.exit(run_study(ctx, study))
+
+
+def run_study(ctx: click.Context, study: TrojaiStudy) -> int:
+    """Plan, carry out and report a study; the exit code."""
+    from .trojai import exit_code, plan
+
+    planned = plan(study)
+    for note in planned.round.notes:
+        click.echo(f"note: {note}", err=True)
+    try:
+        records = _carry_out(planned, study)
+    except KeyboardInterrupt:
+        click.echo(
+            f"moth-eval: stopped; {study.run} holds what was finished, the same command continues",
+            err=True,
+        )
+        return 3
+    write_reports(ctx, study.run)
+    return exit_code(planned, records)
+
+
+def write_reports(ctx: click.Context, run: Path) -> None:
+    """Build the reports of a run and print its table, by way of the front door."""
+    from moth_eval.cli import load_command
+
+    ctx.invoke(load_command("report"), run=run, as_json=False)
+
+
+def admit_own_code(architecture: str) -> None:
+    """Let `--arch` find modules in the folder that the command was called in, after all others."""
+    import sys
+
+    here = str(Path.cwd())
+    if architecture and here not in sys.path:
+        sys.path.append(here)
+
+
+def _carry_out(planned: Plan, study: TrojaiStudy) -> dict[str, ScanRecord]:
+    from rich.console import Console
+
+    from .progress import ProgressReporter
+    from .trojai import carry_out
+
+    total, done = len(planned.tasks), len(planned.finished)
+    if done:
+        click.echo(f"continuing {study.run}: {done} of {total} tasks are done", err=True)
+    with ProgressReporter(Console(stderr=True), "scanning", total, done) as reporter:
+        return carry_out(planned, study, on_end=lambda record: reporter.advance(_line(record)))
+
+
+def _line(record: ScanRecord) -> str:
+    """One line about a finished task."""
+    if record.score is None:
+        return f"{record.model}  {record.scanner}  {record.status}: {record.reason}"
+    return (
+        f"{record.model}  {record.scanner}  score {record.score:.2f}, suspected target "
+        f"{record.target}  ({record.seconds:.0f} s)"
+    )

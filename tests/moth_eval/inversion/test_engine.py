@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from moth_eval.errors import ScanError
+from moth_eval.inversion.engine import invert, success_rate
+from moth_eval.inversion.frozen import FrozenNetwork, fold_batch_norm, freeze
+from moth_eval.inversion.objective import MaskAndPattern
+from moth_eval.inversion.problems import Problem, pair_problems, universal_problems
+from moth_eval.inversion.schedule import Schedule
+from moth_eval.subject import Subject
+from tests.support.subjects import PATCH, prototype_subject
+
+SCHEDULE = Schedule(steps=200, batch_size=16, initial_cost=1e-2, patience=3, up=1.3, check_every=20)
+
+
+@pytest.fixture
+def subject() -> Subject:
+    return prototype_subject(target=2)
+
+
+def problems(subject: Subject) -> list[Problem]:
+    return universal_problems(subject.examples.labels, range(5), [10, 11, 12, 13, 14])
+
+
+def test_the_planted_trigger_is_found_where_it_is_and_is_the_smallest(subject: Subject) -> None:
+    found = invert(FrozenNetwork(subject), subject.examples.images, problems(subject), SCHEDULE)
+    assert all(result.valid for result in found)
+    assert min(found, key=lambda r: r.size).problem.target == 2
+    inside = found[2].mask[0, PATCH, PATCH].sum()
+    assert inside > 0.8 * found[2].mask.sum()
+    assert found[2].size < 0.3 * min(r.size for r in found if r.problem.target != 2)
+
+
+def test_the_reported_success_rate_is_that_of_the_returned_trigger(subject: Subject) -> None:
+    images = subject.examples.images
+    for result in invert(FrozenNetwork(subject), images, problems(subject), SCHEDULE):
+        stamped = torch.lerp(images[result.problem.images], result.pattern, result.mask)
+        hits = subject.logits(stamped).argmax(1) == result.problem.target
+        assert result.asr == pytest.approx(hits.float().mean().item(), abs=1e-6)
+        assert result.size == pytest.approx(result.mask.sum().item(), rel=1e-5)
+
+
+def test_a_row_of_a_batch_equals_the_same_problem_alone(subject: Subject) -> None:
+    schedule = replace(SCHEDULE, steps=60)
+    together = invert(FrozenNetwork(subject), subject.examples.images, problems(subject), schedule)
+    for index, problem in enumerate(problems(subject)):
+        network = FrozenNetwork(subject)
+        [alone] = invert(network, subject.examples.images, [problem], schedule)
+        torch.testing.assert_close(alone.mask, together[index].mask, atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(alone.pattern, together[index].pattern, atol=1e-4, rtol=1e-3)
+        assert (alone.valid, alone.steps) == (together[index].valid, together[index].steps)
+
+
+def test_rows_that_wait_for_a_place_come_out_as_if_they_had_not(subject: Subject) -> None:
+    schedule = replace(SCHEDULE, steps=60)
+    images = subject.examples.images
+    wide = invert(FrozenNetwork(subject), images, problems(subject), schedule)
+    narrow = invert(FrozenNetwork(subject), images, problems(subject), schedule, window=2)
+    for one, other in zip(wide, narrow, strict=True):
+        assert one.problem == other.problem
+        torch.testing.assert_close(one.mask, other.mask, atol=1e-4, rtol=1e-3)
+
+
+def test_small_passes_give_the_same_gradient_as_one_large_one(subject: Subject) -> None:
+    images, targets = subject.examples.images, subject.examples.labels.flip(0)
+    large, hits = FrozenNetwork(subject, images_at_once=64).input_gradient(images, targets)
+    small, same = FrozenNetwork(subject, images_at_once=7).input_gradient(images, targets)
+    torch.testing.assert_close(large, small)
+    assert torch.equal(hits, same)
+
+
+def test_a_problem_without_a_solution_is_marked_invalid(subject: Subject) -> None:
+    class Stubborn(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return torch.nn.functional.pad(images.mean((1, 2, 3))[:, None], (1, 3), value=-9.0)
+
+    stubborn = replace(subject, module=Stubborn().eval())
+    [result] = invert(
+        FrozenNetwork(stubborn), subject.examples.images, problems(subject)[:1],
+        replace(SCHEDULE, steps=40),
+    )  # fmt: skip
+    assert not result.valid
+    assert result.asr == 0
+
+
+def test_rows_stop_when_their_trigger_stops_shrinking(subject: Subject) -> None:
+    schedule = replace(SCHEDULE, steps=2000, stop_patience=2, stop_tolerance=0.05)
+    found = invert(FrozenNetwork(subject), subject.examples.images, problems(subject), schedule)
+    assert all(result.valid and result.steps < 2000 for result in found)
+    assert len({result.steps for result in found}) > 1
+
+
+def test_nothing_of_the_subject_changes(subject: Subject) -> None:
+    before = {k: v.clone() for k, v in subject.module.state_dict().items()}
+    images = subject.examples.images.clone()
+    state = torch.get_rng_state()
+    invert(
+        FrozenNetwork(subject), subject.examples.images, problems(subject),
+        replace(SCHEDULE, steps=20),
+    )  # fmt: skip
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(images, subject.examples.images)
+    assert all(torch.equal(before[k], v) for k, v in subject.module.state_dict().items())
+    assert all(p.requires_grad and p.grad is None for p in subject.module.parameters())
+
+
+def test_batch_norm_is_folded_exactly_up_to_rounding() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.Conv2d(8, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+    )  # fmt: skip
+    network(torch.randn(64, 3, 12, 12))
+    images = torch.randn(8, 3, 12, 12)
+    expected = network.eval()(images)
+    folded, count = freeze(network)
+    assert count == 2
+    assert not [m for m in folded.modules() if isinstance(m, nn.BatchNorm2d)]
+    torch.testing.assert_close(folded(images), expected)
+    assert not any(p.requires_grad for p in folded.parameters())
+
+
+def test_a_convolution_that_is_used_twice_is_not_folded() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.bn = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+
+        def forward(self, images: Tensor) -> Tensor:
+            out: Tensor = self.bn(self.conv(self.conv(images)))
+            return out
+
+    _, count = fold_batch_norm(Twice().eval())
+    assert count == 0
+
+
+def test_a_network_that_cannot_be_traced_is_used_as_it_is() -> None:
+    class Branching(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return images if images.sum() > 0 else -images
+
+    network = Branching()
+    assert fold_batch_norm(network) == (network, 0)
+
+
+def test_success_rate_counts_every_image_once(subject: Subject) -> None:
+    problem = problems(subject)[0]
+    objective = MaskAndPattern()
+    nothing = (torch.full((1, 1, 12, 12), -20.0), torch.zeros((1, 3, 12, 12)))
+    network = FrozenNetwork(subject, images_at_once=7)
+    assert success_rate(network, subject.examples.images, problem, objective, nothing) == 0
+    assert network.forward_passes == len(problem.images)
+
+
+def test_pair_problems_use_the_source_class_only(subject: Subject) -> None:
+    labels = subject.examples.labels
+    [problem] = pair_problems(labels, [(3, 1)], [0])
+    assert set(labels[problem.images].tolist()) == {3}
+    assert (problem.source, problem.target) == (3, 1)
+
+
+def test_a_problem_without_images_is_refused() -> None:
+    with pytest.raises(ScanError, match="target 1: expected at least one image"):
+        Problem(target=1, images=torch.zeros(0, dtype=torch.int64), seed=0)
+
+
+@pytest.mark.parametrize("field", ["steps", "batch_size", "check_every", "steps_per_move"])
+def test_a_schedule_without_steps_is_refused(field: str) -> None:
+    with pytest.raises(ScanError, match="must be at least 1"):
+        replace(SCHEDULE, **{field: 0})

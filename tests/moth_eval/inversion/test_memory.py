@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from moth_eval.inversion import memory
+
+CPU = torch.device("cpu")
+
+
+def test_saved_bytes_count_each_activation_once() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Flatten())
+    found = memory.saved_bytes_per_image(network, (3, 8, 8), CPU)
+    assert 4 * 16 * 64 <= found <= 3 * 4 * 16 * 64
+
+
+def test_images_per_pass_is_a_power_of_two_within_its_bounds() -> None:
+    assert memory.images_per_pass(1, CPU) == memory.CPU_IMAGES
+    assert memory.images_per_pass(memory.CPU_SHARE_BYTES, CPU) == 1
+    assert memory.images_per_pass(memory.CPU_SHARE_BYTES // 100, CPU) == 32
+
+
+def test_little_free_memory_makes_passes_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available_bytes", lambda: 64 << 20)
+    assert memory.images_per_pass(1 << 20, CPU) == 8
+
+
+def test_available_memory_is_less_than_all_of_it() -> None:
+    assert 1 << 20 < memory.available_bytes() < 1 << 50

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from moth_eval.errors import ScanError
+from moth_eval.inversion.problems import Inversion, Problem
+from moth_eval.runner import run_scan
+from moth_eval.scan import Scan, Status
+from scanners.anomaly import anomaly_indices
+from scanners.neural_cleanse import FAST, PAPER, NeuralCleanse
+from tests.support.subjects import prototype_subject
+
+
+def inversion(target: int, size: float, *, valid: bool = True) -> Inversion:
+    mask = torch.zeros((1, 20, 20))
+    problem = Problem(target=target, images=torch.arange(3), seed=target)
+    return Inversion(
+        problem=problem, mask=mask, pattern=torch.zeros((3, 20, 20)), size=size,
+        asr=1.0 if valid else 0.5, valid=valid, steps=1,
+    )  # fmt: skip
+
+
+def judged(*sizes: float | None) -> Scan:
+    found = [inversion(t, s or 0.1, valid=s is not None) for t, s in enumerate(sizes)]
+    return NeuralCleanse().judge(found, (3, 20, 20))
+
+
+def test_a_planted_backdoor_scores_far_above_a_clean_twin_and_names_its_target() -> None:
+    scans = [
+        run_scan(NeuralCleanse(), prototype_subject(target=target), name="nc", seed=0)
+        for target in (None, 2)
+    ]
+    clean, backdoored = (scan.score for scan in scans)
+    assert clean is not None
+    assert backdoored is not None
+    assert backdoored > 3 * clean
+    assert scans[1].target == 2
+    assert scans[1].smallest is not None
+    assert scans[1].smallest.size < 9
+
+
+def test_the_score_is_the_anomaly_index_of_the_smallest_trigger() -> None:
+    scan = judged(40, 11, 52, 47, 60)
+    assert scan.target == 1
+    assert scan.score == pytest.approx(anomaly_indices(np.array([40.0, 11, 52, 47, 60])).max())
+
+
+def test_an_invalid_trigger_is_never_the_small_one() -> None:
+    scan = judged(None, 41, 52, 47, 60)
+    assert scan.target == 1
+    assert scan.score == pytest.approx(anomaly_indices(np.array([400.0, 41, 52, 47, 60])).max())
+
+
+def test_without_a_valid_trigger_there_is_no_score() -> None:
+    scan = judged(None, None, None, None, None)
+    assert (scan.status, scan.score) == (Status.INCONCLUSIVE, None)
+    assert "no trigger reached a success rate of 0.99" in scan.reason
+
+
+def test_a_single_valid_trigger_gives_a_finite_score() -> None:
+    scan = judged(None, None, 20, None, None)
+    assert scan.score is not None
+    assert np.isfinite(scan.score)
+    assert scan.target == 2
+
+
+def test_the_published_cut_comes_with_its_false_alarm_rate_for_these_classes() -> None:
+    rule = judged(40, 11, 52, 47, 60).rule
+    assert rule is not None
+    assert rule.threshold == 2.0
+    assert rule.false_alarm_rate == pytest.approx(0.275, abs=0.015)
+    assert "5 independent normal trigger sizes" in rule.source
+
+
+def test_label_specific_triggers_are_inverted_for_every_ordered_pair() -> None:
+    subject = prototype_subject(classes=3, target=2, per_class=6)
+    scan = run_scan(NeuralCleanse(label_specific=True), subject, name="nc", seed=0)
+    pairs = {(t.source, t.target) for t in scan.triggers}
+    assert pairs == {(a, b) for a in range(3) for b in range(3) if a != b}
+    assert scan.target == 2
+    assert scan.source in (0, 1)
+
+
+def test_images_of_the_target_class_are_not_counted_as_flipped() -> None:
+    subject = prototype_subject(classes=3, per_class=6)
+    scan = run_scan(NeuralCleanse(success_rate=0.01), subject, name="nc", seed=0)
+    images, labels = subject.examples.images, subject.examples.labels
+    for trigger in scan.triggers:
+        others = images[labels != trigger.target]
+        hits = subject.logits(torch.lerp(others, trigger.pattern, trigger.mask)).argmax(1)
+        expected = (hits == trigger.target).float().mean().item()
+        assert trigger.asr == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_result_does_not_depend_on_unused_images_order_of_scans_or_global_state() -> None:
+    subject = prototype_subject(target=1)
+    one = run_scan(NeuralCleanse(), subject, name="nc", seed=3)
+    torch.manual_seed(99)
+    other = run_scan(NeuralCleanse(), subject, name="nc", seed=3)
+    assert one.score == other.score
+    assert run_scan(NeuralCleanse(), subject, name="nc", seed=4).score != one.score
+
+
+def test_two_classes_are_too_few() -> None:
+    with pytest.raises(ScanError, match="at least 3 classes to compare, got 2"):
+        NeuralCleanse().scan(prototype_subject(classes=2), generator=torch.Generator())
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [("preset", "slow", "preset must be one of fast, paper"), ("max_images", 0, "at least 1")],
+)
+def test_bad_parameters_are_refused(field: str, value: object, message: str) -> None:
+    with pytest.raises(ScanError, match=message):
+        replace(NeuralCleanse(), **{field: value})
+
+
+def test_the_published_schedule_moves_its_cost_once_per_pass() -> None:
+    assert (PAPER.steps, PAPER.steps_per_move, PAPER.up, PAPER.patience) == (31_000, 31, 2.0, 5)
+    assert FAST.steps_per_move == 1
+    assert FAST.steps < PAPER.steps / 50
