@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from moth_eval.cli import main
+
+
+def run(*words: str) -> Result:
+    return CliRunner().invoke(main, ["generate", *words])
+
+
+def test_an_unknown_architecture_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    result = run("--out", str(tmp_path / "round"), "--models", "2", "--arch", "resnet19")
+    assert result.exit_code == 2
+    assert result.output == (
+        "moth-eval: unknown architecture 'resnet19': expected a torchvision classification "
+        "network, such as resnet18, mobilenet_v2 or shufflenet_v2_x1_0\n"
+    )
+    assert not (tmp_path / "round").exists()
+
+
+def test_an_unknown_device_is_exit_code_2(tmp_path: Path) -> None:
+    result = run("--out", str(tmp_path / "round"), "--models", "2", "--device", "abacus")
+    assert result.exit_code == 2
+    assert "device 'abacus' cannot be used here" in result.output
+    assert not (tmp_path / "round").exists()
+
+
+def test_models_that_do_not_learn_are_named_and_exit_code_3(tmp_path: Path) -> None:
+    result = run(
+        "--out", str(tmp_path / "round"), "--models", "1", "--image-size", "32", "--classes", "3",
+        "--arch", "squeezenet1_1", "--poisoned-share", "0", "--training-per-class", "1",
+        "--jobs", "1", "--device", "cpu",
+    )  # fmt: skip
+    assert result.exit_code == 3
+    lines = result.output.splitlines()
+    assert lines[0].startswith("id-00000000  squeezenet1_1  clean: clean accuracy ")
+    assert "FAILED: clean accuracy 0." in lines[0]
+    assert lines[-1] == (
+        "1 of 1 models did not pass and are left out: id-00000000. Repeat the command to try "
+        "them with other seeds."
+    )
+    assert list((tmp_path / "round" / "models").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_clean_and_a_poisoned_model_are_made_from_end_to_end(tmp_path: Path) -> None:
+    words = (
+        "--out", str(tmp_path / "round"), "--models", "2", "--image-size", "32",
+        "--arch", "resnet18", "--triggers", "patch", "--source-specific-share", "0",
+        "--jobs", "1", "--device", "cpu",
+    )  # fmt: skip
+    result = run(*words)
+    assert result.exit_code == 0, result.output
+    assert result.output.count("passed") == 2
+    truths = [
+        (tmp_path / "round" / "models" / name / "ground_truth.csv").read_text()
+        for name in ("id-00000000", "id-00000001")
+    ]
+    assert sorted(truths) == ["0", "1"]
+    again = run(*words)
+    assert again.exit_code == 0
+    assert again.output.count("(kept)") == 2
