@@ -174,11 +174,11 @@ def _of_records(run: Run) -> Iterator[Doubt]:
             first.setdefault(kind, text)
     for kind, concerned in sorted(rows.items(), key=lambda item: (-len(item[1]), item[0])):
         names = tuple(dict.fromkeys(_names(concerned)))
-        more = "" if len(names) == 1 else f" (in the words of {names[0]})"
+        more = "" if len(names) == 1 else f", here in the words of {names[0]}"
         yield Doubt(
             serious=True,
-            title=f"A remark on {count(len(names), 'model')}",
-            detail=_sentence(first[kind]) + more,
+            title=_sentence(first[kind]),
+            detail=f"Remarked on {count(len(names), 'model')}{more}.",
             models=names,
         )
 

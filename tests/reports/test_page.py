@@ -146,8 +146,16 @@ def test_doubts_about_a_thin_run_are_spelled_out(tmp_path: Path) -> None:
     assert "The ROC area of nc rests on 1 clean and 1 backdoored models" in text
     assert "1 model classified fewer than 80 % of the clean examples rightly" in text
     assert "The published cut of nc flags about 33 % of clean models" in text
-    assert "Outputs look like softmax" in text
+    assert "Outputs look like softmax Remarked on 1 model." in text
     assert "2 forward passes differ by 0.5" in text
+
+
+def test_remarks_that_differ_in_numbers_only_are_told_once(tmp_path: Path) -> None:
+    entries = [entry("a"), entry("b")]
+    records = [record(n, 1.0, doubts=(f"outputs sum to 1.{i}",)) for i, n in enumerate("ab")]
+    text = words(page_of(make_run(tmp_path, entries, records)))
+    assert "Outputs sum to 1.0 Remarked on 2 models, here in the words of a." in text
+    assert "Outputs sum to 1.1" not in text
 
 
 def test_copies_of_one_file_are_pointed_out(tmp_path: Path) -> None:
