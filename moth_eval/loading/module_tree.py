@@ -104,6 +104,7 @@ def check_module(module: Instance) -> None:
                 f"the {module.name} in the file carries {name}: code attached to a network is not "
                 "run; save its state dict instead"
             )
+    _check_names(module)
     for name, record in _members(module, "_parameters").items():
         if record is not None and not (type(record) is TensorRecord and record.is_parameter):
             raise RefusedFile(f"{name!r} of the {module.name} in the file is not a parameter")
@@ -113,6 +114,28 @@ def check_module(module: Instance) -> None:
     for name, part in _members(module, "_modules").items():
         if part is not None and not is_network(part):
             raise RefusedFile(f"{name!r} of the {module.name} in the file is not a network")
+
+
+def _check_names(module: Instance) -> None:
+    """Refuses a part that another of the same name hides, so that a reader may see either."""
+    seen = set(module.state)
+    for group in ("_parameters", "_buffers", "_modules"):
+        for name in _members(module, group):
+            if name in seen:
+                raise RefusedFile(
+                    f"the {module.name} in the file has two parts called {name!r}, one hiding the "
+                    "other; save its state dict instead"
+                )
+            seen.add(name)
+
+
+def has_hidden_buffers(root: Instance) -> bool:
+    """Whether the network computes with tensors that its state dict leaves out."""
+    return any(
+        record is not None and name in _members(module, "_non_persistent_buffers_set")
+        for _, module in walk(root)
+        for name, record in _members(module, "_buffers").items()
+    )
 
 
 def _members(module: Instance, group: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from moth_eval.errors import ArchitectureError
 
 from .architectures import AUXILIARY, build_torchvision, on_meta
 from .inert_tree import Instance, Named, Opaque, Partial, TensorRecord
-from .module_tree import children, class_name
+from .module_tree import children, class_name, has_hidden_buffers
 from .vit import TIMM_CLASSES, VisionTransformer, shape_of
 from .weights import fill
 
@@ -60,6 +60,8 @@ def rebuild(
         likely: the torchvision name to try first.
     """
     shapes = {name: record.size for name, record in records.items()}
+    if has_hidden_buffers(root):
+        return None
     for name, build in _candidates(root, shapes, likely):
         module = on_meta(build)
         if module is None or set(module.state_dict()) != set(_complete(shapes, module)):
@@ -205,8 +207,9 @@ def _part_difference(described: Instance, built: nn.Module, path: str) -> str | 
     added = PARTS_ADDED_LATER.get(class_name(described), set())
     left = [name for name in theirs if name not in idle]
     right = [name for name in ours if name in theirs or name not in added]
-    # The order of parts is what a sequence computes; elsewhere it means nothing.
-    equal = left == right if isinstance(built, nn.Sequential) else set(left) == set(right)
+    # Containers run their parts in order; other classes call them by name.
+    ordered = isinstance(built, (nn.Sequential, nn.ModuleList, nn.ModuleDict))
+    equal = left == right if ordered else set(left) == set(right)
     if not equal:
         return f"{path or 'the network'} has the parts {left[:8]}, not {right[:8]}"
     for name in left:

@@ -192,6 +192,18 @@ PICKLES: dict[str, tuple[str, Callable[[Path], None]]] = {
         r"replaces its own '__class__'",
         pickled(sequential(__class__=name("torch.nn.modules.linear", "Linear"))),
     ),
+    "part_hidden_by_attribute.pt": (
+        r"two parts called 'fc', one hiding",
+        pickled(
+            sequential(
+                fc=name("torch.nn.functional", "relu"), _modules=mapping({"fc": sequential()})
+            )
+        ),
+    ),
+    "part_hidden_by_buffer.pt": (
+        r"two parts called 'fc', one hiding",
+        pickled(sequential(_buffers=mapping({"fc": b"N"}), _modules=mapping({"fc": sequential()}))),
+    ),
     "forward_hook.pt": (
         r"carries _forward_hooks",
         pickled(sequential(_forward_hooks=b"}K\x00" + sequential() + b"s")),

@@ -213,9 +213,28 @@ def reordered() -> nn.Module:
     return network
 
 
+def reordered_block() -> nn.Module:
+    network = build("densenet121")
+    block = network.features.denseblock1
+    block._modules = dict(reversed(block._modules.items()))
+    for position, layer in enumerate(block._modules.values()):
+        width = 64 + 32 * position
+        layer.norm1 = nn.BatchNorm2d(width)
+        layer.conv1 = nn.Conv2d(width, 128, 1, bias=False)
+    return network.eval()
+
+
+def hidden_buffer() -> nn.Module:
+    network = build("resnet18")
+    network.register_buffer("secret", torch.ones(1), persistent=False)
+    return network
+
+
 @pytest.mark.parametrize(
     "make",
     [
+        reordered_block,
+        hidden_buffer,
         small_stem,
         sequential_head,
         changed_stride,
