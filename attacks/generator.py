@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from multiprocessing import get_context
@@ -105,6 +106,7 @@ def generate_round(
 
     Raises:
         InputError: `out` is a file, holds something else, or holds a round of another spec.
+        RunError: what is in `out` is damaged, or a training process was killed.
     """
     if jobs < 1:
         raise InputError(f"expected one job or more, got {jobs}")
@@ -281,14 +283,23 @@ def _summaries(
         for plan in missing:
             yield make_model(plan, spec, out, device=device)
         return
+    yield from _in_processes(missing, spec, out, device=device, jobs=min(jobs, len(missing)))
+
+
+def _in_processes(
+    plans: list[ModelPlan], spec: RoundSpec, out: Path, *, device: str, jobs: int
+) -> Iterator[ModelSummary]:
     # spawn: a forked process would inherit torch's threads in an unknown state.
-    context = get_context("spawn")
-    workers = min(jobs, len(missing))
-    with ProcessPoolExecutor(workers, context, torch.set_num_threads, (1,)) as pool:
-        futures = [pool.submit(make_model, plan, spec, out, device=device) for plan in missing]
+    with ProcessPoolExecutor(jobs, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        futures = [pool.submit(make_model, plan, spec, out, device=device) for plan in plans]
         try:
             for future in as_completed(futures):
                 yield future.result()
+        except BrokenProcessPool as error:
+            raise RunError(
+                f"a training process was ended from outside, perhaps for want of memory ({error}): "
+                "repeat the command, with fewer jobs if it happens again; finished models are kept"
+            ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 

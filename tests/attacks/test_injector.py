@@ -11,7 +11,7 @@ from attacks.patch import Patch
 from attacks.poisoning import poison, stamp_scenes
 from attacks.polygon import Polygon
 from attacks.scenes import to_float
-from attacks.training import Recipe, fit, predict
+from attacks.training import Recipe, _share_of_peak, fit, predict
 from attacks.trigger import Trigger
 from moth_eval.errors import InputError
 from tests.support.toy_task import SIDE, toy_network, toy_scenes, toy_splits
@@ -313,3 +313,18 @@ def test_impossible_settings_are_refused() -> None:
         Injector(poisoning_rate=0.0)
     with pytest.raises(InputError, match="expected at least one attempt, got 0"):
         Injector(attempts=0)
+
+
+def test_the_learning_rate_rises_once_and_falls_to_nothing() -> None:
+    shares = [_share_of_peak(step, 100, 0.2) for step in range(100)]
+    assert shares[0] < 0.06
+    assert max(shares) == shares[20] == 1.0
+    assert shares[:21] == sorted(shares[:21])
+    assert shares[20:] == sorted(shares[20:], reverse=True)
+    assert shares[-1] < 0.01
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 5])
+def test_few_steps_have_a_learning_rate_too(steps: int) -> None:
+    assert all(0 <= _share_of_peak(step, steps, 0.2) <= 1 for step in range(steps + 1))
+    assert _share_of_peak(0, steps, 0.2) > 0.4
