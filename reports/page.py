@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2.filters import do_urlencode
 from markupsafe import Markup
 
 from moth_eval.metrics import tpr_at_fpr
@@ -262,7 +262,7 @@ def _embedded(page: Page, rows: Sequence[Row]) -> dict[int, str]:
 
 
 def _link(drawn: Pictures, place: int, sheets: dict[int, str]) -> str:
-    return f"#triggers-{place}" if place in sheets else quote(drawn.path)
+    return f"#triggers-{place}" if place in sheets else do_urlencode(drawn.path)
 
 
 def _sheet(page: Page, row: Row, place: int, data: str) -> dict[str, Any]:
