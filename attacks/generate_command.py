@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from .generator import ModelSummary, RoundSummary
 
 
+WIDTH = 160
+"""Columns of output that is not shown on a terminal."""
+
+
 @click.command(short_help="Make a round of clean and backdoored models to try things on.")
 @click.option(
     "--out",
@@ -106,7 +110,8 @@ def generate(
         seed=seed,
     )
     chosen = str(resolve_device(device))
-    console = Console(soft_wrap=not sys.stdout.isatty())
+    # A file or a pipe has no edge to wrap at.
+    console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
     bar = _progress_bar(console) if console.is_terminal else None
     task = bar.add_task("training", total=models) if bar else None
 
@@ -167,14 +172,21 @@ def _trigger(summary: ModelSummary) -> str:
 
 
 def _print_table(console: Console, made: RoundSummary) -> None:
+    from rich import box
     from rich.table import Table
 
-    table = Table(title=f"Round in {made.folder}", title_justify="left")
+    # A title and headings this short keep the table within 80 columns.
+    table = Table(
+        title=f"Round in {made.folder}",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
     for heading in ("model", "architecture", "trigger"):
-        table.add_column(heading)
-    for heading in ("clean acc.", "ASR", "ASR elsewhere", "tries", "s"):
-        table.add_column(heading, justify="right")
-    table.add_column("gate")
+        table.add_column(heading, no_wrap=True)
+    for heading in ("clean", "ASR", "others", "tries", "s"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("gate", no_wrap=True)
     for model in made.models:
         table.add_row(
             model.name,
