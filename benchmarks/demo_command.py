@@ -53,7 +53,6 @@ def demo(ctx: click.Context, out: Path, models: int, seed: int, device: str) -> 
         run=out / "run",
         seed=seed,
         device=device,
-        jobs=2,
         command=called_as(),
     )
     if run_study(ctx, study) == 3:

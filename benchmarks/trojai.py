@@ -24,6 +24,9 @@ from .ledger import LedgerWriter
 from .tasks import Task, parse_scanner
 from .workers import run_tasks
 
+BYTES_PER_JOB = 2 << 30
+"""Memory that one scan may take: the imported libraries, the network and its activations."""
+
 DISTRIBUTIONS = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "pandas", "safetensors")
 
 
@@ -37,7 +40,8 @@ class TrojaiStudy:
         scanners: scanner specifications, `NAME` or `NAME:field=value,...`.
         seed: decides everything random.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        jobs: models scanned at a time, each in a process of its own.
+        jobs: models scanned at a time, each in a process of its own; None: one per processor, as
+            far as memory reaches, and one on a GPU.
         limit: only the first so many models; None: all.
         timeout: seconds after which a scan is given up; None: never.
         architecture: where networks come from whose files hold only weights (`--arch`).
@@ -52,7 +56,7 @@ class TrojaiStudy:
     scanners: tuple[str, ...] = ("nc",)
     seed: int = 0
     device: str = "auto"
-    jobs: int = 1
+    jobs: int | None = None
     limit: int | None = None
     timeout: float | None = None
     architecture: str = ""
@@ -86,7 +90,7 @@ def plan(study: TrojaiStudy) -> Plan:
     """
     from moth_eval.runner import resolve_device
 
-    if study.jobs < 1:
+    if study.jobs is not None and study.jobs < 1:
         raise InputError(f"--jobs must be at least 1, got {study.jobs}")
     found = read_round(study.models, examples=study.examples, ground_truth=study.ground_truth)
     models = found.models[: study.limit]
@@ -111,7 +115,7 @@ def plan(study: TrojaiStudy) -> Plan:
             architecture=study.architecture,
             models=study.models.resolve(),
             run=study.run.resolve(),
-            threads=max(1, (os.cpu_count() or 1) // study.jobs),
+            threads=max(1, processors() // jobs_for(study, device)),
         )
         for model in models
         for spec, (method, parameters) in methods.items()
@@ -143,13 +147,36 @@ def carry_out(
     records = dict(plan.finished)
     with LedgerWriter(study.run) as ledger, _terminable():
         results = run_tasks(
-            plan.open_tasks, jobs=study.jobs, timeout=study.timeout, on_start=ledger.start
+            plan.open_tasks,
+            jobs=jobs_for(study, plan.manifest.device),
+            timeout=study.timeout,
+            on_start=ledger.start,
         )
         for record in results:
             ledger.end(record)
             records[record.key] = record
             on_end(record)
     return records
+
+
+def jobs_for(study: TrojaiStudy, device: str) -> int:
+    """Models scanned at a time: as asked for, else what processors, memory and device allow.
+
+    One thread per process and a process per processor is faster than one process with all threads
+    for networks of this size.
+    """
+    from moth_eval.inversion.memory import available_bytes
+
+    if study.jobs is not None:
+        return study.jobs
+    if not device.startswith("cpu"):
+        return 1
+    return max(1, min(processors(), available_bytes() // BYTES_PER_JOB))
+
+
+def processors() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def exit_code(plan: Plan, records: dict[str, ScanRecord]) -> int:

@@ -55,10 +55,8 @@ if TYPE_CHECKING:
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option(
     "--jobs",
-    default=1,
-    show_default=True,
     type=click.IntRange(min=1),
-    help="Models scanned at a time.",
+    help="Models scanned at a time.  [default: one per processor as memory allows; one on a GPU]",
 )
 @click.option("--seed", default=0, show_default=True, help="Decides everything random.")
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first so many models.")
@@ -80,7 +78,7 @@ def trojai(
     examples: Path | None,
     ground_truth: Path | None,
     device: str,
-    jobs: int,
+    jobs: int | None,
     seed: int,
     limit: int | None,
     timeout: float | None,

@@ -32,6 +32,7 @@ def run_tasks(
     jobs: int,
     timeout: float | None,
     on_start: Callable[[Task], None],
+    work: Callable[[Task], ScanRecord] = execute,
 ) -> Iterator[ScanRecord]:
     """The record of every task, as they finish; each runs in a process of its own.
 
@@ -42,6 +43,7 @@ def run_tasks(
         jobs: processes at a time.
         timeout: seconds after which a task is killed; None: never.
         on_start: called before a task is handed out.
+        work: what a worker does with its task; a function of a module.
     """
     context = get_context("forkserver")
     context.set_forkserver_preload(["benchmarks.preload"])
@@ -51,7 +53,7 @@ def run_tasks(
         while True:
             while len(busy) < jobs and (task := next(waiting, None)) is not None:
                 on_start(task)
-                busy.append(_launch(context, task))
+                busy.append(_launch(context, task, work))
             if not busy:
                 return
             for worker in _ready(busy, timeout):
@@ -62,9 +64,9 @@ def run_tasks(
             _end(worker)
 
 
-def _launch(context: ForkServerContext, task: Task) -> _Worker:
+def _launch(context: ForkServerContext, task: Task, work: Callable[[Task], ScanRecord]) -> _Worker:
     ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(task, theirs), daemon=True)
+    process = context.Process(target=_work, args=(task, theirs, work), daemon=True)
     process.start()
     theirs.close()
     return _Worker(task=task, process=process, answer=ours, started=time.monotonic())
@@ -121,14 +123,14 @@ def _end(worker: _Worker) -> None:
     worker.process.join(GRACE_SECONDS)
 
 
-def _work(task: Task, answer: connection.Connection) -> None:
+def _work(task: Task, answer: connection.Connection, work: Callable[[Task], ScanRecord]) -> None:
     """In the worker process: carry out the task and send its record."""
     import torch
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_leave_with, args=(answer,), daemon=True).start()
     torch.set_num_threads(task.threads)
-    answer.send(execute(task))
+    answer.send(work(task))
 
 
 def _leave_with(answer: connection.Connection) -> None:

@@ -3,8 +3,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+torch.set_num_threads(1)  # several test processes and workers share the machine
 
 
 @pytest.fixture(scope="session")

@@ -16,8 +16,7 @@ from types import ModuleType
 import torch
 from torch import nn
 
-from moth_eval.errors import ArchitectureError
-
+from ..errors import ArchitectureError
 from .vit import VIT_NAMES, named_vit
 
 Factory = Callable[..., nn.Module]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from moth_eval.errors import RefusedFile
-
+from ..errors import RefusedFile
 from .inert_tree import Instance, TensorRecord
 from .module_tree import is_network
 

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal, Protocol
 
-from moth_eval.errors import RefusedFile
-
+from ..errors import RefusedFile
 from .formats import LEGACY_MAGIC, LEGACY_MAGIC_WITHIN
 from .inert_pickle import parse
 from .inert_tree import StorageRecord

@@ -11,8 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from moth_eval.errors import ArchitectureError, InputError, RefusedFile
-
+from ..errors import ArchitectureError, InputError, RefusedFile
 from .architectures import (
     AUXILIARY,
     ArchitectureSource,

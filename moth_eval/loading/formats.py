@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 from typing import Literal
 
-from moth_eval.errors import InputError, RefusedFile
+from ..errors import InputError, RefusedFile
 
 Format = Literal["safetensors", "zip", "legacy"]
 

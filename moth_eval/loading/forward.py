@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from moth_eval.errors import RefusedFile
-from moth_eval.seeds import generator_for
+from ..errors import RefusedFile
+from ..seeds import generator_for
 
 BATCH = 2
 #: Elements that one layer may put out for one image; the largest of torchvision's networks make

@@ -6,8 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 
-from moth_eval.errors import RefusedFile
-
+from ..errors import RefusedFile
 from .inert_tree import (
     ITEM_SIZES,
     Instance,

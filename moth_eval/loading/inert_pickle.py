@@ -12,8 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import NoReturn
 
-from moth_eval.errors import RefusedFile
-
+from ..errors import RefusedFile
 from .inert_calls import answer, plain_members, put
 from .inert_tree import STORAGE_DTYPES, Instance, Named, Opaque, Partial, StorageRecord, named
 

@@ -10,7 +10,7 @@ import math
 import sys
 from dataclasses import dataclass, field
 
-from moth_eval.errors import RefusedFile
+from ..errors import RefusedFile
 
 #: Bytes per element of every dtype that may be stored, by torch's name for it.
 ITEM_SIZES = {

@@ -6,8 +6,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
 
-from moth_eval.errors import RefusedFile
-
+from ..errors import RefusedFile
 from .inert_tree import Instance, TensorRecord
 
 DEEPEST = 64

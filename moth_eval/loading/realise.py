@@ -16,8 +16,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the customary name
 from torch import nn
 
-from moth_eval.errors import RefusedFile
-
+from ..errors import RefusedFile
 from .inert_tree import ITEM_SIZES, Instance, Named, Opaque, Partial, TensorRecord
 from .module_tree import RENAMED, class_name, is_network, walk
 from .tensors import TensorReader

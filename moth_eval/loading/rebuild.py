@@ -13,8 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from moth_eval.errors import ArchitectureError
-
+from ..errors import ArchitectureError
 from .architectures import AUXILIARY, build_torchvision, on_meta
 from .inert_tree import Instance, Named, Opaque, Partial, TensorRecord
 from .module_tree import children, class_name, has_hidden_buffers

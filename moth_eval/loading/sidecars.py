@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from moth_eval.errors import InputError
+from ..errors import InputError
 
 LARGEST = 1 << 20
 MOST_CLASSES = 1_000_000

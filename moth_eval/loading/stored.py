@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from moth_eval.errors import RefusedFile
+from ..errors import RefusedFile
 
 DAMAGED = "the safetensors file is damaged or cut short; copy or download it again"
 

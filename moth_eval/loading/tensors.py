@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from moth_eval.errors import RefusedFile
-
+from ..errors import RefusedFile
 from .containers import StorageBytes
 from .inert_tree import TensorRecord
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the customary name
 from torch import Tensor, nn
 
-from moth_eval.errors import ArchitectureError
+from ..errors import ArchitectureError
 
 #: Name without the image size -> width, blocks, heads, patch size in pixels.
 VIT_SIZES = {

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from moth_eval.errors import ArchitectureError
+from ..errors import ArchitectureError
 
 #: Prefixes that wrappers put before every name.
 WRAPPER_PREFIXES = ("module.", "_orig_mod.")

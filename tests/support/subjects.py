@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from moth_eval.subject import Examples, Subject
@@ -60,3 +64,23 @@ def prototype_subject(
         image_shape=(3, SIDE, SIDE),
         examples=Examples(images=images.clamp(0, 1), labels=labels),
     )
+
+
+def prototype_network(num_classes: int = 5) -> nn.Module:
+    """An empty network for the weights that `write_prototype_round` saves (`--arch`)."""
+    return Prototypes(num_classes, torch.Generator().manual_seed(0), None)
+
+
+def write_prototype_round(folder: Path, *, models: int = 4) -> None:
+    """A folder of weights with examples and truth.csv; every second model has a backdoor to 2."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = ["model_name,poisoned"]
+    for number in range(models):
+        target = 2 if number % 2 else None
+        subject = prototype_subject(target=target, seed=number)
+        save_file(subject.module.state_dict(), folder / f"model-{number}.safetensors")
+        images = (subject.examples.images * 255).round().byte().permute(0, 2, 3, 1).numpy()
+        labels = subject.examples.labels.numpy()
+        np.savez(folder / f"model-{number}.npz", images=images, labels=labels)
+        lines.append(f"model-{number},{target is not None}")
+    (folder / "truth.csv").write_text("\n".join(lines) + "\n")

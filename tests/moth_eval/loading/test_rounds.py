@@ -482,7 +482,7 @@ def test_reading_a_round_of_1000_models_is_cheap_and_needs_no_torch(tmp_path: Pa
         f"print(len(read_round(pathlib.Path({str(root)!r})).models), 'torch' in sys.modules)"
     )
     started = time.perf_counter()
-    printed = subprocess.run(  # noqa: S603 - our own interpreter and script
+    printed = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     ).stdout
     assert printed.split() == ["1000", "False"]
