@@ -1,6 +1,8 @@
 # Every target installs what it needs into .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
+# Options of the speed benchmark, e.g. BENCH="--model net.safetensors --arch mynets:net --examples images.npz"
+BENCH ?=
 
 .PHONY: demo test test-all lint bench clean
 
@@ -24,7 +26,7 @@ test-all: lint
 	$(BIN)/python -m pytest
 
 bench: .venv/.installed
-	$(BIN)/python -m benchmarks.speed
+	$(BIN)/python -m benchmarks.speed $(BENCH)
 
 clean:
 	rm -rf .venv demo build dist *.egg-info

@@ -20,7 +20,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     ),
     "generate": (
         "attacks.generate_command:generate",
-        "Train clean and backdoored classifiers of drawn traffic signs, from scratch.",
+        "Make a round of clean and backdoored models to try things on.",
     ),
     "report": (
         "reports.report_command:report",
