@@ -29,9 +29,9 @@ def toy_scenes(per_class: int, *, seed: int, classes: int = 4) -> Scenes:
 
 
 def toy_splits(classes: int = 4) -> Splits:
-    """150, 40 and 50 scenes per class."""
+    """100, 40 and 50 scenes per class."""
     return Splits(
-        training=toy_scenes(150, seed=1, classes=classes),
+        training=toy_scenes(100, seed=1, classes=classes),
         validation=toy_scenes(40, seed=2, classes=classes),
         test=toy_scenes(50, seed=3, classes=classes),
     )
