@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint
+
+import pytest
+import torch
+
+from moth_eval import plugins
+from moth_eval.errors import InputError, InstallationError
+from moth_eval.seeds import derive_seed, generator_for
+from scanners import ENTRY_POINTS, SCANNERS
+from scanners.neural_cleanse import NeuralCleanse
+
+
+def offer(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    entry = EntryPoint(name="extra", value=value, group=ENTRY_POINTS)
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [entry])
+
+
+def test_a_row_of_the_table_is_loaded_by_name() -> None:
+    assert plugins.resolve("nc", SCANNERS, ENTRY_POINTS) is NeuralCleanse
+
+
+def test_an_entry_point_of_another_distribution_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    offer(monkeypatch, "scanners.neural_cleanse:NeuralCleanse")
+    assert plugins.names(SCANNERS, ENTRY_POINTS) == [*SCANNERS, "extra"]
+    assert plugins.resolve("extra", SCANNERS, ENTRY_POINTS) is NeuralCleanse
+
+
+def test_a_broken_plug_in_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    offer(monkeypatch, "no_such_module_anywhere:Scanner")
+    with pytest.raises(InstallationError, match="plug-in 'extra' of an unnamed distribution"):
+        plugins.resolve("extra", SCANNERS, ENTRY_POINTS)
+
+
+def test_an_unknown_name_lists_the_known_ones() -> None:
+    with pytest.raises(InputError, match="expected one of nc"):
+        plugins.resolve("nope", SCANNERS, ENTRY_POINTS)
+
+
+def test_seeds_depend_on_every_part_and_on_their_borders() -> None:
+    seeds = {derive_seed(*p) for p in ((0, "ab", "c"), (0, "a", "bc"), (1, "ab", "c"), (0, "ab"))}
+    assert len(seeds) == 4
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_seeds_are_the_same_on_every_machine() -> None:
+    assert derive_seed(0, "model", "nc") == 859323655221941037
+    draws = [torch.rand(2, generator=generator_for("x")).tolist() for _ in range(2)]
+    assert draws[0] == draws[1]
