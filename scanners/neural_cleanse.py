@@ -38,7 +38,8 @@ PAPER = Schedule(
 """The published example for GTSRB: 1000 moves of 31 batches of 32, one move of the cost each."""
 
 FAST = Schedule(
-    steps=400,
+    steps=250,
+    batch_size=16,
     success_rate=0.99,
     initial_cost=1e-2,
     warm_up=True,
@@ -46,8 +47,8 @@ FAST = Schedule(
     up=1.3,
     down=1.3**1.5,
     smoothing=0.7,
-    check_every=20,
-    stop_patience=5,
+    check_every=25,
+    stop_patience=4,
     stop_tolerance=0.01,
 )
 """Ours: the cost moves at every step, so that a fraction of the images finds the same sizes."""

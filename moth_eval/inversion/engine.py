@@ -78,14 +78,30 @@ def success_rate(
     problem: Problem,
     objective: Objective,
     trigger: Parameters,
+    *,
+    at_least: float = 0.0,
 ) -> float:
-    """Fraction of a problem's images that a trigger (parameters `(1, ...)`) flips, in `[0, 1]`."""
-    hits = 0
-    for part in torch.split(problem.images.to(images.device), network.images_per_pass):
+    """Fraction of a problem's images that a trigger flips, in `[0, 1]`.
+
+    Args:
+        network: the frozen classifier.
+        images: the pool.
+        problem: whose images, and to which class.
+        objective: the parametrisation.
+        trigger: parameters `(1, ...)`.
+        at_least: counting ends early once this rate is out of reach; what is returned is then
+            below it, but not the exact rate.
+    """
+    hits, seen, total = 0, 0, len(problem.images)
+    allowed = total - math.ceil(at_least * total - 1e-9)
+    for part in torch.split(problem.images.to(images.device), min(64, network.images_per_pass)):
         with torch.no_grad():
             stamped = objective.stamp(trigger, images[part][None])[0]
         hits += int((network.logits(stamped).argmax(1) == problem.target).sum())
-    return hits / len(problem.images)
+        seen += len(part)
+        if seen - hits > allowed:
+            break
+    return hits / total
 
 
 def _window(shape: tuple[int, int, int], schedule: Schedule) -> int:
@@ -116,7 +132,9 @@ def _advance(
     with torch.no_grad():
         present = objective.size(rows.parameters)
     return rows.settle(
-        schedule, present, lambda p, t: success_rate(network, images, p, objective, t)
+        schedule,
+        present,
+        lambda p, t: success_rate(network, images, p, objective, t, at_least=schedule.success_rate),
     )
 
 

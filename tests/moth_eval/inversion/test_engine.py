@@ -173,3 +173,15 @@ def test_a_problem_without_images_is_refused() -> None:
 def test_a_schedule_without_steps_is_refused(field: str) -> None:
     with pytest.raises(ScanError, match="must be at least 1"):
         replace(SCHEDULE, **{field: 0})
+
+
+def test_a_hopeless_measurement_ends_early_and_stays_below_what_was_asked(subject: Subject) -> None:
+    problem = problems(subject)[0]
+    many = replace(problem, images=problem.images.repeat(20))
+    nothing = (torch.full((1, 1, 12, 12), -20.0), torch.zeros((1, 3, 12, 12)))
+    network = FrozenNetwork(subject, images_at_once=64)
+    rate = success_rate(
+        network, subject.examples.images, many, MaskAndPattern(), nothing, at_least=0.99
+    )  # fmt: skip
+    assert rate < 0.99
+    assert network.forward_passes < len(many.images)
