@@ -52,10 +52,16 @@ WIDTH = 160
     help="Fraction of the backdoors that act on one class only, instead of all but the target.",
 )
 @click.option(
-    "--examples-per-class", default=20, show_default=True, help="Clean images left with a model."
+    "--examples-per-class",
+    default=20,
+    show_default=True,
+    help="Clean images per class left with a model.",
 )
 @click.option(
-    "--training-per-class", default=300, show_default=True, help="Images a model is trained on."
+    "--training-per-class",
+    default=300,
+    show_default=True,
+    help="Images per class a model is trained on.",
 )
 @click.option("--seed", default=0, show_default=True, help="Equal seeds make equal rounds.")
 @click.option(
@@ -135,9 +141,9 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 def _default_jobs(device: str) -> int:
-    import os
+    from moth_eval.machine import processors
 
-    return 1 if device.startswith("cuda") else len(os.sched_getaffinity(0))
+    return 1 if device.startswith("cuda") else processors()
 
 
 def _progress_bar(console: Console) -> Progress:

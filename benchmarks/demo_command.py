@@ -43,7 +43,8 @@ def demo(ctx: click.Context, out: Path, models: int, seed: int, device: str) -> 
         models=models,
         classes=5,
         image_size=32,
-        arch="resnet18,mobilenet_v2",
+        arch="resnet18,googlenet",
+        source_specific_share=0.0,
         seed=seed,
         device=device,
     )

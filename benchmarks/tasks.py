@@ -151,7 +151,7 @@ def _record(task: Task, opened: Opened, scan: Scan, file: str, digest: str) -> S
             "image_shape": subject.image_shape,
             "clean_accuracy": subject.accuracy(),
             "examples": len(subject.examples),
-            "normalisation": subject.preprocessing.name,
+            "normalisation": opened.normalisation,
             "normalisations_tried": dict(opened.tried),
             "doubts": subject.doubts,
             "rule": RuleRecord(**asdict(scan.rule)) if scan.rule else None,

@@ -18,6 +18,7 @@ from typing import Any
 from moth_eval import __version__
 from moth_eval.errors import InputError, RunError
 from moth_eval.loading.rounds import Round, RoundModel, read_round
+from moth_eval.machine import available_bytes, processors
 from moth_eval.records import ModelEntry, RunFolder, RunManifest, ScanRecord
 
 from .ledger import LedgerWriter
@@ -165,18 +166,11 @@ def jobs_for(study: TrojaiStudy, device: str) -> int:
     One thread per process and a process per processor is faster than one process with all threads
     for networks of this size.
     """
-    from moth_eval.inversion.memory import available_bytes
-
     if study.jobs is not None:
         return study.jobs
     if not device.startswith("cpu"):
         return 1
     return max(1, min(processors(), available_bytes() // BYTES_PER_JOB))
-
-
-def processors() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def exit_code(plan: Plan, records: dict[str, ScanRecord]) -> int:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from ..machine import available_bytes
 
 CPU_SHARE_BYTES = 1 << 30
 """Activations kept at a time on a CPU: scans run beside each other and beside the user's work."""
@@ -53,12 +53,3 @@ def images_per_pass(bytes_per_image: int, device: torch.device) -> int:
         budget, most = min(CPU_SHARE_BYTES, available_bytes() // 4), CPU_IMAGES
     fits = max(1, min(most, budget // (2 * bytes_per_image)))
     return 1 << (fits.bit_length() - 1)
-
-
-def available_bytes() -> int:
-    """Memory that this process may still take without swapping, as the system tells it."""
-    meminfo = Path("/proc/meminfo")
-    if meminfo.is_file():
-        fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-        return int(fields["MemAvailable"].split()[0]) * 1024
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2

@@ -34,12 +34,14 @@ class Opened:
 
     Attributes:
         subject: with the normalisation chosen, and doubts.
+        normalisation: name of the one that was chosen.
         tried: name of every normalisation -> accuracy on the clean examples under it.
         format: format of the model file.
         notes: sentences on what was seen on the way.
     """
 
     subject: Subject
+    normalisation: str
     tried: Mapping[str, float]
     format: str
     notes: tuple[str, ...] = ()
@@ -106,6 +108,7 @@ def open_subject(
     )
     return Opened(
         subject=subject,
+        normalisation=choice.name,
         tried=choice.tried,
         format=loaded.format,
         notes=(*loaded.notes, *model.problems),

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from benchmarks.trojai import processors
 from moth_eval.cli import main
 from moth_eval.loading.files import MODEL_SUFFIXES
+from moth_eval.machine import processors
 from moth_eval.records import RunFolder
 from reports.tables import TIMING_COLUMNS
 from tests.support.hostile import write_hostile_files
