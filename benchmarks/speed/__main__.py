@@ -46,10 +46,17 @@ def bench(
 
     from .inversion import compare
 
+    wanted = [_pair(text) for text in pairs.split(",")]
     subject = _subject(model, arch, examples, first)
     click.echo(f"{subject.name}: {subject.architecture}, {torch.get_num_threads()} threads")
-    wanted = [(int(a), int(b)) for a, b in (pair.split("-") for pair in pairs.split(","))]
     _print(compare(subject, wanted, samples=samples, passes=passes, seed=seed))
+
+
+def _pair(text: str) -> tuple[int, int]:
+    source, dash, target = text.partition("-")
+    if not dash or not source.isdigit() or not target.isdigit():
+        raise click.BadParameter(f"expected SOURCE-TARGET such as 0-1, got {text!r}")
+    return int(source), int(target)
 
 
 def _subject(model: Path | None, arch: str, examples: Path | None, first: int | None) -> Subject:
