@@ -46,7 +46,13 @@ class FrozenNetwork:
         self.backward_passes = 0
         self._module, self.folded = freeze(subject.module)
         self.images_per_pass = images_at_once or images_per_pass(
-            saved_bytes_per_image(self._forward, self.image_shape, self.device), self.device
+            saved_bytes_per_image(
+                self._forward,
+                self.image_shape,
+                self.device,
+                weights=self._module.state_dict().values(),
+            ),
+            self.device,
         )
 
     def _forward(self, images: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -22,14 +22,27 @@ CUDA_IMAGES = 8192
 
 
 def saved_bytes_per_image(
-    forward: Callable[[Tensor], Tensor], shape: tuple[int, int, int], device: torch.device
+    forward: Callable[[Tensor], Tensor],
+    shape: tuple[int, int, int],
+    device: torch.device,
+    *,
+    weights: Iterable[Tensor] = (),
 ) -> int:
-    """Bytes that autograd keeps between forward and backward for one image `(C, H, W)`."""
+    """Bytes that autograd keeps between forward and backward for one image `(C, H, W)`.
+
+    Args:
+        forward: the network.
+        shape: of an image.
+        device: where it lies.
+        weights: tensors that are there anyway, however many images there are.
+    """
     seen: dict[int, int] = {}
+    known = {tensor.untyped_storage().data_ptr() for tensor in weights}
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        seen[storage.data_ptr()] = storage.nbytes()
+        if storage.data_ptr() not in known:
+            seen[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     images = torch.zeros((2, *shape), device=device, requires_grad=True)
