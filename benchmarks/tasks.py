@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 
 RESULT_VERSION = 1
 """Raised when the same task would give another result than before."""
+
+
+MOST_TRIGGERS = 64
+"""Inverted triggers kept as pixels, smallest first; sizes and success rates are kept for all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +80,9 @@ class Task:
             "seed": self.seed,
             "device": self.device.partition(":")[0],
             "architecture": self.architecture,
+            "stated": [self.model.architecture, self.model.num_classes, self.model.crop],
+            "layout": self.model.layout,
+            "torch": version("torch"),
         }
         return hashlib.sha256(canonical(parts).encode()).hexdigest()
 
@@ -102,24 +110,32 @@ def execute(task: Task) -> ScanRecord:
 
     Bad files and failing scanners give a record that says so; nothing is raised for them.
     """
+    try:
+        return _executed(task)
+    except RefusedFile as error:
+        return task.without_answer("refused", str(error))
+    except MothError as error:
+        return task.without_answer("failed", str(error))
+    except Exception as error:  # a worker must answer, whatever a file or the machine does to it
+        return task.without_answer("failed", f"{type(error).__name__}: {error}")
+
+
+def _executed(task: Task) -> ScanRecord:
     import torch
 
     from moth_eval.loading.architectures import ArchitectureSource
     from moth_eval.loading.subjects import open_subject
 
-    try:
-        source = task.architecture and ArchitectureSource.parse(
-            task.architecture, forbidden=task.models
-        )
-        opened = open_subject(
-            task.model,
-            architecture=source or None,
-            device=torch.device(task.device),
-        )
-    except RefusedFile as error:
-        return task.without_answer("refused", str(error))
-    except MothError as error:
-        return task.without_answer("failed", str(error))
+    source = task.architecture and ArchitectureSource.parse(
+        task.architecture, forbidden=task.models
+    )
+    opened = open_subject(
+        task.model,
+        architecture=source or None,
+        device=torch.device(task.device),
+    )
+    if opened.subject.sha256 != task.sha256:
+        raise RefusedFile(f"{task.model.file} was changed while the run was on; run it again")
     return _scanned(task, opened)
 
 
@@ -131,7 +147,7 @@ def _scanned(task: Task, opened: Opened) -> ScanRecord:
 
     scanner = resolve(task.method, SCANNERS, ENTRY_POINTS)(**task.parameters)
     assert isinstance(scanner, Scanner)  # noqa: S101 - checked when the run was planned
-    scan = run_scan(scanner, opened.subject, name=task.scanner, seed=task.seed)
+    scan = run_scan(scanner, opened.subject, name=task.method, seed=task.seed)
     file, digest = _save_triggers(task, scan.triggers)
     return _record(task, opened, scan, file, digest)
 
@@ -172,11 +188,12 @@ def _record(task: Task, opened: Opened, scan: Scan, file: str, digest: str) -> S
 
 
 def _save_triggers(task: Task, triggers: tuple[Trigger, ...]) -> tuple[str, str]:
-    """Write the inverted triggers whole; their path relative to the run folder, and their hash."""
+    """Write the smallest triggers whole; their path relative to the run folder, and their hash."""
     import numpy as np
 
     if not triggers:
         return "", ""
+    triggers = tuple(sorted(triggers, key=lambda t: (not t.valid, t.size))[:MOST_TRIGGERS])
     buffer = io.BytesIO()
     np.savez_compressed(
         buffer,
@@ -198,7 +215,7 @@ def file_name(text: str) -> str:
     safe = "".join(c if c.isalnum() or c in "-_.=" else "_" for c in text).lstrip(".")
     if safe == text and len(safe) <= 100:
         return safe
-    return f"{safe[:80]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return f"{safe[:80]}-{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()[:8]}"
 
 
 def parse_scanner(spec: str) -> tuple[str, dict[str, Any]]:
@@ -214,9 +231,11 @@ def parse_scanner(spec: str) -> tuple[str, dict[str, Any]]:
     method, _, rest = spec.partition(":")
     factory = resolve(method, SCANNERS, ENTRY_POINTS)
     defaults = factory()
-    if not isinstance(defaults, Scanner):
-        raise InputError(f"{method!r} is not a scanner: it has no scan(subject, generator=...)")
-    known = {f.name: getattr(defaults, f.name) for f in fields(defaults)}  # type: ignore[arg-type]
+    if not isinstance(defaults, Scanner) or not is_dataclass(defaults):
+        raise InputError(
+            f"{method!r} is not a scanner: it is no dataclass with scan(subject, generator=...)"
+        )
+    known = {f.name: getattr(defaults, f.name) for f in fields(defaults)}
     given = dict(_assignment(method, part, known) for part in rest.split(",") if part)
     try:
         factory(**given)

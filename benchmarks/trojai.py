@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import math
 import os
 import platform
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -16,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from moth_eval import __version__
-from moth_eval.errors import InputError, RunError
+from moth_eval.errors import InputError, MothError, RunError
 from moth_eval.loading.rounds import Round, RoundModel, read_round
 from moth_eval.machine import available_bytes, processors
 from moth_eval.records import ModelEntry, RunFolder, RunManifest, ScanRecord
@@ -27,6 +29,9 @@ from .workers import run_tasks
 
 BYTES_PER_JOB = 2 << 30
 """Memory that one scan may take: the imported libraries, the network and its activations."""
+
+LOCK = ".lock"
+"""File of the run folder that the process working on it holds locked."""
 
 DISTRIBUTIONS = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "pandas", "safetensors")
 
@@ -91,6 +96,8 @@ def plan(study: TrojaiStudy) -> Plan:
     """
     from moth_eval.runner import resolve_device
 
+    if study.timeout is not None and not (math.isfinite(study.timeout) and study.timeout > 0):
+        raise InputError(f"--timeout must be a number of seconds above 0, got {study.timeout}")
     if study.jobs is not None and study.jobs < 1:
         raise InputError(f"--jobs must be at least 1, got {study.jobs}")
     found = read_round(study.models, examples=study.examples, ground_truth=study.ground_truth)
@@ -99,10 +106,7 @@ def plan(study: TrojaiStudy) -> Plan:
     _check_architecture(study)
     device = str(resolve_device(study.device))
     hashes = {model.name: _hashes(model) for model in models}
-    manifest = _manifest(study, found, models, methods, device, hashes)
     folder = RunFolder(study.run)
-    if folder.exists:
-        manifest = _continued(folder, manifest)
     tasks = tuple(
         Task(
             model=model,
@@ -121,6 +125,9 @@ def plan(study: TrojaiStudy) -> Plan:
         for model in models
         for spec, (method, parameters) in methods.items()
     )
+    manifest = _manifest(study, found, tasks, methods, device)
+    if folder.exists:
+        manifest = _continued(folder, manifest)
     folder.write_manifest(manifest)
     records = folder.records()
     again = ("failed", "timed-out") if study.retry else ()
@@ -146,17 +153,18 @@ def carry_out(
         on_end: called with every record as soon as it is on disk.
     """
     records = dict(plan.finished)
-    with LedgerWriter(study.run) as ledger, _terminable():
+    with LedgerWriter(study.run) as ledger:
         results = run_tasks(
             plan.open_tasks,
             jobs=jobs_for(study, plan.manifest.device),
             timeout=study.timeout,
             on_start=ledger.start,
         )
-        for record in results:
-            ledger.end(record)
-            records[record.key] = record
-            on_end(record)
+        with closing(results):
+            for record in results:
+                ledger.end(record)
+                records[record.key] = record
+                on_end(record)
     return records
 
 
@@ -196,11 +204,15 @@ def is_finding(record: ScanRecord) -> bool:
 def _manifest(
     study: TrojaiStudy,
     found: Round,
-    models: Sequence[RoundModel],
+    tasks: Sequence[Task],
     methods: dict[str, tuple[str, dict[str, Any]]],
     device: str,
-    hashes: dict[str, tuple[str, str]],
 ) -> RunManifest:
+    models = {task.model.name: task.model for task in tasks}
+    hashes = {task.model.name: task.sha256 for task in tasks}
+    keys: dict[str, dict[str, str]] = {name: {} for name in models}
+    for task in tasks:
+        keys[task.model.name][task.scanner] = task.key
     return RunManifest(
         created=datetime.now(UTC).replace(microsecond=0),
         command=study.command,
@@ -209,16 +221,19 @@ def _manifest(
         device=device,
         scanners={spec: {"method": m, **parameters} for spec, (m, parameters) in methods.items()},
         versions=_versions(),
+        architecture=study.architecture,
+        examples=str(study.examples.resolve()) if study.examples else "",
         timeout_seconds=study.timeout,
         entries=tuple(
             ModelEntry(
                 name=model.name,
                 file=os.path.relpath(model.file, study.models),
-                sha256=hashes[model.name][0],
+                sha256=hashes[model.name],
                 architecture=model.architecture,
                 truth=found.truth.get(model.name),
+                keys=keys[model.name],
             )
-            for model in models
+            for model in models.values()
         ),
     )
 
@@ -234,6 +249,8 @@ def _continued(folder: RunFolder, new: RunManifest) -> RunManifest:
         ("models", old.models, new.models),
         ("seed", old.seed, new.seed),
         ("device", old.device, new.device),
+        ("--arch", old.architecture, new.architecture),
+        ("--examples", old.examples, new.examples),
     ]
     shared = old.scanners.keys() & new.scanners.keys()
     pairs += [(f"scanner {name}", old.scanners[name], new.scanners[name]) for name in shared]
@@ -243,7 +260,12 @@ def _continued(folder: RunFolder, new: RunManifest) -> RunManifest:
                 f"{folder.path} holds a run with {what} {before!r}, this one has {now!r}: "
                 "choose another --out, or repeat the earlier command to continue it"
             )
-    entries = {entry.name: entry for entry in (*old.entries, *new.entries)}
+    entries = {entry.name: entry for entry in old.entries}
+    for entry in new.entries:
+        before = entries.get(entry.name, entry)
+        same = before.sha256 == entry.sha256
+        keys = {**(before.keys if same else {}), **entry.keys}
+        entries[entry.name] = entry.model_copy(update={"keys": keys})
     return old.model_copy(
         update={
             "scanners": {**old.scanners, **new.scanners},
@@ -262,6 +284,15 @@ def _check_architecture(study: TrojaiStudy) -> None:
 
 def _hashes(model: RoundModel) -> tuple[str, str]:
     """Hash of the model file and of its example images; empty where there are none."""
+    if not model.usable:
+        return "", ""
+    try:
+        return _read_hashes(model)
+    except (OSError, MothError):  # its task will say what is wrong with it
+        return "", ""
+
+
+def _read_hashes(model: RoundModel) -> tuple[str, str]:
     from moth_eval.loading.files import sha256_of
 
     weights = sha256_of(model.file) if model.file.is_file() else ""
@@ -289,7 +320,30 @@ def _versions() -> dict[str, str]:
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
+def exclusively(run: Path) -> Iterator[None]:
+    """Hold the run folder for this process until leaving.
+
+    Raises:
+        RunError: another process works on it.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    with (run / LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(
+                f"another process is working on {run}: wait for it, or choose another --out"
+            ) from None
+        try:
+            yield
+        finally:
+            if [path.name for path in run.iterdir()] == [LOCK]:  # nothing came of it
+                (run / LOCK).unlink()
+                run.rmdir()
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
     """Make SIGTERM end the run as Ctrl-C does, as far as this thread may say so."""
 
     def interrupt(number: int, frame: object) -> None:

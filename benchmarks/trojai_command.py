@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from moth_eval.text import visible
+
 if TYPE_CHECKING:
     from moth_eval.records import ScanRecord
 
@@ -63,7 +65,7 @@ if TYPE_CHECKING:
 @click.option(
     "--timeout",
     type=click.FloatRange(min=0, min_open=True),
-    help="Seconds after which a scan is given up.",
+    help="Seconds after which a model is given up, loading included.",
 )
 @click.option(
     "--retry-failed", "retry", is_flag=True, help="Do tasks again that failed or timed out."
@@ -91,7 +93,7 @@ def trojai(
     """
     from .trojai import TrojaiStudy, called_as
 
-    admit_own_code(architecture)
+    admit_own_code(architecture, models)
     study = TrojaiStudy(
         models=models,
         run=out or Path("runs") / f"trojai-{models.resolve().name}",
@@ -112,13 +114,14 @@ def trojai(
 
 def run_study(ctx: click.Context, study: TrojaiStudy) -> int:
     """Plan, carry out and report a study; the exit code."""
-    from .trojai import exit_code, plan
+    from .trojai import exclusively, exit_code, plan, terminable
 
-    planned = plan(study)
-    for note in planned.round.notes:
-        click.echo(f"note: {note}", err=True)
     try:
-        records = _carry_out(planned, study)
+        with terminable(), exclusively(study.run):
+            planned = plan(study)
+            for note in planned.round.notes:
+                click.echo(f"note: {visible(note)}", err=True)
+            records = _carry_out(planned, study)
     except KeyboardInterrupt:
         click.echo(
             f"moth-eval: stopped; {study.run} holds what was finished, the same command continues",
@@ -136,13 +139,28 @@ def write_reports(ctx: click.Context, run: Path) -> None:
     ctx.invoke(load_command("report"), run=run, as_json=False)
 
 
-def admit_own_code(architecture: str) -> None:
-    """Let `--arch` find modules in the folder that the command was called in, after all others."""
+def admit_own_code(architecture: str, models: Path) -> None:
+    """Let `--arch` find modules in the present folder, after all others; no worker looks there.
+
+    Not if the present folder is one of untrusted models: nothing may be imported from beside them.
+    """
+    import os
     import sys
 
-    here = str(Path.cwd())
-    if architecture and here not in sys.path:
-        sys.path.append(here)
+    from moth_eval.loading.architectures import ArchitectureSource
+
+    os.environ["PYTHONSAFEPATH"] = "1"
+    here, root = Path.cwd().resolve(), models.resolve()
+    if not architecture or ArchitectureSource(spec=architecture).is_builtin:
+        return
+    if here == root or root in here.parents:
+        click.echo(
+            f"note: no code is imported from {here}, models lie there; set PYTHONPATH to "
+            "the folder of your own code",
+            err=True,
+        )
+    elif str(here) not in sys.path:
+        sys.path.append(str(here))
 
 
 def _carry_out(planned: Plan, study: TrojaiStudy) -> dict[str, ScanRecord]:
@@ -159,10 +177,10 @@ def _carry_out(planned: Plan, study: TrojaiStudy) -> dict[str, ScanRecord]:
 
 
 def _line(record: ScanRecord) -> str:
-    """One line about a finished task."""
+    """One line about a finished task, nothing in which acts on a terminal."""
     if record.score is None:
-        return f"{record.model}  {record.scanner}  {record.status}: {record.reason}"
-    return (
+        return visible(f"{record.model}  {record.scanner}  {record.status}: {record.reason}")
+    return visible(
         f"{record.model}  {record.scanner}  score {record.score:.2f}, suspected target "
         f"{record.target}  ({record.seconds:.0f} s)"
     )

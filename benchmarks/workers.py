@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from multiprocessing import connection, get_context
 from multiprocessing.context import ForkServerContext, ForkServerProcess
@@ -13,6 +13,8 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from moth_eval.records import ScanRecord
 
 from .tasks import Task, execute
+
+LONGEST_WAIT_SECONDS = 3600.0
 
 GRACE_SECONDS = 5.0
 """How long a process may take to go after it has given its answer."""
@@ -33,7 +35,7 @@ def run_tasks(
     timeout: float | None,
     on_start: Callable[[Task], None],
     work: Callable[[Task], ScanRecord] = execute,
-) -> Iterator[ScanRecord]:
+) -> Generator[ScanRecord]:
     """The record of every task, as they finish; each runs in a process of its own.
 
     On leaving early (an exception, or the caller stops) all processes are killed.
@@ -76,7 +78,8 @@ def _ready(busy: list[_Worker], timeout: float | None) -> list[_Worker]:
     """Wait until a worker has answered, died or run out of time; those that have."""
     patience = None
     if timeout is not None:
-        patience = max(0.0, min(w.started for w in busy) + timeout - time.monotonic())
+        left = min(w.started for w in busy) + timeout - time.monotonic()
+        patience = min(max(0.0, left), LONGEST_WAIT_SECONDS)
     handles = [w.answer for w in busy] + [w.process.sentinel for w in busy]
     done = connection.wait(handles, patience)
     late = time.monotonic() - (timeout or 0.0)
@@ -100,7 +103,7 @@ def _collect(worker: _Worker, timeout: float | None) -> ScanRecord:
             return worker.task.without_answer(
                 "timed-out", f"no answer within {timeout:g} s (--timeout)", seconds
             )
-    except EOFError:
+    except (EOFError, OSError):  # it died before or while it answered
         worker.process.join(GRACE_SECONDS)
     finally:
         _end(worker)

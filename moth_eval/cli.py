@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -12,6 +13,9 @@ import click
 
 from . import __version__
 from .errors import InstallationError, MothError
+from .text import visible
+
+INCOMPLETE = 3
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "trojai": (
@@ -60,8 +64,19 @@ class LazyGroup(click.Group):
             check_rooms()
             return super().invoke(ctx)
         except MothError as error:
-            click.echo(f"moth-eval: {error}", err=True)
+            click.echo(f"moth-eval: {visible(str(error))}", err=True)
             ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo("moth-eval: stopped; the same command goes on", err=True)
+            ctx.exit(INCOMPLETE)
+        except OSError as error:
+            click.echo(f"moth-eval: {visible(str(error))}", err=True)
+            ctx.exit(2)
+        except (click.exceptions.Exit, click.Abort, click.ClickException):
+            raise
+        except Exception:  # a defect of ours must not pass for exit code 1, "something found"
+            click.echo(traceback.format_exc(), err=True)
+            ctx.exit(INCOMPLETE)
 
 
 def load_command(word: str) -> click.Command:

@@ -5,16 +5,47 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+CGROUP = Path("/sys/fs/cgroup")
+"""Where a container's limits stand (version 2, or version 1 in its sub-folders)."""
+
 
 def processors() -> int:
-    """Processors that this process may use."""
+    """Processors that this process may use, a container's share rounded down."""
+    share = _numbers(CGROUP / "cpu.max")
+    if len(share) == 2 and share[1]:
+        return max(1, min(_affine(), share[0] // share[1]))
+    return _affine()
+
+
+def _affine() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def available_bytes() -> int:
-    """Memory that this process may still take without swapping, as the system tells it."""
+    """Memory that this process may still take without swapping, in a container or outside."""
+    return max(0, min(_free_bytes(), *_container_bytes()))
+
+
+def _container_bytes() -> list[int]:
+    pairs = [
+        (CGROUP / "memory.max", CGROUP / "memory.current"),
+        (CGROUP / "memory/memory.limit_in_bytes", CGROUP / "memory/memory.usage_in_bytes"),
+    ]
+    found = [(_numbers(limit), _numbers(used)) for limit, used in pairs]
+    return [limit[0] - used[0] for limit, used in found if limit and used] or [1 << 62]
+
+
+def _numbers(path: Path) -> list[int]:
+    """The whole numbers in a small file; none if it is absent or says `max`."""
+    try:
+        return [int(word) for word in path.read_text().split()]
+    except (OSError, ValueError):
+        return []
+
+
+def _free_bytes() -> int:
     meminfo = Path("/proc/meminfo")
     if meminfo.is_file():
         fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())

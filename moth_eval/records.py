@@ -19,7 +19,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from .errors import RunError
 
@@ -33,6 +33,22 @@ class Record(BaseModel):
     """Base of all records: frozen, and unknown or mistyped fields are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _writable(cls, value: object) -> object:
+        """Text that UTF-8 cannot hold (a file's name may be any bytes) is spelled out."""
+        return _writable(value)
+
+
+def _writable(value: object) -> object:
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, tuple | list):
+        return type(value)(_writable(part) for part in value)
+    if isinstance(value, dict):
+        return {_writable(key): _writable(part) for key, part in value.items()}
+    return value
 
 
 class Truth(Record):
@@ -57,6 +73,8 @@ class ModelEntry(Record):
     sha256: str
     architecture: str = ""
     truth: Truth | None = None
+    keys: dict[str, str] = {}
+    """Scanner name -> key of the task; a record with another key is not of this run."""
 
 
 class RunManifest(Record):
@@ -75,6 +93,10 @@ class RunManifest(Record):
     """Scanner name -> its parameters."""
     versions: dict[str, str]
     """Distribution -> version, plus `python` and `platform`."""
+    architecture: str = ""
+    """What `--arch` said."""
+    examples: str = ""
+    """Absolute path that `--examples` named; empty: the models' own."""
     timeout_seconds: float | None = None
     entries: tuple[ModelEntry, ...]
 

@@ -10,7 +10,9 @@ import torch
 def derive_seed(*parts: object) -> int:
     """A 63-bit seed made from the text of `parts`; equal parts give equal seeds everywhere."""
     text = "\x1f".join(str(part) for part in parts)
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+    return (
+        int.from_bytes(hashlib.sha256(text.encode(errors="surrogatepass")).digest()[:8], "big") >> 1
+    )
 
 
 def generator_for(*parts: object) -> torch.Generator:

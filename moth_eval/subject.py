@@ -128,6 +128,7 @@ class Subject:
 
     def to(self, device: torch.device) -> Subject:
         """A copy whose network and examples are on `device`; this subject is left alone."""
+        device = torch.empty(0, device=device).device  # 'cuda' becomes 'cuda:0'
         if all(p.device == device for p in self.module.parameters()):
             return replace(self, examples=self.examples.to(device))
         module = deepcopy(self.module).to(device)

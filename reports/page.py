@@ -21,6 +21,7 @@ from jinja2.filters import do_urlencode
 from markupsafe import Markup
 
 from moth_eval.metrics import tpr_at_fpr
+from moth_eval.text import visible
 
 from .doubts import Doubt
 from .drawings import score_strip, size_bars
@@ -38,7 +39,6 @@ from .wording import (
     number,
     percent,
     span,
-    visible,
 )
 
 TEMPLATES = Path(__file__).parent / "templates"

@@ -17,6 +17,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from moth_eval.intervals import roc_band
 from moth_eval.metrics import FloatArray, RocCurve, roc_curve
+from moth_eval.text import visible
 
 from .evaluation import (
     ALL_TYPES,
@@ -27,7 +28,6 @@ from .evaluation import (
     scores_by_class,
 )
 from .rows import Run
-from .wording import visible
 
 MOST_GRID_POINTS = 200
 LEGEND_WIDTH = 84

@@ -141,11 +141,13 @@ def read_run(path: Path) -> Run:
 
 def _row(entry: ModelEntry, scanner: str, seen: _Ledger) -> Row:
     current = [r for r in seen.records.values() if r.sha256 == entry.sha256]
+    if scanner in entry.keys:
+        current = [r for r in current if r.key == entry.keys[scanner]]
     remarks = []
     if len(current) > 1:
         remarks.append(f"scanned under {len(current)} different settings; the last result is shown")
     if len(current) < len(seen.records):
-        remarks.append("a result of another version of the model file is ignored")
+        remarks.append("a result of another version of the model file or other settings is ignored")
     if seen.started and not seen.records:
         remarks.append("a scan was started but left no result")
     return Row(

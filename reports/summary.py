@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from moth_eval.text import visible
+
 from .build import Findings, work_out
 from .evaluation import ALL_TYPES, Evaluation
 from .rows import PENDING, Run
 from .tables import Cell, metrics_row
-from .wording import STATUS_WORDS, count, number, percent, span, visible
+from .wording import STATUS_WORDS, count, number, percent, span
 
 MOST_SUSPECTS = 5
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
-
 from moth_eval.intervals import Interval
 
 from .rows import PENDING, Row
@@ -20,17 +18,6 @@ STATUS_WORDS = {
 NO_EVIDENCE = "no evidence found"
 ABOVE_CUT = "above published cut"
 NO_CUT = "scored, no published cut"
-
-_HIDDEN = ("Cc", "Cf", "Co", "Cs")
-
-
-def visible(text: str) -> str:
-    r"""The text on one line, characters that act on a terminal or reorder text spelled out.
-
-    A model's name is chosen by whoever made it: an escape sequence or a right-to-left override in
-    it becomes `\x1b` or `\u202e`.
-    """
-    return "".join(_shown(c) for c in " ".join(text.split()))
 
 
 def finding(row: Row) -> str:
@@ -66,9 +53,3 @@ def number(value: float | None, digits: int = 3) -> str:
 def span(interval: Interval) -> str:
     """`0.80 to 1.00`."""
     return f"{interval.low:.2f} to {interval.high:.2f}"
-
-
-def _shown(character: str) -> str:
-    if unicodedata.category(character) not in _HIDDEN:
-        return character
-    return character.encode("unicode_escape").decode("ascii")

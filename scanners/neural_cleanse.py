@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -70,7 +71,8 @@ class NeuralCleanse:
     Differs from the reference:
         * images of the target class take no part in its inversion: they would count as flipped;
         * a trigger counts only if its success rate holds on all images; a class without such a
-          trigger enters the comparison with the largest possible size, never with a small one;
+          trigger enters the comparison with the largest possible size, never with a small one,
+          and if that is half of the classes there is no score;
         * the trigger lives in `[0, 1]` image space whatever the network's preprocessing;
         * the default schedule is our own; `preset="paper"` is the published one.
 
@@ -91,6 +93,11 @@ class NeuralCleanse:
     def __post_init__(self) -> None:
         if self.preset not in SCHEDULES:
             raise ScanError(f"preset must be one of {', '.join(SCHEDULES)}, got {self.preset!r}")
+        if not 0 < self.success_rate <= 1 or not math.isfinite(self.cut):
+            raise ScanError(
+                "success_rate must be in (0, 1] and cut finite, got "
+                f"{self.success_rate} and {self.cut}"
+            )
         if self.max_images < 1:
             raise ScanError(f"max_images must be at least 1, got {self.max_images}")
 
@@ -140,10 +147,14 @@ class NeuralCleanse:
             source="Neural Cleanse (2019); false alarms simulated for "
             f"{len(inversions)} independent normal trigger sizes",
         )
-        if not any(t.valid for t in triggers):
+        missing = sum(not t.valid for t in triggers)
+        remark = f"{missing} of {len(triggers)} triggers missed a success rate of " + (
+            f"{self.success_rate:g}"
+        )
+        if 2 * missing >= len(triggers):
             return Scan(
                 status=Status.INCONCLUSIVE,
-                reason=f"no trigger reached a success rate of {self.success_rate:g} for any class",
+                reason=f"{remark}: no median of sizes to compare with",
                 triggers=triggers,
                 rule=rule,
             )
@@ -154,6 +165,7 @@ class NeuralCleanse:
         return Scan(
             status=Status.SCORED,
             score=float(indices.max()),
+            reason=f"{remark} and count as the largest size" if missing else "",
             target=suspect.target,
             source=suspect.source,
             triggers=triggers,

@@ -77,3 +77,19 @@ def test_a_foreign_package_in_place_of_a_room_is_named(
         monkeypatch.delitem(sys.modules, name)
     with pytest.raises(InstallationError, match=f"the package '{room}' resolves to {tmp_path}"):
         cli.check_rooms()
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(KeyboardInterrupt(), 3), (PermissionError("no"), 2), (ZeroDivisionError("oops"), 3)],
+)
+def test_no_accident_passes_for_something_found(
+    error: BaseException, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "check_rooms", fail)
+    result = CliRunner().invoke(cli.main, ["report", "nowhere"])
+    assert result.exit_code == code
+    assert result.output

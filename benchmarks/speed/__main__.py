@@ -97,27 +97,32 @@ def _trained() -> Path:
 
 
 def _print(comparisons: Sequence[Comparison]) -> None:
-    """The table; sizes are sums of the mask over its pixels."""
-    click.echo(
-        f"{'pair':>7} {'size: loop':>11} {'engine':>8} {'common':>8} "
-        f"{'s: loop':>9} {'engine':>8} {'s to common: loop':>18} {'engine':>8}"
-    )
+    """The table; sizes are sums of the mask over its pixels, each valid on all images."""
+    heads = ("pair", "loop: size", "in s", "engine: size", "in s", "common", "loop s", "engine s")
+    click.echo("  ".join(f"{head:>12}" for head in heads))
     loop_total = engine_total = 0.0
     for c in comparisons:
-        loop, engine = c.reference, c.engine
-        loop_common, engine_common = (t.seconds_to(c.common_size) or 0.0 for t in (loop, engine))
-        loop_total += loop_common
-        engine_total = max(engine_total, engine_common)
-        click.echo(
-            f"{c.source:>3}-{c.target:<3} {loop.sizes[-1]:>11.1f} {engine.sizes[-1]:>8.1f} "
-            f"{c.common_size:>8.1f} {loop.seconds[-1]:>9.1f} {engine.seconds[-1]:>8.1f} "
-            f"{loop_common:>18.1f} {engine_common:>8.1f}"
+        row = (
+            f"{c.source}-{c.target}",
+            c.reference.sizes[-1],
+            c.reference.seconds[-1],
+            c.engine.sizes[-1],
+            c.engine.seconds[-1],
         )
-    ratio = loop_total / engine_total
-    click.echo(
-        f"all pairs to equal size and success rate: loop {loop_total:.1f} s, "
-        f"engine {engine_total:.1f} s, ratio {ratio:.1f}"
-    )
+        cells = [f"{value:>12.1f}" if isinstance(value, float) else f"{value:>12}" for value in row]
+        if c.common_size is None:
+            click.echo("  ".join([*cells, "one of them never found a valid trigger"]))
+            continue
+        times = [trace.seconds_to(c.common_size) for trace in (c.reference, c.engine)]
+        loop, engine = (time if time is not None else float("nan") for time in times)
+        loop_total, engine_total = loop_total + loop, max(engine_total, engine)
+        cells += [f"{value:>12.1f}" for value in (c.common_size, loop, engine)]
+        click.echo("  ".join(cells))
+    if engine_total:
+        click.echo(
+            f"time to equal size and success rate, all such pairs: loop {loop_total:.1f} s, "
+            f"engine {engine_total:.1f} s, ratio {loop_total / engine_total:.1f}"
+        )
 
 
 if __name__ == "__main__":

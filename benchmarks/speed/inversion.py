@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -49,9 +50,10 @@ class Comparison:
     engine: Trace
 
     @property
-    def common_size(self) -> float:
-        """The larger of the two final sizes: what both have reached."""
-        return max(self.reference.sizes[-1], self.engine.sizes[-1])
+    def common_size(self) -> float | None:
+        """The larger of the two final sizes: what both have reached; None if one found nothing."""
+        larger = max(self.reference.sizes[-1], self.engine.sizes[-1])
+        return larger if math.isfinite(larger) else None
 
 
 def compare(

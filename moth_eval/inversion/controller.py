@@ -58,13 +58,16 @@ class CostController:
         self._down = torch.where(self.moved, torch.where(works, 0.0, self._down + 1), self._down)
         raise_ = self.moved & (self._up >= schedule.patience)
         lower = self.moved & (self._down >= schedule.patience)
-        raised = torch.where(self.cost == 0, schedule.initial_cost, self.cost * schedule.up)
+        was_on = self.cost > 0
+        raised = torch.where(~was_on, schedule.initial_cost, self.cost * schedule.up)
         cost = torch.where(raise_, raised, self.cost)
         self.cost = torch.where(lower, cost / schedule.down, cost)
         self._up = torch.where(raise_, 0.0, self._up)
         self._down = torch.where(lower, 0.0, self._down)
-        self._raised = self._raised | raise_
-        self._lowered = self._lowered | (lower & (cost > 0))
+        # Switching the cost on starts the record anew, as in the published code.
+        switched_on = raise_ & ~was_on
+        self._raised = (self._raised | (raise_ & was_on)) & ~switched_on
+        self._lowered = (self._lowered | (lower & was_on)) & ~switched_on
 
     def keep(self, rows: Tensor) -> None:
         """Drop all rows but these `(R',)` indices."""

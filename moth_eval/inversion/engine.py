@@ -182,7 +182,7 @@ def _result(
     valid = bool(torch.isfinite(rows.best_size[row]))
     stack = rows.best if valid else rows.parameters
     trigger = tuple(part[row : row + 1] for part in stack)
-    mask, pattern = objective.render(trigger)
+    mask, pattern = (torch.nan_to_num(part) for part in objective.render(trigger))
     rate = (
         float(rows.best_rate[row])
         if valid
@@ -192,7 +192,7 @@ def _result(
         problem=problem,
         mask=mask[0].cpu(),
         pattern=pattern[0].cpu(),
-        size=float(objective.size(trigger)[0]),
+        size=float(mask.sum()) if not valid else float(objective.size(trigger)[0]),
         asr=rate,
         valid=valid or rate >= schedule.success_rate,
         steps=int(rows.steps[row]),

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..machine import available_bytes
 
-CPU_SHARE_BYTES = 1 << 30
+CPU_SHARE_BYTES = 1 << 29
 """Activations kept at a time on a CPU: scans run beside each other and beside the user's work."""
 
 CPU_IMAGES = 128

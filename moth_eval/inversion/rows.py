@@ -134,7 +134,7 @@ class Rows:
     ) -> Tensor:
         """Verify what was found since the last check; bool `(R,)` on the host: finished rows.
 
-        Tried are the candidate and the present trigger of each row, the smaller one first.
+        Tried are the present trigger of each row and its candidate, if smaller than the best.
 
         Args:
             schedule: when a trigger is valid and when a row has stalled.
@@ -151,9 +151,9 @@ class Rows:
                     self.accept(row, stack, size, rate)
         self.candidate_size = torch.full_like(self.candidate_size, torch.inf)
         shrank = self.best_size < before * (1 - schedule.stop_tolerance)
-        found = torch.isfinite(self.best_size) & self.controller.settled
+        found = torch.isfinite(self.best_size)
         self.stalled = torch.where(found & ~shrank, self.stalled + 1, 0.0)
-        stalled = self.stalled >= schedule.stop_patience
+        stalled = (self.stalled >= schedule.stop_patience) & self.controller.settled
         return (stalled | (self.steps >= schedule.steps)).cpu()
 
     def accept(self, row: int, stack: Parameters, sizes: Tensor, rate: float) -> None:

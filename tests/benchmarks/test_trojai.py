@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from benchmarks.trojai import exclusively
 from moth_eval.cli import main
 from moth_eval.loading.files import MODEL_SUFFIXES
-from moth_eval.machine import processors
 from moth_eval.records import RunFolder
 from reports.tables import TIMING_COLUMNS
 from tests.support.hostile import write_hostile_files
@@ -121,7 +121,7 @@ def test_a_limited_run_is_continued_by_a_larger_one(
 def test_the_number_of_jobs_changes_nothing(
     models: Path, tmp_path: Path, undisturbed: tuple[Path, Result]
 ) -> None:
-    trojai(models, tmp_path / "run", "--jobs", str(2 * processors()))
+    trojai(models, tmp_path / "run", "--jobs", "1")
     assert rows(tmp_path / "run") == rows(undisturbed[0])
 
 
@@ -182,6 +182,7 @@ def test_hostile_and_broken_files_are_rows_and_nothing_in_them_runs(tmp_path: Pa
     bad = [row for name, row in table.items() if name != "model-0"]
     assert {row["status"] for row in bad} <= {"refused", "failed", "inconclusive", "scored"}
     assert all(row["reason"] for row in bad if row["status"] != "scored")
+    assert not [row for row in bad if "worker process" in row["reason"]]
     assert table["random-bytes"]["status"] == "refused"
     assert not [*Path.cwd().glob(f"{CANARY}*"), *tmp_path.rglob(f"{CANARY}*")]
 
@@ -201,6 +202,48 @@ def test_bad_input_is_exit_code_2_with_a_reason(
     result = trojai(models, undisturbed[0], *more)
     assert result.exit_code == 2
     assert message in result.output
+
+
+def test_code_beside_the_models_is_never_imported(repository: Path, tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    write_prototype_round(models, models=1)
+    for name in ("torch", "selectors", "pyarrow", "numexpr", "bottleneck", "opt_einsum"):
+        (models / f"{name}.py").write_text(f"open({str(tmp_path / name)!r}, 'w')\n")
+    (models / "benchmarks").mkdir()
+    (models / "benchmarks" / "__init__.py").write_text(f"open({str(tmp_path / 'room')!r}, 'w')\n")
+    script = f"import sys; sys.path[:1] = []; sys.path.insert(0, {str(repository)!r}); " + (
+        "from moth_eval.cli import main; main()"
+    )
+    for arch in ([], ["--arch", ARCH]):
+        options = ["--models", ".", "--scanner", FAST, "--device", "cpu", *arch]
+        command = [sys.executable, "-c", script, "trojai", *options]
+        command += ["--out", str(tmp_path / f"run{len(arch)}")]
+        subprocess.run(command, cwd=models, check=False, capture_output=True, timeout=120)
+    assert rows(tmp_path / "run2")[0]["status"] == "scored"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["models", "run0", "run2"]
+
+
+def test_two_runs_do_not_share_a_folder(models: Path, tmp_path: Path) -> None:
+    with exclusively(tmp_path / "run"):
+        result = trojai(models, tmp_path / "run")
+    assert result.exit_code == 2
+    assert "another process is working on" in result.output
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_name_that_is_not_utf8_is_a_row_like_any_other(models: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "odd"
+    write_prototype_round(folder, models=1)
+    odd = os.fsdecode(b"odd-\xff\x1b[2J")
+    (folder / "model-0.safetensors").rename(folder / f"{odd}.safetensors")
+    result = CliRunner().invoke(
+        main,
+        ["trojai", "--models", str(folder), "--out", str(tmp_path / "run"), "--arch", ARCH,
+         "--scanner", FAST, "--examples", str(folder / "model-0.npz"), "--device", "cpu"],
+    )  # fmt: skip
+    assert result.exit_code in (0, 1), result.output
+    assert [row["status"] for row in rows(tmp_path / "run")] == ["scored"]
+    assert "\x1b" not in result.output
 
 
 def test_a_folder_without_models_is_exit_code_2(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from benchmarks.tasks import Task, execute, file_name, parse_scanner
 from benchmarks.workers import run_tasks
 from moth_eval.errors import InputError
 from moth_eval.loading.rounds import RoundModel
-from tests.support.work import answer, misbehave
+from tests.support.work import answer, misbehave, talkative
 
 
 def task(name: str, tmp_path: Path) -> Task:
@@ -53,15 +53,31 @@ def test_a_worker_that_hangs_is_ended_when_its_time_is_up(tmp_path: Path) -> Non
     assert time.monotonic() - started < 120
 
 
+def alive(pid: int) -> bool:
+    try:
+        return "zombie" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
+
+
 def test_workers_are_gone_when_the_caller_stops_early(tmp_path: Path) -> None:
     tasks = [task(name, tmp_path) for name in ("fine", "hang", "hang")]
-    started: list[str] = []
-    results = run_tasks(
-        tasks, jobs=2, timeout=None, on_start=lambda t: started.append(t.model.name), work=misbehave
-    )  # fmt: skip
+    results = run_tasks(tasks, jobs=2, timeout=None, on_start=lambda t: None, work=misbehave)
     assert next(results).model == "fine"
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "hanging.pid").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    pid = int((tmp_path / "hanging.pid").read_text())
+    assert alive(pid)
     results.close()  # type: ignore[attr-defined]
-    assert started[:2] == ["fine", "hang"]
+    assert not alive(pid)
+
+
+def test_an_answer_larger_than_the_pipe_arrives_whole(tmp_path: Path) -> None:
+    [record] = run_tasks(
+        [task("long", tmp_path)], jobs=1, timeout=None, on_start=lambda t: None, work=talkative
+    )  # fmt: skip
+    assert len(record.reason) == 1_000_000
 
 
 def test_a_model_without_a_file_is_a_failed_row(tmp_path: Path) -> None:
@@ -100,6 +116,8 @@ def test_scanner_parameters_are_read_with_their_types() -> None:
         ("nc:cut", "scanner 'nc' has no parameter 'cut'"),
         ("nc:cut=high", "cut takes a float, got 'high'"),
         ("nc:label_specific=maybe", "label_specific takes a bool, got 'maybe'"),
+        ("nc:success_rate=2", "success_rate must be in"),
+        ("nc:cut=inf", "cut finite"),
         ("nc:preset=slow", "--scanner nc:preset=slow: preset must be one of fast, paper"),
     ],
 )

@@ -24,5 +24,10 @@ def misbehave(task: Task) -> ScanRecord:
     if task.model.name == "exit":
         sys.exit(7)
     if task.model.name == "hang":
+        task.run.parent.joinpath("hanging.pid").write_text(str(os.getpid()))
         time.sleep(600)
     return answer(task)
+
+
+def talkative(task: Task) -> ScanRecord:
+    return task.without_answer("inconclusive", "x" * 1_000_000)

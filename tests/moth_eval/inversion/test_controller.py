@@ -57,11 +57,11 @@ def test_rows_do_not_touch_each_other() -> None:
     assert controller.cost.tolist() == pytest.approx([1e-3, 0.0])
 
 
-def test_a_row_has_settled_once_its_cost_went_both_ways() -> None:
+def test_a_row_has_settled_once_its_cost_went_both_ways_after_it_was_switched_on() -> None:
     controller = CostController(1, PLAIN, CPU)
-    feed(controller, 0, 0, 0, 1, 1, 1)
+    feed(controller, 0, 0, 0, 1, 1, 1, 0, 0, 0)
     assert not controller.settled.item()
-    feed(controller, 0, 0, 0)
+    feed(controller, 1, 1, 1)
     assert controller.settled.item()
 
 
