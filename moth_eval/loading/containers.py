@@ -19,15 +19,12 @@ from ..errors import RefusedFile
 from .formats import LEGACY_MAGIC, LEGACY_MAGIC_WITHIN
 from .inert_pickle import parse
 from .inert_tree import StorageRecord
+from .zip_directory import Directory, check_names, check_tiling, read_directory
 
 LARGEST_PICKLE = 32 << 20
 MOST_MEMBERS = 20_000
 #: Flags that torch's writer sets: sizes after the data, and UTF-8 names.
 ALLOWED_FLAGS = 0x0808
-LARGEST_DIRECTORY = 8 << 20
-END_RECORD = 22
-#: The end record of a zip archive, with the 64-bit locator and record that may stand before it.
-ZIP64_END_RECORDS = END_RECORD + 20 + 56
 
 _DAMAGE = (ValueError, IndexError, KeyError, OverflowError, struct.error)
 
@@ -66,7 +63,7 @@ def open_checkpoint(path: Path, container: Literal["zip", "legacy"]) -> Iterator
         if container == "legacy":
             yield _legacy(file)
             return
-        _check_directory(file)
+        directory = read_directory(file)
         try:
             archive = zipfile.ZipFile(file)
         except (zipfile.BadZipFile, NotImplementedError, OSError, *_DAMAGE) as error:
@@ -74,13 +71,14 @@ def open_checkpoint(path: Path, container: Literal["zip", "legacy"]) -> Iterator
                 f"the zip archive is damaged or cut short ({error}); copy or download it again"
             ) from error
         with archive:
-            yield _zip(archive, file)
+            yield _zip(archive, file, directory)
 
 
-def _zip(archive: zipfile.ZipFile, file: BinaryIO) -> Checkpoint:
+def _zip(archive: zipfile.ZipFile, file: BinaryIO, directory: Directory) -> Checkpoint:
     members = archive.infolist()
     size = file.seek(0, io.SEEK_END)
-    root = _check_members(archive, members, size)
+    root = _check_members(members, size)
+    check_tiling(file, members, directory)
     storages = _ZipStorages(archive, root)
     order = storages.member("byteorder", 16)
     if order not in (None, b"little"):
@@ -97,24 +95,7 @@ def _zip(archive: zipfile.ZipFile, file: BinaryIO) -> Checkpoint:
     return Checkpoint(tree=tree, storages=storages, container="zip")
 
 
-def _check_directory(file: BinaryIO) -> None:
-    """Refuses a table of contents that would take more memory than any model's."""
-    size = file.seek(0, io.SEEK_END)
-    file.seek(max(0, size - ZIP64_END_RECORDS))
-    tail = file.read().rjust(ZIP64_END_RECORDS, b"\0")
-    end = tail[-END_RECORD:]
-    if end[:4] != b"PK\x05\x06":
-        raise RefusedFile(
-            "the zip archive is cut short, or something follows it; copy or download it again"
-        )
-    length = int.from_bytes(end[12:16], "little")
-    if tail[-42:-38] == b"PK\x06\x07":
-        length = int.from_bytes(tail[40:48], "little")
-    if length > LARGEST_DIRECTORY:
-        raise RefusedFile(f"the zip archive has a table of contents of {length:,} bytes")
-
-
-def _check_members(archive: zipfile.ZipFile, members: list[zipfile.ZipInfo], size: int) -> str:
+def _check_members(members: list[zipfile.ZipInfo], size: int) -> str:
     names = [member.filename for member in members]
     if len(names) > MOST_MEMBERS or len(set(names)) != len(names):
         raise RefusedFile(
@@ -122,6 +103,7 @@ def _check_members(archive: zipfile.ZipFile, members: list[zipfile.ZipInfo], siz
             f"doubled; at most {MOST_MEMBERS} different ones are read"
         )
     _name_other_archives(names)
+    check_names(members)
     packed = [m for m in members if m.compress_type != zipfile.ZIP_STORED]
     if packed or any(m.flag_bits & ~ALLOWED_FLAGS for m in members):
         raise RefusedFile(
@@ -130,8 +112,6 @@ def _check_members(archive: zipfile.ZipFile, members: list[zipfile.ZipInfo], siz
         )
     if sum(m.file_size for m in members) > size:
         raise RefusedFile("the members of the zip archive claim more bytes than the file has")
-    if archive.comment or min((m.header_offset for m in members), default=0) != 0:
-        raise RefusedFile("something stands before or after the zip archive; save the model anew")
     return _root(names)
 
 
