@@ -104,8 +104,13 @@ def test_scanner_parameters_are_read_with_their_types() -> None:
     method, parameters = parse_scanner("nc:label_specific=true,max_images=50,success_rate=0.9")
     assert method == "nc"
     assert parameters == {
-        "preset": "fast", "label_specific": True, "success_rate": 0.9, "max_images": 50, "cut": 2.0
-    }  # fmt: skip
+        "preset": "fast",
+        "label_specific": True,
+        "success_rate": 0.9,
+        "max_images": 50,
+        "log_sizes": False,
+        "cut": 2.0,
+    }
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,16 @@ def test_the_score_is_the_anomaly_index_of_the_smallest_trigger() -> None:
     assert scan.score == pytest.approx(anomaly_indices(np.array([40.0, 11, 52, 47, 60])).max())
 
 
+def test_logarithms_keep_one_large_size_from_hiding_a_small_one() -> None:
+    found = [inversion(t, size) for t, size in enumerate((173.0, 102.0, 19.0, 38.0, 115.0))]
+    plain, logarithmic = (
+        NeuralCleanse(log_sizes=log).judge(found, (3, 20, 20)).score for log in (False, True)
+    )
+    assert plain is not None
+    assert logarithmic is not None
+    assert plain < 1 < 2 < logarithmic
+
+
 def test_an_invalid_trigger_is_never_the_small_one() -> None:
     scan = judged(None, 41, 52, 47, 60)
     assert scan.target == 1
