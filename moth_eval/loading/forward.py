@@ -2,49 +2,84 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ..errors import RefusedFile
 from ..seeds import generator_for
 
 BATCH = 2
-#: Elements that one layer may put out for one image; the largest of torchvision's networks make
-#: about 15 million at 300 x 300 pixels.
+#: Elements that one operation may put out for one image; the largest of torchvision's networks
+#: make about 15 million at 300 x 300 pixels.
 MOST_PER_IMAGE = 1 << 27
+#: Elements that one operation may put out in a pass over many images: 1 GiB of float32.
+MOST_PER_PASS = 1 << 28
+LARGEST_BATCH = 64
+_BY_VALUE = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
 
 
-class _TooLarge(Exception):  # noqa: N818 - carries an answer out of a forward pass
-    """A layer would put out more than any classifier does."""
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What the first run of a network tells.
+
+    Attributes:
+        num_classes: the number of logits K.
+        peak: elements that the largest operation puts out for one image.
+    """
+
+    num_classes: int
+    peak: int
+
+    @property
+    def batch_size(self) -> int:
+        """Images per pass whose largest layer fits into `MOST_PER_PASS`, at most 64."""
+        return max(1, min(LARGEST_BATCH, MOST_PER_PASS // max(1, self.peak)))
 
 
 def check_forward(module: nn.Module, image_shape: tuple[int, int, int]) -> int:
     """The number of logits that the network gives for images of this shape.
+
+    Raises:
+        RefusedFile: see `measure_forward`.
+    """
+    return measure_forward(module, image_shape).num_classes
+
+
+def measure_forward(module: nn.Module, image_shape: tuple[int, int, int]) -> Measured:
+    """The number of logits for images of this shape, and how much memory a pass takes.
 
     Args:
         module: the network, in eval mode, on the CPU.
         image_shape: `(C, H, W)` of the network's input.
 
     Raises:
-        RefusedFile: it cannot be run on such images, would take an absurd amount of memory, or
-            does not give finite logits `(N, K)`.
+        RefusedFile: it cannot be run on such images, would take an absurd amount of memory or one
+            that cannot be known, changes itself, or does not give finite logits `(N, K)`.
     """
-    _bound(module, image_shape)
     noise = torch.rand(BATCH, *image_shape, generator=generator_for("check_forward", image_shape))
+    before = _state(module)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        peak = _peak(module, torch.zeros_like(noise))
         for images in (torch.zeros_like(noise), noise):
             logits = _run(module, images)
             _check_logits(logits, image_shape)
-    count: int = logits.shape[1]
-    return count
+    _require_unchanged(module, before)
+    return Measured(num_classes=logits.shape[1], peak=peak)
 
 
 def _run(module: nn.Module, images: Tensor) -> Any:
     try:
         return module(images)
+    except RefusedFile:
+        raise
     except Exception as error:  # whatever layers put together by a stranger raise
         raise RefusedFile(
             f"the network in the file cannot be run on images of shape {tuple(images.shape[1:])}: "
@@ -67,27 +102,131 @@ def _check_logits(logits: object, image_shape: tuple[int, int, int]) -> None:
         )
 
 
-def _bound(module: nn.Module, image_shape: tuple[int, int, int]) -> None:
-    """Runs the shapes alone, without memory, and refuses before a real run could exhaust it."""
+def _state(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, bool]]:
+    """Copies of the buffers, and the training flags of all layers."""
+    buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    return buffers, {name: part.training for name, part in module.named_modules()}
+
+
+def _require_unchanged(
+    module: nn.Module, before: tuple[dict[str, Tensor], dict[str, bool]]
+) -> None:
+    buffers, flags = _state(module)
+    changed = [name for name, old in before[0].items() if not _same(old, buffers.get(name))]
+    changed += [f"{name}.training" for name, old in before[1].items() if flags.get(name) != old]
+    if changed:
+        raise RefusedFile(
+            f"the network in the file changes itself when it is run in eval mode ({changed[0]}), "
+            "so what it says depends on what it saw before; give a network whose evaluation "
+            "leaves its buffers and training flags alone"
+        )
+
+
+def _same(old: Tensor, new: Tensor | None) -> bool:
+    if new is None or new.shape != old.shape:
+        return False
+    return bool(((new == old) | ((new != new) & (old != old))).all())
+
+
+def _peak(module: nn.Module, images: Tensor) -> int:
+    """Elements that the largest operation puts out for one image, found without memory for them.
+
+    Raises:
+        RefusedFile: it is more than any classifier needs, or cannot be known before the memory
+            would be taken.
+    """
     state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     shapes = {name: tensor.detach().to("meta") for name, tensor in state.items()}
-    images = torch.empty(BATCH, *image_shape, device="meta")
-    watched = [part.register_forward_hook(_watch) for part in module.modules()]
+    meter = _Meter(real=False)
     try:
-        with torch.no_grad():
-            functional_call(module, shapes, (images,))
-    except _TooLarge as error:
-        raise RefusedFile(str(error)) from error
-    except Exception:  # noqa: S110 - not every operation knows its shape alone; the real run tells
-        pass
+        with _named_by(module, meter), meter:
+            functional_call(module, shapes, (images.to("meta"),))
+    except RefusedFile:
+        raise
+    except Exception:  # a network that looks at values cannot be run on shapes alone
+        meter = _Meter(real=True)
+        with _named_by(module, meter), meter:
+            _run(module, images)
+    return -(-meter.largest // BATCH)
+
+
+@contextmanager
+def _named_by(module: nn.Module, meter: _Meter) -> Iterator[None]:
+    """While it lasts, the meter knows which layer of the network is running."""
+    handles = []
+    for part in module.modules():
+        handles.append(part.register_forward_pre_hook(meter.enter))
+        handles.append(part.register_forward_hook(meter.leave))
+    try:
+        yield
     finally:
-        for handle in watched:
+        for handle in handles:
             handle.remove()
 
 
-def _watch(part: nn.Module, _: object, output: object) -> None:
-    if isinstance(output, Tensor) and output.numel() > BATCH * MOST_PER_IMAGE:
-        raise _TooLarge(
-            f"a {type(part).__name__} in the network would put out {output.numel() // BATCH:,} "
-            "numbers for a single image; no classifier does"
-        )
+class _Meter(TorchDispatchMode):
+    """Looks at the size of every operation's outputs before there is memory for them.
+
+    Attributes:
+        real: whether the operations are then carried out, or known by their shapes only.
+        largest: elements of the largest output so far.
+    """
+
+    def __init__(self, *, real: bool) -> None:
+        super().__init__()
+        self.real = real
+        self.largest = 0
+        self._running: list[nn.Module] = []
+
+    def enter(self, part: nn.Module, _: object) -> None:
+        self._running.append(part)
+
+    def leave(self, part: nn.Module, _: object, __: object) -> None:
+        del part
+        self._running.pop()
+
+    def __torch_dispatch__(
+        self, func: Any, types: object, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if not self.real:
+            result = _shapes(func, args, kwargs)
+            self._require_bounded(func, result)
+            return result
+        # Their outputs are no larger than their inputs, but known by carrying them out only.
+        if not any(tag in func.tags for tag in _BY_VALUE):
+            self._require_bounded(func, self._foreseen(func, args, kwargs))
+        return func(*args, **kwargs)
+
+    def _foreseen(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        try:
+            return _shapes(func, args, kwargs)
+        except NotImplementedError as error:
+            raise RefusedFile(
+                f"what {self._layer()} in the network puts out cannot be bounded before it is run "
+                f"({func}: {error}); make the network of layers that torch knows the sizes of"
+            ) from error
+
+    def _require_bounded(self, func: Any, outputs: object) -> None:
+        if func.is_view:  # takes no memory
+            return
+        for output in tree_leaves(outputs):
+            if not isinstance(output, Tensor):
+                continue
+            self.largest = max(self.largest, output.numel())
+            if output.numel() > BATCH * MOST_PER_IMAGE:
+                raise RefusedFile(
+                    f"{self._layer()} in the network would put out {output.numel() // BATCH:,} "
+                    "numbers for a single image; no classifier does"
+                )
+
+    def _layer(self) -> str:
+        return f"a {type(self._running[-1]).__name__}" if self._running else "an operation"
+
+
+def _shapes(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    """What the operation gives for tensors that have a shape and no memory."""
+    args, kwargs = tree_map_only(Tensor, lambda t: t.to("meta"), (args, dict(kwargs)))
+    if any(argument.name == "device" for argument in func._schema.arguments):
+        kwargs["device"] = torch.device("meta")
+    return func(*args, **kwargs)

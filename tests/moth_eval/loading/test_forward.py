@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from moth_eval.errors import RefusedFile
 from moth_eval.loading.files import load_network
-from moth_eval.loading.forward import check_forward
+from moth_eval.loading.forward import Measured, check_forward, measure_forward
 
 
 def classifier(*layers: nn.Module) -> nn.Module:
@@ -56,6 +56,73 @@ class Inspects(nn.Module):
 
 def test_network_that_looks_at_values_is_still_checked() -> None:
     assert check_forward(Inspects(), (3, 4, 4)) == 48
+
+
+class PlainScale(nn.Module):
+    """Holds a tensor that is neither a parameter nor a buffer, like pickled networks may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = torch.ones(1, 3, 1, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images * self.scale
+
+
+class Splits(nn.Module):
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return images, images.repeat(1, 1, 9000, 9000)
+
+
+class TakesFirst(nn.Module):
+    def forward(self, parts: tuple[Tensor, Tensor]) -> Tensor:
+        return parts[0]
+
+
+@pytest.mark.parametrize(
+    "first", [[PlainScale()], [Inspects(), nn.Unflatten(1, (3, 8, 8))]], ids=["attribute", "values"]
+)
+def test_memory_is_bounded_for_a_network_that_shapes_alone_cannot_run(
+    first: list[nn.Module],
+) -> None:
+    ending = [nn.Upsample(scale_factor=4000.0), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    with pytest.raises(RefusedFile, match=r"Upsample .* would put out"):
+        check_forward(classifier(*first, *ending), (3, 8, 8))
+    assert check_forward(classifier(*first, nn.Flatten()), (3, 8, 8)) == 192
+
+
+def test_memory_is_bounded_for_a_layer_that_gives_several_tensors() -> None:
+    with pytest.raises(RefusedFile, match="a Splits in the network would put out 15,552,000,000"):
+        check_forward(classifier(Splits(), TakesFirst(), nn.Flatten()), (3, 8, 8))
+
+
+def test_large_layers_are_measured_and_make_small_batches() -> None:
+    network = classifier(nn.Conv2d(3, 10, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    measured = measure_forward(network, (3, 8, 8))
+    assert measured == Measured(num_classes=10, peak=640)
+    assert measured.batch_size == 64
+    assert Measured(num_classes=2, peak=1 << 25).batch_size == 8
+    assert Measured(num_classes=2, peak=1 << 30).batch_size == 1
+
+
+class Changes(nn.Module):
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(()))
+        self.what = what
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.what == "training":
+            self.train()
+        else:
+            self.seen += 1
+        return images.flatten(1)
+
+
+@pytest.mark.parametrize("what", ["training", "seen"])
+def test_network_that_changes_itself_when_run_is_refused(what: str) -> None:
+    with pytest.raises(RefusedFile, match=rf"changes itself when it is run .*{what}"):
+        check_forward(Changes(what).eval(), (3, 4, 4))
 
 
 def test_check_leaves_network_and_random_state_alone() -> None:
