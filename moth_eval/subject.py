@@ -72,7 +72,11 @@ class Preprocessing:
         return "-".join(parts)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Network input of the same shape as `images` `(N, C, H, W)`."""
+        """Network input of the same shape as `images` `(N, C, H, W)`, in memory of its own.
+
+        A network whose first layer works in place overwrites its input, never the images.
+        """
+        given = images
         if self.scale == "minmax":
             low = images.amin(dim=(1, 2, 3), keepdim=True)
             span = images.amax(dim=(1, 2, 3), keepdim=True) - low
@@ -84,7 +88,7 @@ class Preprocessing:
             mean = images.new_tensor(self.mean).view(1, -1, 1, 1)
             std = images.new_tensor(self.std).view(1, -1, 1, 1)
             images = (images - mean) / std
-        return images
+        return images.clone() if images is given else images
 
 
 @dataclass(frozen=True, kw_only=True)

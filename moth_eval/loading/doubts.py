@@ -15,6 +15,8 @@ EXPECTED_PER_CLASS = 2
 _SUM_TOLERANCE = 1e-3
 _REPEAT_TOLERANCE = 1e-4
 """Relative to the largest output; two passes of the same kernels differ by about 1e-7."""
+_BATCH_TOLERANCE = 1e-2
+"""Relative to the largest output; kernels for other batches differ by up to 1e-3 (in TF32)."""
 
 
 def doubts_of_choice(choice: Choice, count: int) -> Iterator[str]:
@@ -65,6 +67,32 @@ def doubts_of_repetition(first: Tensor, second: Tensor) -> Iterator[str]:
         yield (
             f"two passes over the same {len(first)} images differ by up to {difference:.3g}: the "
             "network is random in eval mode"
+        )
+
+
+def doubts_of_batches(batch: Tensor, singly: Tensor | None) -> Iterator[str]:
+    """Doubts about outputs `(N, K)` of images together and one by one; None: that failed."""
+    if singly is None or singly.shape != batch.shape:
+        yield (
+            "the network gives no logits (1, K) for a single image: verdicts depend on how images "
+            "are put into batches"
+        )
+        return
+    difference = float((batch - singly).abs().max())
+    if not difference <= _BATCH_TOLERANCE * max(float(batch.abs().max()), 1e-6):
+        yield (
+            f"outputs for {len(batch)} images together and one by one differ by up to "
+            f"{difference:.3g}: what the network says of an image depends on the others in its "
+            "batch"
+        )
+
+
+def doubts_of_input(given: Tensor, afterwards: Tensor) -> Iterator[str]:
+    """Doubts about a network input `(N, C, H, W)` that the network may have written to."""
+    if not torch.equal(given, afterwards):
+        yield (
+            "the network overwrites its input (a layer works in place): programs that do not hand "
+            "it a copy see other images afterwards"
         )
 
 

@@ -25,7 +25,7 @@ from .architectures import (
 from .checkpoints import Weights, find_weights
 from .containers import open_checkpoint
 from .formats import Format, identify, regular_file_size
-from .forward import check_forward as check_forward  # the subject opener takes it from here
+from .forward import check_forward as check_forward  # the first use of what was loaded
 from .inert_tree import Instance
 from .module_tree import state_of, unwrapped
 from .realise import check_attributes, known_classes, realise, unknown_class

@@ -7,19 +7,22 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import InputError, MothError
 from ..subject import Examples, Subject
 from .architectures import ArchitectureSource
 from .doubts import (
+    doubts_of_batches,
     doubts_of_choice,
     doubts_of_classes,
+    doubts_of_input,
     doubts_of_labels,
     doubts_of_outputs,
     doubts_of_repetition,
 )
-from .files import check_forward, load_network, sha256_of
+from .files import load_network, sha256_of
+from .forward import Measured, measure_forward
 from .images import read_examples
 from .preprocessing import Choice, choose_preprocessing, forward
 from .rounds import RoundModel
@@ -85,10 +88,14 @@ def open_subject(
         limit_per_class=max_examples_per_class,
     )
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        examples, num_classes = _fitted(loaded.module, examples)
+        examples, measured = _fitted(loaded.module, examples)
+        num_classes = measured.num_classes
         module, examples = loaded.module.to(device).eval(), examples.to(device)
-        choice = choose_preprocessing(module, examples, layout=model.layout)
-        doubts_of_chance = _repeated(module, choice, examples)
+        choice = choose_preprocessing(
+            module, examples, layout=model.layout, batch_size=measured.batch_size
+        )
+        few = examples.images[: min(_REPEATED, measured.batch_size)]
+        doubts_of_passes = _repeated(module, choice, few)
     subject = Subject(
         name=model.name,
         module=module,
@@ -102,7 +109,7 @@ def open_subject(
             *doubts_of_choice(choice, len(examples)),
             *doubts_of_labels(examples.labels, num_classes),
             *doubts_of_outputs(choice.logits),
-            *doubts_of_chance,
+            *doubts_of_passes,
             *doubts_of_classes(model.num_classes, num_classes),
         ),
     )
@@ -115,21 +122,21 @@ def open_subject(
     )
 
 
-def _fitted(module: nn.Module, examples: Examples) -> tuple[Examples, int]:
-    """Examples with the channels that the network takes, and its number of classes.
+def _fitted(module: nn.Module, examples: Examples) -> tuple[Examples, Measured]:
+    """Examples with the channels that the network takes, and what its first run tells.
 
     Image files are always read as RGB; a network that takes one channel gets one, if the images
     are grey.
     """
     try:
-        return examples, check_forward(module, _image_shape(examples))
+        return examples, measure_forward(module, _image_shape(examples))
     except MothError:
         grey = Examples(images=examples.images[:, :1].contiguous(), labels=examples.labels)
         if not bool((examples.images == grey.images).all()):
             raise
         # If that fails too, the first error is the one that tells of the images as they are.
         with suppress(MothError):
-            return grey, check_forward(module, _image_shape(grey))
+            return grey, measure_forward(module, _image_shape(grey))
         raise
 
 
@@ -139,9 +146,20 @@ def _image_shape(examples: Examples) -> tuple[int, int, int]:
 
 
 @torch.no_grad()
-def _repeated(module: nn.Module, choice: Choice, examples: Examples) -> tuple[str, ...]:
-    images = examples.images[:_REPEATED]
-    first, second = (
-        forward(module, choice.preprocessing, images, batch_size=_REPEATED) for _ in range(2)
-    )
-    return tuple(doubts_of_repetition(first, second))
+def _repeated(module: nn.Module, choice: Choice, images: Tensor) -> tuple[str, ...]:
+    """Doubts from further passes over a few images `(N, C, H, W)` in image space."""
+    given = choice.preprocessing(images)
+    eaten = given.clone()
+    first = module(eaten)
+    second = forward(module, choice.preprocessing, images, batch_size=len(images))
+    chance = tuple(doubts_of_repetition(first, second))
+    # A random network differs from itself in any batch.
+    batches = () if chance else tuple(doubts_of_batches(first, _singly(module, choice, images)))
+    return (*chance, *batches, *doubts_of_input(given, eaten))
+
+
+def _singly(module: nn.Module, choice: Choice, images: Tensor) -> Tensor | None:
+    try:
+        return forward(module, choice.preprocessing, images, batch_size=1)
+    except Exception:  # whatever a network raises that takes more than one image at a time
+        return None

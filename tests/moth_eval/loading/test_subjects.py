@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -186,6 +187,61 @@ def test_outputs_that_are_no_steady_logits_are_a_doubt(
     opened = open_module(monkeypatch, tmp_path, ChannelOfMostLight(ending))
     assert len(opened.subject.doubts) == 1
     assert doubt in opened.subject.doubts[0]
+
+
+class OverwritesItsInput(ChannelOfMostLight):
+    """What a first layer that works in place does."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = super().forward(images)
+        images.fill_(0.5)
+        return logits
+
+
+def test_examples_survive_a_network_that_overwrites_its_input(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    opened = open_module(monkeypatch, tmp_path, OverwritesItsInput())
+    subject = opened.subject
+    assert opened.tried["unit"] == subject.accuracy() == subject.accuracy() == 1.0
+    assert torch.equal(subject.examples.images, (coloured().images * 255).round() / 255)
+    assert len(subject.doubts) == 1
+    assert "the network overwrites its input" in subject.doubts[0]
+
+
+@pytest.mark.parametrize("scale", ["unit", "minmax"])
+def test_network_input_never_shares_memory_with_the_images(
+    scale: Literal["unit", "minmax"],
+) -> None:
+    images = torch.rand(2, 3, 4, 4, requires_grad=True)
+    eaten = Preprocessing(scale=scale)(images)
+    assert eaten.data_ptr() != images.data_ptr()
+    torch.relu_(eaten).sum().backward()
+    assert images.grad is not None
+
+
+class LooksAtItsNeighbours(ChannelOfMostLight):
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images - images.mean(dim=0) / 4)
+
+
+class Squeezes(ChannelOfMostLight):
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images).squeeze()
+
+
+@pytest.mark.parametrize(
+    ("module", "doubt"),
+    [
+        (LooksAtItsNeighbours(), "depends on the others in its batch"),
+        (Squeezes(), r"no logits (1, K) for a single image"),
+    ],
+)
+def test_a_verdict_that_depends_on_the_batch_is_a_doubt(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, module: nn.Module, doubt: str
+) -> None:
+    opened = open_module(monkeypatch, tmp_path, module)
+    assert doubt in opened.subject.doubts[-1]
 
 
 def test_another_number_of_classes_than_stated_is_a_doubt(
