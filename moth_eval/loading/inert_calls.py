@@ -20,6 +20,7 @@ from .inert_tree import (
 Arguments = tuple[object, ...]
 #: Keys whose hash is cheap and cannot be made to collide: a tuple key may take exponential time.
 PLAIN_KEYS = (str, int, bool, float, type(None))
+_MAPPINGS = (dict, OrderedDict)
 
 
 def answer(function: object, arguments: object, charge: Callable[[int], None]) -> object:
@@ -64,6 +65,7 @@ def plain_members(members: object) -> set[object]:
 def _tensor_v2(arguments: Arguments) -> TensorRecord:
     if len(arguments) < 4:
         raise RefusedFile("a tensor in the pickle lacks its size or stride")
+    _refuse_extras(arguments[5:], "hooks", "metadata")
     record = tensor_record(arguments[0], None, *arguments[1:4])
     wants_grad = len(arguments) > 4 and arguments[4] is True
     return replace(record, requires_grad=wants_grad)
@@ -74,6 +76,7 @@ def _tensor_v3(arguments: Arguments) -> TensorRecord:
     name = dtype.name.removeprefix("torch.") if type(dtype) is Named else ""
     if name not in ITEM_SIZES:
         raise RefusedFile(f"a tensor in the pickle has the dtype {name or dtype!r}, not read here")
+    _refuse_extras((arguments[5], *arguments[7:]), "hooks", "metadata")
     record = tensor_record(arguments[0], name, *arguments[1:4])
     return replace(record, requires_grad=arguments[4] is True)
 
@@ -81,12 +84,13 @@ def _tensor_v3(arguments: Arguments) -> TensorRecord:
 def _parameter(arguments: Arguments) -> TensorRecord:
     if not arguments or type(arguments[0]) is not TensorRecord:
         raise RefusedFile("a parameter in the pickle does not hold a tensor")
+    _refuse_extras(arguments[2:], "hooks")
     wants_grad = len(arguments) < 2 or arguments[1] is True
     return replace(arguments[0], requires_grad=wants_grad, is_parameter=True)
 
 
 def _tensor_of_type(arguments: Arguments) -> TensorRecord:
-    """Tensors that carry Python attributes; the attributes are dropped."""
+    """Tensors that say their class, and might set attributes such as their own data."""
     if len(arguments) != 4 or type(arguments[0]) is not Named or type(arguments[1]) is not Named:
         raise RefusedFile("a typed tensor in the pickle is not made the way torch makes it")
     builder = {
@@ -96,8 +100,26 @@ def _tensor_of_type(arguments: Arguments) -> TensorRecord:
     kinds = ("torch.Tensor", "torch._tensor.Tensor", "torch.nn.parameter.Parameter")
     if builder is None or arguments[1].name not in kinds or type(arguments[2]) is not tuple:
         raise RefusedFile(f"a tensor in the pickle is of the class {arguments[1].name}")
+    state = arguments[3]
+    _refuse_extras(state if type(state) is tuple else (state,), "attributes", "attributes")
     record = builder(arguments[2])
     return replace(record, is_parameter=arguments[1].name == kinds[2])
+
+
+def _refuse_extras(extras: Arguments, *names: str) -> None:
+    """Refuses whatever could change a tensor's numbers after they were read, such as a sign."""
+    carried = [
+        name
+        for name, extra in zip(names, extras, strict=False)
+        if extra is not None and (extra or type(extra) not in _MAPPINGS)
+    ]
+    if len(extras) > len(names):
+        carried.append("something more")
+    if carried:
+        raise RefusedFile(
+            f"a tensor in the pickle carries {carried[0]}, which could change its numbers when "
+            "torch reads it; save a state dict of plain tensors"
+        )
 
 
 def _ordered_dict(arguments: Arguments) -> OrderedDict[object, object]:
@@ -123,9 +145,10 @@ def _partial(arguments: Arguments) -> Partial:
 
 
 def _size(arguments: Arguments) -> object:
-    if len(arguments) != 1 or type(arguments[0]) not in (tuple, list):
+    if len(arguments) != 1 or not isinstance(arguments[0], (tuple, list)):
         raise RefusedFile("a torch.Size in the pickle is not made from numbers")
-    return arguments[0]
+    # A copy, as torch makes one: the pickle may go on changing the list.
+    return tuple(arguments[0])
 
 
 def _reconstructed(arguments: Arguments) -> Instance:

@@ -267,10 +267,13 @@ def _new_object(machine: _Interpreter) -> None:
 def _build(machine: _Interpreter) -> None:
     state, target = machine.stack.pop(), machine.stack[-1]
     if type(target) is Instance:
+        machine.charge(len(state) if isinstance(state, dict) else 0)
         _build_instance(target, state)
     elif type(target) is Partial:
         _build_partial(target, state)
-    elif type(target) not in (OrderedDict, Opaque):
+    elif type(target) is OrderedDict:
+        _build_ordered_dict(state)
+    elif type(target) is not Opaque:
         raise RefusedFile(f"the pickle inside sets the state of a {type(target).__name__}")
 
 
@@ -279,8 +282,15 @@ def _build_instance(target: Instance, state: object) -> None:
         raise RefusedFile(
             f"the state of the {target.name} in the pickle is not one set of attributes"
         )
-    target.state = state
+    # A copy, as torch makes one: the pickle may go on changing the dictionary.
+    target.state = dict(state)
     target.built = True
+
+
+def _build_ordered_dict(state: object) -> None:
+    """A state dict carries the versions of its layers; any other attribute could hide its own."""
+    if state is not None and (type(state) is not dict or set(state) - {"_metadata"}):
+        raise RefusedFile("an ordered dictionary in the pickle has attributes of its own")
 
 
 def _build_partial(target: Partial, state: object) -> None:
