@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import stat
 from pathlib import Path
 
@@ -14,8 +16,16 @@ MAX_JSON_BYTES = 8 * MEGABYTE
 
 
 def leads_outside(path: Path, root: Path) -> bool:
-    """Whether `path` is a symbolic link to something that is not inside `root` (resolved)."""
-    return path.is_symlink() and not path.resolve().is_relative_to(root)
+    """Whether symbolic links on the way make `path` anything that is not inside `root` (resolved).
+
+    A link that leads round in a circle leads nowhere, and counts as outside.
+    """
+    try:
+        path.stat()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return True
+    return not Path(os.path.realpath(path)).is_relative_to(root)
 
 
 def read_text(path: Path, *, limit: int) -> str:

@@ -164,7 +164,7 @@ def _named_by(module: nn.Module, meter: _Meter) -> Iterator[None]:
             handle.remove()
 
 
-class _Meter(TorchDispatchMode):
+class _Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Looks at the size of every operation's outputs before there is memory for them.
 
     Attributes:
@@ -173,7 +173,7 @@ class _Meter(TorchDispatchMode):
     """
 
     def __init__(self, *, real: bool) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.real = real
         self.largest = 0
         self._running: list[nn.Module] = []

@@ -120,8 +120,10 @@ def _tree_claims(trees: tuple[Path, ...], name: str, root: Path) -> Iterator[Cla
 
 
 def _file_claims(path: Path, root: Path, place: str) -> Iterator[Claim]:
-    if path.is_symlink() and leads_outside(path, root):
-        raise RoundError(f"{path} is a link that leads out of {root}; copy the file instead")
+    if not path.exists() and not path.is_symlink():
+        return
+    if leads_outside(path, root):
+        raise RoundError(f"{path} is, or lies behind, a link that leads out of {root}; copy it")
     if path.exists():
         yield Claim(place=place, truth=Truth(poisoned=read_flag(path)))
 

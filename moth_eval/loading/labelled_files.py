@@ -156,7 +156,7 @@ def _natural(name: str) -> tuple[list[str | int], ...]:
 def _require_inside(files: list[LabelledFile], folder: Path) -> None:
     root = folder.resolve()
     for file in files:
-        if not file.path.resolve().is_relative_to(root):
+        if leads_outside(file.path, root):
             raise InputError(
                 f"{file.path} is a link that leads out of {folder}; copy the image instead"
             )

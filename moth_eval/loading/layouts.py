@@ -85,6 +85,8 @@ def find_models(path: Path) -> Found:
         return _find(path.resolve())
     except OSError as error:
         raise RoundError(f"{path} cannot be read: {error.strerror or error}") from error
+    except RuntimeError as error:
+        raise RoundError(f"{path} is a link that leads round in a circle; mend it") from error
 
 
 def _find(path: Path) -> Found:
@@ -98,6 +100,7 @@ def _find(path: Path) -> Found:
     for base in (path, inner):
         folders = _model_folders(base)
         if folders:
+            _require_within(base, path)
             return Found(
                 root=path,
                 base=base,
@@ -110,8 +113,16 @@ def _find(path: Path) -> Found:
     for base in (path, inner):
         files = _model_files(base)
         if files:
+            _require_within(base, path)
             return Found(root=path, base=base, members=files, files=True)
     raise RoundError(_nothing_found(path))
+
+
+def _require_within(base: Path, path: Path) -> None:
+    if leads_outside(base, path):
+        raise RoundError(
+            f"{base} is a link that leads out of {path}; give the folder that it leads to"
+        )
 
 
 def _one_folder(folder: Path) -> Found:

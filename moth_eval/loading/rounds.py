@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import RoundError
@@ -135,7 +135,7 @@ def read_round(
     named = named_claims(ground_truth)
     if ground_truth is not None and not any(_names_one(named, m) for m in found.members):
         raise RoundError(f"{ground_truth} names none of the models in {path}")
-    entries = [_entry(member, found, rows, examples, named) for member in found.members]
+    entries = [_guarded_entry(member, found, rows, examples, named) for member in found.members]
     models = tuple(sorted((entry.model for entry in entries), key=lambda model: model.name))
     truth = {entry.model.name: entry.truth for entry in entries if entry.truth is not None}
     layout = _layouts(models).most_common(1)[0][0]
@@ -151,7 +151,7 @@ def read_round(
 def _names_one(named: Named, member: Path) -> bool:
     try:
         return any(True for name in (member.name, member.stem) for _ in named(name))
-    except RoundError:
+    except (RoundError, OSError):
         # It names the model but says nothing readable, which the notes will tell.
         return True
 
@@ -196,6 +196,24 @@ def _notes_on_whole(
             f"{', '.join(absent[:3])}{more}"
         )
     return notes
+
+
+def _guarded_entry(
+    member: Path,
+    found: Found,
+    rows: Mapping[str, dict[str, str]],
+    examples: Path | None,
+    named: Named,
+) -> _Entry:
+    """One model; whatever is wrong with it makes this model unusable, never the whole round."""
+    try:
+        return _entry(member, found, rows, examples, named)
+    except Exception as error:  # files written by strangers find ways to raise anything
+        problem = f"what lies with {member.name} cannot be read: {error!r:.300}"
+        model = _unreadable(member, problem)
+        if found.files:
+            model = replace(model, file=member, layout=FILES)
+        return _Entry(model=model, truth=None, notes=())
 
 
 def _entry(

@@ -28,11 +28,18 @@ class TriggerFacts:
 
 
 def integers(value: object) -> tuple[int, ...]:
-    """The whole numbers in a value: `[0 3]`, `4`, `"4.0"`, `[0, 3]`, `None` ... in order."""
-    if value is None or isinstance(value, (bool, dict)):
-        return ()
+    """The whole numbers in a value: `[0 3]`, `4`, `"4.0"`, `[0, 3]`, `None` ... in order.
+
+    Lists within a list state nothing.
+    """
     if isinstance(value, (list, tuple)):
-        return tuple(number for item in value for number in integers(item))
+        return tuple(number for item in value for number in _stated(item))
+    return _stated(value)
+
+
+def _stated(value: object) -> tuple[int, ...]:
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        return ()
     return tuple(int(float(text)) for text in _NUMBER.findall(str(value)))
 
 

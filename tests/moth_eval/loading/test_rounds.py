@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from moth_eval.errors import RoundError
+from moth_eval.loading import rounds
 from moth_eval.loading.ground_truth import ROUND_1_ERRATA
 from moth_eval.loading.rounds import Round, RoundModel, read_round
 from moth_eval.records import Truth
@@ -487,3 +488,75 @@ def test_reading_a_round_of_1000_models_is_cheap_and_needs_no_torch(tmp_path: Pa
     ).stdout
     assert printed.split() == ["1000", "False"]
     assert time.perf_counter() - started < 20
+
+
+def test_links_that_lead_round_in_a_circle_cost_only_their_own_model(tmp_path: Path) -> None:
+    for number in range(3):
+        round_3_model(tmp_path, number, poisoned=False)
+    (tmp_path / "id-00000001" / "model.pt").unlink()
+    (tmp_path / "id-00000001" / "model.pt").symlink_to("model.pt")
+    (tmp_path / "id-00000002" / "ground_truth.csv").unlink(missing_ok=True)
+    (tmp_path / "id-00000002" / "ground_truth.csv").symlink_to("ground_truth.csv")
+    (tmp_path / "id-00000003").symlink_to("id-00000003")
+    found = read_round(tmp_path)
+    assert [model.usable for model in found.models] == [True, False, True, False]
+    assert "model.pt is a link that leads out" in found.models[1].problems[0]
+    assert "id-00000003 is a link that leads out" in found.models[3].problems[0]
+
+
+def test_a_circle_of_links_given_as_round_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "round").symlink_to("round")
+    with pytest.raises(RoundError, match=r"leads round in a circle|does not exist"):
+        read_round(tmp_path / "round")
+
+
+@pytest.mark.parametrize("field", ["triggered_classes", "cnn_img_size_pixels", "number_classes"])
+def test_deeply_nested_facts_cost_no_other_model(tmp_path: Path, field: str) -> None:
+    for number in range(2):
+        round_3_model(tmp_path, number, poisoned=True)
+    nested = "[" * 600 + "]" * 600
+    (tmp_path / "id-00000001" / "config.json").write_text(f'{{"poisoned": 1, "{field}": {nested}}}')
+    found = read_round(tmp_path)
+    assert found.models[0].usable
+    assert found.models[1].name == "id-00000001"
+
+
+def test_whatever_reading_a_model_raises_makes_only_that_one_unusable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(2):
+        round_3_model(tmp_path, number, poisoned=True)
+    whole = rounds.layout_of
+    calls = iter([None, RecursionError("too deep")])
+
+    def fails_once(*arguments: object) -> str:
+        error = next(calls)
+        if error is not None:
+            raise error
+        return whole(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(rounds, "layout_of", fails_once)
+    found = read_round(tmp_path)
+    assert sorted(model.usable for model in found.models) == [False, True]
+    (broken,) = (model for model in found.models if not model.usable)
+    assert "too deep" in broken.problems[0]
+
+
+def test_a_folder_models_that_leads_out_of_the_round_is_an_error(tmp_path: Path) -> None:
+    round_3_model(tmp_path / "elsewhere", 0, poisoned=False)
+    (tmp_path / "round").mkdir()
+    (tmp_path / "round" / "models").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(RoundError, match=r"models is a link that leads out .*folder that it leads"):
+        read_round(tmp_path / "round")
+
+
+def test_a_tree_of_ground_truth_that_leads_out_of_the_round_is_not_read(tmp_path: Path) -> None:
+    round_3_model(tmp_path / "round" / "models", 0, poisoned=False)
+    for path in (tmp_path / "round").rglob("ground_truth.csv"):
+        path.unlink()
+    (tmp_path / "elsewhere" / "id-00000000").mkdir(parents=True)
+    (tmp_path / "elsewhere" / "id-00000000" / "ground_truth.csv").write_text("1")
+    (tmp_path / "round" / "groundtruth").symlink_to(tmp_path / "elsewhere")
+    found = read_round(tmp_path / "round")
+    assert found.truth == {}
+    assert any("truth of id-00000000 left open" in note for note in found.notes)
