@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..errors import ArchitectureError, InputError, RefusedFile
+from ..errors import ArchitectureError, InputError, MothError, RefusedFile
 from .architectures import (
     AUXILIARY,
     ArchitectureSource,
@@ -24,7 +24,7 @@ from .architectures import (
 )
 from .checkpoints import Weights, find_weights
 from .containers import open_checkpoint
-from .formats import Format, identify, regular_file_size
+from .formats import Format, identify
 from .forward import check_forward as check_forward  # the first use of what was loaded
 from .inert_tree import Instance
 from .module_tree import state_of, unwrapped
@@ -162,10 +162,22 @@ def save_network(path: Path, module: nn.Module, *, architecture: str, num_classe
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of the file's bytes, hexadecimal."""
-    regular_file_size(Path(path))
+    """SHA-256 of the file's bytes, hexadecimal; an empty file has one too.
+
+    Raises:
+        InputError: there is no such file.
+        RefusedFile: it is a folder, pipe or device.
+    """
+    if not Path(path).is_file():
+        raise _no_file(Path(path))
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _no_file(path: Path) -> MothError:
+    if path.exists():
+        return RefusedFile(f"{path} is a folder, pipe or device, not an ordinary file")
+    return InputError(f"{path}: no readable file; check the name")
 
 
 def _load(path: Path, found: Format, request: _Request) -> LoadedNetwork:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError, MothError
+from ..errors import InputError, MothError, RefusedFile
 from ..subject import Examples, Subject
 from .architectures import ArchitectureSource
 from .doubts import (
@@ -74,12 +75,16 @@ def open_subject(
     """
     if model.examples is None or not model.usable:
         raise InputError(f"{model.name} cannot be opened: {'; '.join(model.problems)}")
+    seen = _identity(model.file)
     loaded = load_network(
         model.file,
         architecture=architecture,
         architecture_name=model.architecture or None,
         num_classes=model.num_classes,
     )
+    sha256 = sha256_of(model.file)
+    if _identity(model.file) != seen:
+        raise RefusedFile(f"{model.file} was changed while it was read; let it rest and try again")
     examples = read_examples(
         model.examples,
         layout=model.layout,
@@ -90,6 +95,7 @@ def open_subject(
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         examples, measured = _fitted(loaded.module, examples)
         num_classes = measured.num_classes
+        _require_labels(examples.labels, num_classes, model)
         module, examples = loaded.module.to(device).eval(), examples.to(device)
         choice = choose_preprocessing(
             module, examples, layout=model.layout, batch_size=measured.batch_size
@@ -104,7 +110,7 @@ def open_subject(
         image_shape=_image_shape(examples),
         examples=examples,
         architecture=loaded.architecture or model.architecture,
-        sha256=sha256_of(model.file),
+        sha256=sha256,
         doubts=(
             *doubts_of_choice(choice, len(examples)),
             *doubts_of_labels(examples.labels, num_classes),
@@ -120,6 +126,15 @@ def open_subject(
         format=loaded.format,
         notes=(*loaded.notes, *model.problems),
     )
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    """What changes when a file is replaced or written to; empty if there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return ()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _fitted(module: nn.Module, examples: Examples) -> tuple[Examples, Measured]:
@@ -138,6 +153,16 @@ def _fitted(module: nn.Module, examples: Examples) -> tuple[Examples, Measured]:
         with suppress(MothError):
             return grey, measure_forward(module, _image_shape(grey))
         raise
+
+
+def _require_labels(labels: Tensor, num_classes: int, model: RoundModel) -> None:
+    lowest, highest = int(labels.min()), int(labels.max())
+    if lowest < 0 or highest >= num_classes:
+        raise InputError(
+            f"{model.name}: example labels run from {lowest} to {highest}, but the network has the "
+            f"classes 0 to {num_classes - 1}; mend the labels in {model.examples}, or give the "
+            "examples of this model"
+        )
 
 
 def _image_shape(examples: Examples) -> tuple[int, int, int]:

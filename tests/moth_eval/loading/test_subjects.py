@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import shutil
 from pathlib import Path
 from typing import Literal
@@ -307,6 +308,43 @@ def test_a_label_beyond_the_outputs_is_an_error(
     beyond = Examples(images=full.images, labels=full.labels + 1)
     with pytest.raises(InputError, match=r"labels run from 1 to 3.*classes 0 to 2"):
         open_module(monkeypatch, tmp_path, ChannelOfMostLight(), examples=beyond)
+
+
+def test_an_absurd_label_is_an_error_before_anything_is_counted_up_to_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    full = coloured()
+    absurd = Examples(images=full.images, labels=full.labels + 2**60)
+    with pytest.raises(InputError, match=r"classes 0 to 2; mend the labels in .*examples\.npz"):
+        open_module(monkeypatch, tmp_path, ChannelOfMostLight(), examples=absurd)
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    whole = files.sha256_of
+
+    def exchanged(path: Path) -> str:
+        found = whole(path)
+        (tmp_path / "other").write_bytes(b"weights")
+        (tmp_path / "other").replace(path)
+        return found
+
+    monkeypatch.setattr(subjects, "sha256_of", exchanged)
+    with pytest.raises(RefusedFile, match=r"net\.pth was changed while it was read"):
+        open_module(monkeypatch, tmp_path, ChannelOfMostLight())
+
+
+def test_an_empty_file_has_a_hash_but_no_network(tmp_path: Path) -> None:
+    empty = tmp_path / "model.pt"
+    empty.touch()
+    assert files.sha256_of(empty) == hashlib.sha256(b"").hexdigest()
+    with pytest.raises(InputError, match="empty"):
+        files.load_network(empty)
+    with pytest.raises(InputError, match="no readable file"):
+        files.sha256_of(tmp_path / "missing.pt")
+    with pytest.raises(RefusedFile, match="not an ordinary file"):
+        files.sha256_of(tmp_path)
 
 
 def test_a_model_that_is_not_usable_says_why(tmp_path: Path) -> None:
