@@ -9,7 +9,8 @@ import inspect
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, wraps
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 
@@ -17,6 +18,7 @@ import torch
 from torch import nn
 
 from ..errors import ArchitectureError
+from .import_guard import nothing_imported_from, require_outside
 from .vit import VIT_NAMES, named_vit
 
 Factory = Callable[..., nn.Module]
@@ -103,9 +105,11 @@ class ArchitectureSource:
     Attributes:
         spec: a torchvision name (`resnet18`), a factory (`package.module:factory`), or a module
             with a factory per architecture (`package.module`).
+        forbidden: the folder of untrusted models; code that lies in it is not run.
     """
 
     spec: str
+    forbidden: Path | None = None
 
     @classmethod
     def parse(cls, spec: str, *, forbidden: Path | None = None) -> ArchitectureSource:
@@ -118,7 +122,7 @@ class ArchitectureSource:
         Raises:
             ArchitectureError: nothing is there, or it lies in the forbidden folder.
         """
-        source = cls(spec=spec)
+        source = cls(spec=spec, forbidden=forbidden)
         if not source.is_builtin:
             module = _import(spec.partition(":")[0], forbidden)
             if ":" in spec:
@@ -141,11 +145,12 @@ class ArchitectureSource:
         builtin = None if ":" in self.spec else builtin_architecture(self.spec)
         if builtin is not None:
             return torchvision_name(self.spec) or self.spec, builtin
-        module = _import(self.spec.partition(":")[0], None)
+        module = _import(self.spec.partition(":")[0], self.forbidden)
         if ":" in self.spec:
-            return self.spec, _attribute(module, self.spec.partition(":")[2])
+            made = _attribute(module, self.spec.partition(":")[2])
+            return self.spec, _guarded(made, self.forbidden)
         key = _pick(self.spec, _factories(module), name)
-        return f"{self.spec}:{key}", _factories(module)[key]
+        return f"{self.spec}:{key}", _guarded(_factories(module)[key], self.forbidden)
 
     def build(self, *, name: str | None, num_classes: int | None) -> nn.Module:
         """A fresh network.
@@ -181,6 +186,8 @@ def call_factory(label: str, factory: Factory, num_classes: int | None) -> nn.Mo
         options["num_classes"] = num_classes
     try:
         network = factory(**options)
+    except ArchitectureError:
+        raise
     except Exception as error:  # whatever the user's code raises, its name must be said
         raise ArchitectureError(f"architecture {label}: its factory failed: {error!r}") from error
     if not isinstance(network, nn.Module):
@@ -223,39 +230,46 @@ def on_meta(build: Callable[[], nn.Module]) -> nn.Module | None:
         return None
 
 
+def _guarded(factory: Factory, forbidden: Path | None) -> Factory:
+    """The factory, whose own imports too may not run code in the forbidden folder."""
+    if forbidden is None:
+        return factory
+
+    @wraps(factory, updated=())
+    def build(*args: object, **options: object) -> nn.Module:
+        with nothing_imported_from(forbidden):
+            return factory(*args, **options)
+
+    return build
+
+
 def _import(name: str, forbidden: Path | None) -> ModuleType:
-    """Imports a module of the user's, looking at where each part lies before running it."""
+    """Imports a module of the user's, looking at where it and all that it imports lies."""
     parts = name.split(".")
     for count in range(1, len(parts) + 1):
         prefix = ".".join(parts[:count])
-        try:
-            found = sys.modules.get(prefix) or importlib.util.find_spec(prefix)
-        except (ImportError, ValueError) as error:
-            raise ArchitectureError(f"--arch {name}: {error}") from error
-        if found is None:
-            raise ArchitectureError(_not_found(name, prefix))
-        _refuse_inside(prefix, found, forbidden)
-        try:
-            module = importlib.import_module(prefix)
-        except Exception as error:  # whatever the user's module raises, its name must be said
-            raise ArchitectureError(
-                f"--arch {name}: importing {prefix} failed: {error!r}"
-            ) from error
+        with nothing_imported_from(forbidden):
+            module = _import_part(name, prefix, forbidden)
     return module
 
 
-def _refuse_inside(name: str, found: object, forbidden: Path | None) -> None:
-    if forbidden is None:
-        return
-    spec = getattr(found, "__spec__", found)
-    places = [getattr(spec, "origin", None), getattr(found, "__file__", None)]
-    places += list(getattr(spec, "submodule_search_locations", None) or [])
-    inside = [p for p in places if p and Path(p).resolve().is_relative_to(forbidden.resolve())]
-    if inside:
-        raise ArchitectureError(
-            f"--arch {name}: the code at {inside[0]} lies in the folder of untrusted models "
-            f"{forbidden} and is not run; if you trust it, move it elsewhere"
-        )
+def _import_part(name: str, prefix: str, forbidden: Path | None) -> ModuleType:
+    try:
+        loaded = sys.modules.get(prefix)
+        found = loaded or importlib.util.find_spec(prefix)
+        spec = getattr(found, "__spec__", found)
+    except (ImportError, ValueError) as error:
+        raise ArchitectureError(f"--arch {name}: {error}") from error
+    if found is None:
+        raise ArchitectureError(_not_found(name, prefix))
+    if isinstance(spec, ModuleSpec) and forbidden is not None:
+        require_outside(spec, forbidden)
+    try:
+        return importlib.import_module(prefix)
+    except ArchitectureError:
+        raise
+    except Exception as error:  # whatever the user's module raises, its name must be said
+        raise ArchitectureError(f"--arch {name}: importing {prefix} failed: {error!r}") from error
 
 
 def _not_found(name: str, prefix: str) -> str:

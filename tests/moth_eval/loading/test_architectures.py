@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import sys
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from moth_eval.loading.architectures import (
     on_meta,
     torchvision_architecture,
 )
+from moth_eval.loading.import_guard import require_outside
 
 #: Every way in which TrojAI's files and documents spell a network -> torchvision's class.
 TROJAI_NAMES = {
@@ -161,6 +164,69 @@ def test_code_beside_the_models_folder_is_run(own_networks: str, tmp_path: Path)
     (tmp_path / "models").mkdir()
     source = ArchitectureSource.parse(f"{own_networks}:tiny", forbidden=tmp_path / "models")
     assert isinstance(source.build(name=None, num_classes=2), nn.Linear)
+
+
+IMPORTS = {
+    "at once": "import beside_the_models\ndef tiny(): return __import__('torch').nn.Identity()",
+    "quietly": """
+try:
+    import beside_the_models
+except ImportError:
+    pass
+def tiny(): return __import__('torch').nn.Identity()
+""",
+    "when built": "def tiny():\n    import beside_the_models\n    return None",
+    "in a function": "import json\ndef tiny(num_classes):\n    from beside_the_models import x",
+}
+
+
+@pytest.mark.parametrize("code", IMPORTS.values(), ids=IMPORTS)
+def test_code_beside_the_models_is_not_run_by_way_of_trusted_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    models, own, marker = tmp_path / "models", tmp_path / "own", tmp_path / "it-ran"
+    models.mkdir()
+    own.mkdir()
+    (models / "beside_the_models.py").write_text(f"open({str(marker)!r}, 'w').close()")
+    (own / "trusted_for_a_test.py").write_text(code)
+    monkeypatch.syspath_prepend(models)
+    monkeypatch.syspath_prepend(own)
+    monkeypatch.delitem(sys.modules, "trusted_for_a_test", raising=False)
+    finders = list(sys.meta_path)
+    with pytest.raises(ArchitectureError, match=r"beside_the_models.* lies in the folder of untru"):
+        ArchitectureSource.parse("trusted_for_a_test:tiny", forbidden=models).build(
+            name=None, num_classes=3
+        )
+    assert not marker.exists()
+    assert sys.meta_path == finders
+    assert "beside_the_models" not in sys.modules
+
+
+def test_guarded_factories_still_say_what_they_take(own_networks: str, tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    for name in ("tiny", "Net"):
+        source = ArchitectureSource.parse(f"{own_networks}:{name}", forbidden=tmp_path / "models")
+        assert final_layer(source.build(name=None, num_classes=7)) == ("", 7)
+
+
+def test_frozen_modules_do_not_lie_in_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    spec = ModuleSpec("zipimport", None, origin="frozen")
+    require_outside(spec, tmp_path)
+    located = spec_from_file_location("frozen", tmp_path / "frozen.py")
+    assert located is not None
+    with pytest.raises(ArchitectureError, match=r"frozen\.py lies in the folder"):
+        require_outside(located, tmp_path)
+
+
+def test_installed_packages_may_lie_in_the_folder_of_the_models() -> None:
+    spec = find_spec("numpy")
+    assert spec is not None and spec.origin is not None
+    require_outside(spec, Path(spec.origin).parents[3])
+    with pytest.raises(ArchitectureError, match=r"numpy.*lies in the folder"):
+        require_outside(spec, Path(spec.origin).parent)
 
 
 def test_exploding_module_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
