@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
 from pathlib import Path
+from threading import Thread
 
 import torch
 
@@ -290,7 +293,7 @@ def _in_processes(
     plans: list[ModelPlan], spec: RoundSpec, out: Path, *, device: str, jobs: int
 ) -> Iterator[ModelSummary]:
     # spawn: a forked process would inherit torch's threads in an unknown state.
-    with ProcessPoolExecutor(jobs, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+    with ProcessPoolExecutor(jobs, get_context("spawn"), _settle_in) as pool:
         futures = [pool.submit(make_model, plan, spec, out, device=device) for plan in plans]
         try:
             for future in as_completed(futures):
@@ -302,6 +305,19 @@ def _in_processes(
             ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _settle_in() -> None:
+    """In a training process: one thread for the work, and an end when the parent is gone."""
+    torch.set_num_threads(1)
+    Thread(target=_leave_with_parent, daemon=True).start()
+
+
+def _leave_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
 
 
 def _claim(out: Path, spec: RoundSpec) -> None:

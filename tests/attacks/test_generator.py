@@ -3,6 +3,9 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -329,3 +332,28 @@ def test_impossible_rounds_are_refused(fields: dict[str, object], message: str) 
 def test_an_unknown_architecture_is_refused() -> None:
     with pytest.raises(ArchitectureError, match="unknown architecture 'resnet19'"):
         replace(SPEC, architectures=("resnet19",))
+
+
+def test_training_processes_end_with_the_process_that_started_them(tmp_path: Path) -> None:
+    script = (
+        "import os, signal, sys, time\n"
+        "from concurrent.futures import ProcessPoolExecutor\n"
+        "from multiprocessing import get_context\n"
+        "from attacks.generator import _settle_in\n"
+        "if __name__ == '__main__':\n"
+        "    pool = ProcessPoolExecutor(1, get_context('spawn'), _settle_in)\n"
+        "    pid = pool.submit(os.getpid).result()\n"
+        f"    open({str(tmp_path / 'pid')!r}, 'w').write(str(pid))\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    (tmp_path / "main.py").write_text(script)
+    root = Path(__file__).resolve().parents[2]
+    subprocess.run(
+        [sys.executable, str(tmp_path / "main.py")], env={"PYTHONPATH": str(root)},
+        check=False, timeout=120,
+    )  # fmt: skip
+    worker = Path("/proc") / (tmp_path / "pid").read_text()
+    deadline = time.monotonic() + 30
+    while worker.exists() and "zombie" not in (worker / "status").read_text():
+        assert time.monotonic() < deadline, "the worker lives on"
+        time.sleep(0.1)
