@@ -13,6 +13,9 @@ from .truths import TriggerFacts, build_truth, flag, integer, integers, trigger_
 
 MAX_CSV_BYTES = 64 * MEGABYTE
 """The real file of 288 round-3 models has 0.3 MB."""
+MAX_COLUMNS = 5_000
+MAX_CELLS = 5_000_000
+"""Rows times columns; the 1,000 models of round 1 make about 60,000."""
 MAX_TRIGGERS = 8
 _MISSING = frozenset({"", "None", "none", "nan", "NaN", "null"})
 _POISONED = ("poisoned", "ground_truth")
@@ -21,7 +24,7 @@ _POISONED = ("poisoned", "ground_truth")
 def read_metadata(path: Path) -> list[dict[str, str]]:
     """Every row of a METADATA.csv as column -> cell, both stripped of blanks.
 
-    Rows may be shorter than the header (the rest is empty) or end in empty cells. Missing values
+    Rows may be shorter than the header (the rest is left out) or end in empty cells. Missing values
     are left as they stand: `None`, or nothing.
 
     Raises:
@@ -36,11 +39,12 @@ def read_metadata(path: Path) -> list[dict[str, str]]:
                 f"{path} has no column model_name in its first line; expected a CSV file with one "
                 f"row per model, found the columns {', '.join(header[:8]) or '(none)'}"
             )
-        rows = [
-            _row(header, cells, f"{path}, line {lines.line_num}")
-            for cells in lines
-            if any(cell.strip() for cell in cells)
-        ]
+        _require_bounded(path, rows=1, columns=len(header))
+        rows: list[dict[str, str]] = []
+        for cells in lines:
+            if any(cell.strip() for cell in cells):
+                rows.append(_row(header, cells, f"{path}, line {lines.line_num}"))
+                _require_bounded(path, rows=len(rows), columns=len(header))
     except csv.Error as error:
         raise RoundError(f"{path}, line {lines.line_num} is not CSV: {error}") from error
     _require_distinct_names(rows, path)
@@ -54,8 +58,18 @@ def _row(header: list[str], cells: list[str], where: str) -> dict[str, str]:
             f"{where} has {len(cells)} cells, the header has {len(header)}: quote the cells that "
             "hold a comma"
         )
-    padded = cells + [""] * (len(header) - len(cells))
-    return dict(zip(header, padded, strict=False))
+    row = dict(zip(header, cells, strict=False))
+    row.setdefault("model_name", "")
+    return row
+
+
+def _require_bounded(path: Path, *, rows: int, columns: int) -> None:
+    if columns > MAX_COLUMNS or rows * columns > MAX_CELLS:
+        raise RoundError(
+            f"{path} has {columns:,} columns in {rows:,} rows or more; at most {MAX_COLUMNS:,} "
+            f"columns and {MAX_CELLS:,} cells are read; keep only the rows and columns of this "
+            "round"
+        )
 
 
 def _require_distinct_names(rows: list[dict[str, str]], path: Path) -> None:

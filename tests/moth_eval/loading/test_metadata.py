@@ -162,9 +162,27 @@ def test_short_rows_blank_lines_and_a_byte_order_mark_are_tolerated(tmp_path: Pa
     file = tmp_path / "METADATA.csv"
     file.write_bytes("\ufeffmodel_name, poisoned ,other\nm1,True\n\nm2,False,x,,\n".encode())
     assert read_metadata(file) == [
-        {"model_name": "m1", "poisoned": "True", "other": ""},
+        {"model_name": "m1", "poisoned": "True"},
         {"model_name": "m2", "poisoned": "False", "other": "x"},
     ]
+
+
+def test_a_row_too_short_for_a_name_has_an_empty_one(tmp_path: Path) -> None:
+    (tmp_path / "METADATA.csv").write_text("poisoned,model_name\nTrue\n")
+    assert read_metadata(tmp_path / "METADATA.csv") == [{"poisoned": "True", "model_name": ""}]
+
+
+def test_a_table_of_too_many_columns_or_cells_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "METADATA.csv"
+    file.write_text("model_name" + ",x" * 5_000 + "\nm\n")
+    with pytest.raises(RoundError, match="has 5,001 columns in 1 rows or more; at most 5,000"):
+        read_metadata(file)
+    monkeypatch.setattr(metadata, "MAX_CELLS", 12)
+    file.write_text("model_name,a,b,c\n" + "".join(f"m{i}\n" for i in range(4)))
+    with pytest.raises(RoundError, match=r"has 4 columns in 4 rows or more; .* and 12 cells"):
+        read_metadata(file)
 
 
 @pytest.mark.parametrize(
