@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 
-MAX_VALUES = 2**30
-"""Pixels times channels that are held at once: 4 GiB as float32."""
+MAX_VALUES = 2**27
+"""Pixels times channels that are held at once: 512 MiB as float32."""
+MAX_SIDE = 4096
+_ARCHIVE = b"PK\x03\x04"
 _MEMBERS = ("images", "labels")
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
@@ -33,14 +35,29 @@ def read_arrays(path: Path) -> tuple[NDArray[Any], NDArray[np.int64]]:
     if not path.is_file():
         raise InputError(f"{path} is not there or not a regular file; expected an .npz")
     try:
-        with zipfile.ZipFile(path) as archive:
-            for member in _MEMBERS:
-                _require_plain(archive, member, path)
-        with np.load(path, allow_pickle=False) as arrays:
-            images, labels = arrays["images"], arrays["labels"]
+        with path.open("rb") as file:
+            _require_archive(file.read(len(_ARCHIVE)), path)
+            with zipfile.ZipFile(file) as archive:
+                images, labels = (_member(archive, member, path) for member in _MEMBERS)
     except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path} cannot be read as an .npz archive: {error}") from error
     return _images(images, path), _labels(labels, len(images), path)
+
+
+def _require_archive(head: bytes, path: Path) -> None:
+    # Whatever stands before an archive, other programs may read in its place.
+    if head != _ARCHIVE:
+        raise InputError(
+            f"{path} cannot be read as an .npz archive: it does not begin as one; write it with "
+            "numpy.savez(path, images=..., labels=...)"
+        )
+
+
+def _member(archive: zipfile.ZipFile, member: str, path: Path) -> NDArray[Any]:
+    _require_plain(archive, member, path)
+    with archive.open(f"{member}.npy") as file:
+        array: NDArray[Any] = npy.read_array(file, allow_pickle=False)
+    return array
 
 
 def _require_plain(archive: zipfile.ZipFile, member: str, path: Path) -> None:
@@ -74,6 +91,11 @@ def _require_plain(archive: zipfile.ZipFile, member: str, path: Path) -> None:
 def _images(images: NDArray[Any], path: Path) -> NDArray[Any]:
     if images.ndim == 3:
         images = images[..., None]
+    if max(images.shape[1:], default=0) > MAX_SIDE:
+        raise InputError(
+            f"{path}: images have the shape {images.shape}; sides of at most {MAX_SIDE} pixels are "
+            "read; scale them down"
+        )
     if images.ndim != 4 or not {1, 3} & {images.shape[1], images.shape[3]}:
         raise InputError(
             f"{path}: images have the shape {images.shape}; expected (N, H, W, C) or (N, C, H, W) "

@@ -13,10 +13,9 @@ from PIL import Image
 
 from ..errors import InputError
 from ..subject import Examples
-from .image_arrays import MAX_VALUES, read_arrays
+from .image_arrays import MAX_SIDE, MAX_VALUES, read_arrays
 from .labelled_files import LabelledFile, labelled_files
 
-MAX_IMAGE_PIXELS = 4096 * 4096
 MAX_IMAGE_BYTES = 128_000_000
 _FORMATS = ("PNG", "JPEG", "BMP", "PPM", "WEBP")
 _EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
@@ -99,7 +98,7 @@ def read_image(path: Path) -> NDArray[np.uint8]:
 
     Raises:
         InputError: the file is missing, no image of a known format, damaged, larger than
-            4096 x 4096 pixels, or has more than 8 bits per channel.
+            4096 pixels on a side, or has more than 8 bits per channel.
     """
     if not path.is_file():
         raise InputError(f"{path} is not there or not a regular file; expected an image")
@@ -127,10 +126,10 @@ def read_image(path: Path) -> NDArray[np.uint8]:
 
 def _require_harmless(image: Image.Image, path: Path) -> None:
     width, height = image.size
-    if width * height > MAX_IMAGE_PIXELS:
+    if max(width, height) > MAX_SIDE:
         raise InputError(
-            f"{path} claims {width}x{height} pixels, more than the {MAX_IMAGE_PIXELS:,} that are "
-            "read; scale it down"
+            f"{path} claims {width}x{height} pixels; sides of at most {MAX_SIDE} pixels are read; "
+            "scale it down"
         )
     if image.mode not in _EIGHT_BIT_MODES:
         raise InputError(

@@ -131,12 +131,24 @@ def _by_class_folder(folder: Path) -> Iterator[LabelledFile] | None:
     numbered = {entry: _CLASS_FOLDER.fullmatch(entry.name) for entry in folders}
     if not any(numbered.values()):
         return None
+    stray = [entry for entry, match in numbered.items() if match is None]
+    _require_nothing_stray([*stray, *_images(folder)], folder)
     return (
         LabelledFile(path=image, label=int(match[1]))
         for entry, match in numbered.items()
         if match is not None
         for image in _images(entry)
     )
+
+
+def _require_nothing_stray(entries: list[Path], folder: Path) -> None:
+    names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
+    if names:
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        raise InputError(
+            f"{folder} holds one sub-folder per class, but beside them {', '.join(names[:3])}"
+            f"{more}, of no class; name the folder after its class number, or move it elsewhere"
+        )
 
 
 def _whole(value: object, place: Path) -> int:

@@ -179,6 +179,44 @@ def test_an_image_that_claims_a_giant_size_is_refused_undecoded(tmp_path: Path, 
         read_image(path)
 
 
+def test_a_long_narrow_image_is_refused_like_a_square_one(tmp_path: Path) -> None:
+    Image.new("L", (4097, 2)).save(tmp_path / "image.png")
+    with pytest.raises(InputError, match="claims 4097x2 pixels; sides of at most 4096"):
+        read_image(tmp_path / "image.png")
+    source = save(
+        tmp_path / "e.npz", images=np.zeros((1, 3, 5, 4097), dtype=np.uint8), labels=np.arange(1)
+    )
+    with pytest.raises(InputError, match="sides of at most 4096 pixels"):
+        read(source)
+
+
+def test_four_giant_images_are_more_than_is_held_at_once() -> None:
+    assert 3 * 4096 * 4096 <= images.MAX_VALUES < 4 * 3 * 4096 * 4096
+
+
+def test_an_archive_behind_other_bytes_is_refused(tmp_path: Path) -> None:
+    source = save(tmp_path / "e.npz", images=pixels(), labels=np.arange(4))
+    assert len(read(source)) == 4
+    source.write_bytes(b"GIF89a" + source.read_bytes())
+    with pytest.raises(InputError, match="does not begin as one; write it with numpy"):
+        read(source)
+
+
+@pytest.mark.parametrize("stray", ["cats/a.png", "loose.png"])
+def test_images_of_no_class_beside_folders_of_classes_are_an_error_that_names_them(
+    tmp_path: Path, stray: str
+) -> None:
+    for name in ("0/a.png", "1/b.png", ".hidden/c.png"):
+        (tmp_path / name).parent.mkdir()
+        write_image(tmp_path / name, side=8)
+    (tmp_path / "README.txt").write_text("two classes")
+    assert len(read(tmp_path)) == 2
+    (tmp_path / stray).parent.mkdir(exist_ok=True)
+    write_image(tmp_path / stray, side=8)
+    with pytest.raises(InputError, match=rf"beside them {stray.partition('/')[0]}, of no class"):
+        read(tmp_path)
+
+
 def test_more_images_than_memory_holds_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
