@@ -6,11 +6,19 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
 
+from torch import nn
+
 from ..errors import RefusedFile
 from .inert_tree import Instance, TensorRecord
+from .shadows import check_shadows, shown
 
 DEEPEST = 64
 MOST_MODULES = 50_000
+LONGEST_NAME = 256
+LONGEST_PATH = 1024
+#: Work that one look at a network may take: a unit per character of a path, 32 per name.
+MOST_WORK = 32_000_000
+WORK_PER_NAME = 32
 
 #: Where torchvision keeps today what older releases pickled under another name.
 _MOBILENET = "torchvision.models.mobilenetv2"
@@ -24,15 +32,16 @@ RENAMED = {
 }
 
 #: Wrappers that run another network on several devices.
-PARALLEL = (
-    "torch.nn.parallel.data_parallel.DataParallel",
-    "torch.nn.parallel.distributed.DistributedDataParallel",
-)
+PARALLEL: dict[str, type[nn.Module]] = {
+    "torch.nn.parallel.data_parallel.DataParallel": nn.DataParallel,
+    "torch.nn.parallel.distributed.DistributedDataParallel": nn.parallel.DistributedDataParallel,
+}
 
 #: Attributes whose name says hook and whose value says only how hooks would be called.
 HOOK_FLAGS = ("_is_full_backward_hook",)
 
 _MAPPINGS = (dict, OrderedDict)
+_GROUPS = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
 
 
 def class_name(instance: Instance) -> str:
@@ -50,6 +59,7 @@ def unwrapped(root: Instance) -> tuple[Instance, tuple[str, ...]]:
     if root.name not in PARALLEL:
         return root, ()
     check_module(root)
+    check_shadows(root, PARALLEL[root.name])
     inner = children(root).get("module")
     if inner is None:
         raise RefusedFile(f"the {root.name} in the file wraps no network")
@@ -59,23 +69,65 @@ def unwrapped(root: Instance) -> tuple[Instance, tuple[str, ...]]:
 def walk(root: Instance) -> Iterator[tuple[str, Instance]]:
     """Every module under its dotted path, parents first; each one checked.
 
+    A module that stands in several places comes once for each of them.
+
     Raises:
         RefusedFile: a module is malformed, hooked, or the tree is too deep or too large.
     """
-    left = MOST_MODULES
+    left, work = MOST_MODULES, _Work()
+    checked: set[int] = set()
     pending = [("", root, 0)]
     while pending:
         path, module, depth = pending.pop()
         left -= 1
-        if depth > DEEPEST or left < 0:
+        if depth > DEEPEST or left < 0 or len(path) > LONGEST_PATH:
             raise RefusedFile(
-                f"the network in the file nests deeper than {DEEPEST} or has more than "
-                f"{MOST_MODULES:,} parts"
+                f"the network in the file nests deeper than {DEEPEST}, has a path longer than "
+                f"{LONGEST_PATH:,} characters or has more than {MOST_MODULES:,} parts"
             )
-        check_module(module)
+        work.spend(module, len(path))
+        if id(module) not in checked:
+            checked.add(id(module))
+            check_module(module)
         yield path, module
         inner = [(f"{path}{name}.", part, depth + 1) for name, part in children(module).items()]
         pending.extend(reversed(inner))
+
+
+def distinct(root: Instance) -> Iterator[Instance]:
+    """Every module once, parents first; each one checked.
+
+    Raises:
+        RefusedFile: a module is malformed or hooked, or the network is too large.
+    """
+    work = _Work()
+    seen: set[int] = set()
+    pending = [root]
+    while pending:
+        module = pending.pop()
+        if id(module) not in seen:
+            seen.add(id(module))
+            work.spend(module, len(module.state))
+            check_module(module)
+            yield module
+            pending.extend(reversed(children(module).values()))
+
+
+class _Work:
+    """Bounds the names that are looked at: a few bytes may share a large table a thousand times."""
+
+    def __init__(self) -> None:
+        self._left = MOST_WORK
+
+    def spend(self, module: Instance, each: int) -> None:
+        tables = [module.state.get(group) or () for group in _GROUPS]
+        names = sum(len(table) for table in tables if isinstance(table, (*_MAPPINGS, set)))
+        self._left -= (names + 1) * (WORK_PER_NAME + each)
+        if self._left < 0:
+            raise RefusedFile(
+                "the network in the file has too many parts to look at, most of them one part "
+                "under many names"
+            )
 
 
 def state_of(root: Instance) -> dict[str, TensorRecord]:
@@ -100,8 +152,8 @@ def check_module(module: Instance) -> None:
     for name, value in module.state.items():
         if "hook" in name and value and name not in HOOK_FLAGS:
             raise RefusedFile(
-                f"the {module.name} in the file carries {name}: code attached to a network is not "
-                "run; save its state dict instead"
+                f"the {module.name} in the file carries {shown(name)}: code attached to a network "
+                "is not run; save its state dict instead"
             )
     _check_names(module)
     for name, record in _members(module, "_parameters").items():
@@ -132,7 +184,7 @@ def has_hidden_buffers(root: Instance) -> bool:
     """Whether the network computes with tensors that its state dict leaves out."""
     return any(
         record is not None and name in _members(module, "_non_persistent_buffers_set")
-        for _, module in walk(root)
+        for module in distinct(root)
         for name, record in _members(module, "_buffers").items()
     )
 
@@ -146,4 +198,9 @@ def _members(module: Instance, group: str) -> dict[str, Any]:
     assert isinstance(members, dict)  # noqa: S101 - tells mypy what the line above says
     if any(type(name) is not str or not name or "." in name for name in members):
         raise RefusedFile(f"{group} of the {module.name} in the file has a part without a name")
+    if any(len(name) > LONGEST_NAME for name in members):
+        raise RefusedFile(
+            f"{group} of the {module.name} in the file has a name of more than {LONGEST_NAME} "
+            "characters"
+        )
     return members

@@ -18,8 +18,10 @@ from torch import nn
 
 from ..errors import RefusedFile
 from .inert_tree import ITEM_SIZES, Instance, Named, Opaque, Partial, TensorRecord
-from .module_tree import RENAMED, class_name, is_network, walk
+from .module_tree import RENAMED, class_name, distinct, is_network
+from .shadows import check_shadows, shown
 from .tensors import TensorReader
+from .vit import timm_class
 
 CLASS_PREFIXES = ("torch.nn.modules.", "torchvision.models.", "torchvision.ops.")
 #: Detectors return boxes, not logits, and what they compute cannot be bounded beforehand.
@@ -36,6 +38,8 @@ DEEPEST = 64
 MOST_VALUES = 500_000
 LONGEST_TEXT = 4096
 PLAIN = (type(None), bool, int, float, str)
+#: Where torch keeps layers and numbers; these were checked with the tree.
+TABLES = ("_parameters", "_buffers", "_modules")
 
 
 @lru_cache(maxsize=1)
@@ -66,34 +70,62 @@ def _is_plain_layer(value: object) -> bool:
 
 def unknown_class(root: Instance) -> str | None:
     """The name of the first class in the network that is not in the table, or None."""
-    names = (part.name for _, part in walk(root) if class_name(part) not in known_classes())
+    names = (part.name for part in distinct(root) if class_name(part) not in known_classes())
     return next(names, None)
 
 
 def check_attributes(root: Instance) -> None:
-    """Refuses a network whose parts carry attributes that would replace methods.
+    """Refuses a network whose parts carry attributes that would replace or escape what is checked.
 
     Raises:
-        RefusedFile: names the part and the attribute.
+        RefusedFile: an attribute stands in for a method, or hides a layer or numbers where
+            neither the state dict nor the evaluation mode reaches them.
     """
     classes = known_classes()
-    for _, part in walk(root):
-        kind = classes.get(class_name(part))
-        for name, value in part.state.items():
-            if kind is not None and _shadows(kind, name, value):
-                raise RefusedFile(
-                    f"the {part.name} in the file replaces its own {name!r}, so it would not "
-                    "compute what it seems to; save its state dict instead"
-                )
+    seen: set[int] = set()
+    for part in distinct(root):
+        kind = classes.get(class_name(part)) or timm_class(part.name)
+        if kind is not None:
+            check_shadows(part, kind)
+            _check_hidden(part, seen)
 
 
-def _shadows(kind: type[nn.Module], name: str, value: object) -> bool:
-    if name.startswith("__"):
-        return True
-    own = getattr(kind, name, None)
-    if name == "_compiled_call_impl":
-        return value is not None
-    return callable(own) or hasattr(type(own), "__get__")
+def _check_hidden(part: Instance, seen: set[int]) -> None:
+    own = list(part.state.get("_parameters", {}).values())  # type: ignore[attr-defined]
+    for name, value in part.state.items():
+        if name in TABLES or type(value) in PLAIN:
+            continue
+        # Recurrent layers list their own weights once more, in the order of their names.
+        if name == "_flat_weights" and type(value) is list and _are(value, own):
+            continue
+        if _hides(value, seen):
+            raise RefusedFile(
+                f"the {part.name} in the file keeps a layer or numbers in {shown(name)!r}, where "
+                "its state dict does not show them; save its state dict instead"
+            )
+
+
+def _are(values: list[object], others: list[object]) -> bool:
+    return [id(value) for value in values] == [id(other) for other in others]
+
+
+def _hides(value: object, seen: set[int]) -> bool:
+    """Whether a layer or tensor is found in `value`; containers in `seen` hold none."""
+    pending = [value]
+    while pending:
+        found = pending.pop()
+        if isinstance(found, (Instance, TensorRecord)):
+            return True
+        if isinstance(found, Partial):
+            found = [found.arguments, found.keywords]
+        elif id(found) in seen:
+            continue
+        elif isinstance(found, (dict, list, tuple, set)):
+            # Attributes belong to the tree, which outlives this look: the id stays its own.
+            seen.add(id(found))
+        if isinstance(found, (dict, list, tuple, set)):
+            pending.extend(found.values() if isinstance(found, dict) else found)
+    return False
 
 
 def realise(root: Instance, tensors: TensorReader) -> nn.Module:

@@ -17,7 +17,8 @@ from ..errors import ArchitectureError
 from .architectures import AUXILIARY, build_torchvision, on_meta
 from .inert_tree import Instance, Named, Opaque, Partial, TensorRecord
 from .module_tree import children, class_name, has_hidden_buffers
-from .vit import TIMM_CLASSES, VisionTransformer, shape_of
+from .shadows import shown
+from .vit import TIMM_CLASSES, TIMM_IDLE, TIMM_INERT, TIMM_PLAIN, VisionTransformer, shape_of
 from .weights import fill
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -33,8 +34,7 @@ BOOKKEEPING = {"training", "_modules", "_parameters", "_buffers", "_non_persiste
 IDLE_IN_EVALUATION = {
     "torch.nn.modules.linear.Identity",
     "torch.nn.modules.dropout.Dropout",
-    "timm.models.layers.drop.DropPath",
-    "timm.layers.drop.DropPath",
+    *TIMM_IDLE,
 }
 #: How many tensors may differ in shape from the library's default: weights and biases of heads.
 HEAD_TENSORS = 6
@@ -195,7 +195,30 @@ def first_difference(described: Instance, built: nn.Module, path: str = "") -> s
         said = described.state.get(name, _ABSENT)
         if said is not _ABSENT and not _same(said, value):
             return f"{where} has another {name}: {_short(said)} instead of {_short(value)}"
+    extra = _unknown_attribute(described, built)
+    if extra is not None:
+        return f"{where} has the attribute {shown(extra)}"
     return _part_difference(described, built, path)
+
+
+def _unknown_attribute(described: Instance, built: nn.Module) -> str | None:
+    """An attribute of a class of timm's that may change what it computes, or None.
+
+    The code of torch's and torchvision's classes reads what their constructors set and no more;
+    timm's is not at hand.
+    """
+    if type(built).__module__ != VisionTransformer.__module__:
+        return None
+    known = BOOKKEEPING | TIMM_INERT | vars(built).keys()
+    for name, value in described.state.items():
+        if (
+            name in known
+            or "hook" in name
+            or (name in TIMM_PLAIN and _same(value, TIMM_PLAIN[name]))
+        ):
+            continue
+        return name
+    return None
 
 
 def _part_difference(described: Instance, built: nn.Module, path: str) -> str | None:
@@ -264,4 +287,4 @@ def _same_partial(said: Partial, value: object, depth: int) -> bool:
 
 
 def _short(value: object) -> str:
-    return getattr(value, "name", None) or repr(value)[:60]
+    return shown(getattr(value, "name", None) or repr(value)[:60])

@@ -39,6 +39,44 @@ TIMM_CLASSES = {
     ),
 }
 
+#: Layers of timm's that pass their input on in an evaluated network.
+TIMM_IDLE = ("timm.models.layers.drop.DropPath", "timm.layers.drop.DropPath")
+#: Attributes of timm's classes that say nothing about what a plain, evaluated network computes.
+TIMM_INERT = {
+    "default_cfg",
+    "drop_prob",
+    "embed_dim",
+    "fast_attn",
+    "feature_info",
+    "fused_attn",
+    "grad_checkpointing",
+    "grid_size",
+    "head_hidden_size",
+    "img_size",
+    "num_classes",
+    "num_features",
+    "num_patches",
+    "patch_size",
+    "pool_include_prefix",
+    "pretrained_cfg",
+    "scale_by_keep",
+    "strict_img_size",
+}
+#: Attributes that change what is computed, but for this one value.
+TIMM_PLAIN: dict[str, object] = {
+    "attn_pool": None,
+    "dist_token": None,
+    "dynamic_img_pad": False,
+    "dynamic_img_size": False,
+    "has_class_token": True,
+    "head_dist": None,
+    "num_prefix_tokens": 1,
+    "num_reg_tokens": 0,
+    "num_tokens": 1,
+    "output_fmt": None,
+    "reg_token": None,
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class VitShape:
@@ -85,6 +123,8 @@ class Attention(nn.Module):
     def __init__(self, shape: VitShape) -> None:
         super().__init__()
         self.num_heads = shape.heads
+        self.head_dim = shape.width // shape.heads
+        self.scale = self.head_dim**-0.5
         self.qkv = nn.Linear(shape.width, 3 * shape.width)
         self.proj = nn.Linear(shape.width, shape.width)
 
@@ -94,7 +134,7 @@ class Attention(nn.Module):
         parts: Tensor = self.qkv(tokens)
         parts = parts.reshape(batch, count, 3, self.num_heads, width // self.num_heads)
         query, key, value = parts.permute(2, 0, 3, 1, 4).unbind(0)
-        mixed = F.scaled_dot_product_attention(query, key, value)
+        mixed = F.scaled_dot_product_attention(query, key, value, scale=self.scale)
         out: Tensor = self.proj(mixed.transpose(1, 2).reshape(batch, count, width))
         return out
 
@@ -155,6 +195,14 @@ class VisionTransformer(nn.Module):
         return logits
 
 
+def timm_class(name: str) -> type[nn.Module] | None:
+    """The class here that stands for timm's class `name`, or None if none does."""
+    for kind in (VisionTransformer, Block, Attention, Mlp, PatchEmbed):
+        if name in TIMM_CLASSES[kind.__name__]:
+            return kind
+    return nn.Identity if name in TIMM_IDLE else None
+
+
 def named_vit(
     name: str, *, num_classes: int = 1000, image_size: int | None = None
 ) -> VisionTransformer:
@@ -186,6 +234,8 @@ def image_size_of(name: str, shapes: Mapping[str, tuple[int, ...]]) -> int | Non
     tokens = shapes.get("pos_embed", ())
     if len(tokens) != 3:
         return None
+    if tokens[1] < 2:
+        raise ArchitectureError(f"pos_embed has {tokens[1]} tokens; a transformer has at least 2")
     return math.isqrt(tokens[1] - 1) * VIT_SIZES[name.rpartition("_")[0]][3]
 
 
@@ -211,6 +261,8 @@ def shape_of(shapes: Mapping[str, tuple[int, ...]], heads: int) -> VitShape:
         raise ArchitectureError(
             f"the vision transformer in the file is not of timm's plain kind: {error!r}"
         ) from error
+    if found.tokens < 1:
+        raise ArchitectureError(f"pos_embed has {found.tokens + 1} tokens; at least 2 are needed")
     if heads < 1 or width % heads:
         raise ArchitectureError(f"a transformer of width {width} cannot have {heads} heads")
     return found

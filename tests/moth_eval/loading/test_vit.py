@@ -68,8 +68,29 @@ def other_activation(network: vit.VisionTransformer) -> None:
     network.blocks[1].mlp.act = nn.ReLU()
 
 
+def other_scale(network: vit.VisionTransformer) -> None:
+    network.blocks[0].attn.scale = 40.0
+
+
+def unknown_switch(network: vit.VisionTransformer) -> None:
+    network.blocks[0].mlp.multiplier = 2
+
+
+def padded_images(network: vit.VisionTransformer) -> None:
+    network.patch_embed.dynamic_img_pad = True
+
+
 @pytest.mark.parametrize(
-    "change", [other_epsilon, average_pooling, normalised_queries, other_activation]
+    "change",
+    [
+        other_epsilon,
+        average_pooling,
+        normalised_queries,
+        other_activation,
+        other_scale,
+        unknown_switch,
+        padded_images,
+    ],
 )
 def test_transformer_of_another_kind_is_refused(change: object, tmp_path: Path) -> None:
     assert callable(change)
@@ -78,6 +99,37 @@ def test_transformer_of_another_kind_is_refused(change: object, tmp_path: Path) 
     save_as_timm(network, tmp_path / "model.pt")
     with pytest.raises(RefusedFile, match=r"class timm\..*timm's code is not run.*--arch"):
         load_network(tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize("part", ["", "blocks.0.attn", "blocks.1.drop_path2"])
+@pytest.mark.parametrize("name", ["forward", "eval", "train", "__call__"])
+def test_part_of_timm_that_replaces_its_own_methods_is_refused(
+    part: str, name: str, tmp_path: Path
+) -> None:
+    network = transformer()
+    network.blocks[1].drop_path2 = nn.Identity()
+    vars(network.get_submodule(part))[name] = 7
+    save_as_timm(network, tmp_path / "model.pt")
+    with pytest.raises(RefusedFile, match=f"replaces its own '{name}'"):
+        load_network(tmp_path / "model.pt")
+
+
+def test_attributes_of_newer_timm_that_change_nothing_are_accepted(tmp_path: Path) -> None:
+    network = transformer()
+    network.num_prefix_tokens, network.num_reg_tokens, network.reg_token = 1, 0, None
+    network.default_cfg = {"url": "", "mean": (0.5, 0.5, 0.5)}
+    network.blocks[0].attn.fused_attn = True
+    network.patch_embed.img_size, network.patch_embed.dynamic_img_pad = (32, 32), False
+    save_as_timm(network, tmp_path / "model.pt")
+    assert load_network(tmp_path / "model.pt").num_classes == 5
+
+
+@pytest.mark.parametrize("tokens", [0, 1])
+def test_transformer_without_tokens_is_an_error(tokens: int, tmp_path: Path) -> None:
+    state = {"pos_embed": torch.zeros(1, tokens, 4), "head.weight": torch.zeros(3, 4)}
+    torch.save(state, tmp_path / "model.pt")
+    with pytest.raises(ArchitectureError, match=f"{tokens} tokens"):
+        load_network(tmp_path / "model.pt", architecture_name="vit_base_patch32_224")
 
 
 def test_output_equals_the_formula_of_the_paper() -> None:

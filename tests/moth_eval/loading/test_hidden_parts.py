@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models.resnet import BasicBlock
+
+from moth_eval.errors import RefusedFile
+from moth_eval.loading.files import load_network
+from moth_eval.loading.inert_tree import Instance
+from moth_eval.loading.module_tree import distinct, state_of, walk
+from tests.support.torch_files import assert_same_network
+
+
+def block_with(move: str, hide: Callable[[nn.Module], object]) -> nn.Module:
+    block = BasicBlock(3, 3)
+    part = block._modules.pop(move)
+    assert part is not None
+    vars(block)[move] = hide(part)
+    return nn.Sequential(block, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 4)).eval()
+
+
+@pytest.mark.parametrize("move", ["bn1", "relu"])
+@pytest.mark.parametrize(
+    "hide",
+    [
+        lambda part: part,
+        lambda part: [part],
+        lambda part: {"inner": (1, {"deeper": part})},
+        lambda part: partial(nn.BatchNorm2d, weight=part),
+        lambda part: [torch.ones(2)],
+    ],
+)
+def test_layer_or_numbers_in_a_plain_attribute_are_refused(
+    move: str, hide: Callable[[nn.Module], object], tmp_path: Path
+) -> None:
+    torch.save(block_with(move, hide), tmp_path / "model.pt")
+    with pytest.raises(RefusedFile, match=f"keeps a layer or numbers in '{move}'"):
+        load_network(tmp_path / "model.pt")
+
+
+def test_recurrent_layers_may_list_their_own_weights_only(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.GRU(3, 4))
+    torch.save(network, tmp_path / "good.pt")
+    found = load_network(tmp_path / "good.pt").module
+    assert torch.equal(found[0].weight_hh_l0, network[0].weight_hh_l0)
+    network[0]._flat_weights = [nn.Parameter(w + 1) for w in network[0]._flat_weights]
+    torch.save(network, tmp_path / "bad.pt")
+    with pytest.raises(RefusedFile, match="keeps a layer or numbers in '_flat_weights'"):
+        load_network(tmp_path / "bad.pt")
+
+
+def test_parallel_wrapper_that_replaces_its_own_forward_is_refused(tmp_path: Path) -> None:
+    wrapped = nn.DataParallel(nn.Sequential(nn.Flatten(), nn.Linear(12, 3)))
+    vars(wrapped)["forward"] = 7
+    torch.save(wrapped, tmp_path / "model.pt")
+    with pytest.raises(RefusedFile, match=r"DataParallel in the file replaces its own 'forward'"):
+        load_network(tmp_path / "model.pt")
+
+
+def module(**tables: object) -> Instance:
+    empty = {"_parameters": {}, "_buffers": {}, "_modules": {}}
+    return Instance("torch.nn.modules.container.Sequential", {**empty, **tables}, built=True)
+
+
+def test_overlong_names_of_parts_are_refused() -> None:
+    with pytest.raises(RefusedFile, match="a name of more than 256 characters"):
+        list(walk(module(_modules={"a" * 257: None})))
+
+
+def test_overlong_paths_of_parts_are_refused() -> None:
+    inner = module()
+    for _ in range(5):
+        inner = module(_modules={"a" * 250: inner})
+    with pytest.raises(RefusedFile, match="path longer than 1,024 characters"):
+        list(walk(inner))
+
+
+def test_one_large_table_under_many_names_is_refused_quickly() -> None:
+    table = OrderedDict((f"q{i}", None) for i in range(20_000))
+    leaf = module(_parameters=table)
+    root = module(_modules={str(i): leaf for i in range(20_000)})
+    started = time.monotonic()
+    with pytest.raises(RefusedFile, match="too many parts to look at"):
+        state_of(root)
+    assert [part is root for part in distinct(root)] == [True, False]
+    parts = {str(i): module(_buffers=table) for i in range(2_000)}
+    with pytest.raises(RefusedFile, match="too many parts to look at"):
+        list(distinct(module(_modules=parts)))
+    assert time.monotonic() - started < 10
+
+
+def test_shared_modules_come_under_each_of_their_names(tmp_path: Path) -> None:
+    shared = nn.Linear(12, 12)
+    network = nn.Sequential(nn.Flatten(), shared, nn.ReLU(), shared).eval()
+    torch.save(network, tmp_path / "model.pt")
+    found = load_network(tmp_path / "model.pt").module
+    assert found[1] is found[3]
+    assert_same_network(found, network, 2)
