@@ -13,9 +13,11 @@ from functools import partial, wraps
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from ..errors import ArchitectureError
 from .import_guard import nothing_imported_from, require_outside
@@ -225,6 +227,30 @@ def on_meta(build: Callable[[], nn.Module]) -> nn.Module | None:
     """
     try:
         with torch.device("meta"):
+            return build()
+    except (NotImplementedError, RuntimeError):
+        return None
+
+
+class _WeightsOnMeta(TorchFunctionMode):
+    """Gives memory to the numbers that a constructor computes with, and not to its weights."""
+
+    def __torch_function__(
+        self, func: Any, types: object, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is torch.empty:  # what every layer makes its parameters of
+            kwargs["device"] = torch.device("meta")
+        return func(*args, **kwargs)
+
+
+def without_weights(build: Callable[[], nn.Module]) -> nn.Module | None:
+    """Like `on_meta`, also for constructors that compute, whose buffers then are on the CPU."""
+    network = on_meta(build)
+    if network is not None:
+        return network
+    try:
+        with _WeightsOnMeta():
             return build()
     except (NotImplementedError, RuntimeError):
         return None

@@ -19,8 +19,8 @@ from .architectures import (
     builtin_architecture,
     call_factory,
     final_layer,
-    on_meta,
     torchvision_name,
+    without_weights,
 )
 from .checkpoints import Weights, find_weights
 from .containers import open_checkpoint
@@ -96,7 +96,7 @@ class _Choice:
 
     def draft(self, classes: int | None) -> nn.Module:
         """The network, without its weights where that is possible."""
-        draft = on_meta(partial(self.build, classes)) if self.outlined else None
+        draft = without_weights(partial(self.build, classes)) if self.outlined else None
         return draft or self.build(classes)
 
 
@@ -329,7 +329,7 @@ def _from_builtin(name: str, state: dict[str, Tensor]) -> _Choice:
         switches = {"aux_logits": has_auxiliary(state)} if official in AUXILIARY else {}
         build = partial(_build_official, official, switches)
         return _Choice(
-            label=official, build=build, outlined=on_meta(partial(build, None)) is not None
+            label=official, build=build, outlined=without_weights(partial(build, None)) is not None
         )
     plain = name.strip().removeprefix("classification:").lower()
     size = image_size_of(plain, {key: tuple(value.shape) for key, value in state.items()})

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from moth_eval.errors import ArchitectureError, InputError
+from moth_eval.loading import files
 from moth_eval.loading.architectures import ArchitectureSource
 from moth_eval.loading.files import (
     MODEL_SUFFIXES,
@@ -284,3 +285,25 @@ def test_positions_of_a_transformer_cannot_demand_memory(tmp_path: Path) -> None
     torch.save({"pos_embed": torch.zeros(1, 10**6, 1)}, tmp_path / "model.pt")
     with pytest.raises(ArchitectureError, match="do not fit the architecture vit_large_patch16"):
         load_network(tmp_path / "model.pt", architecture_name="vit_large_patch16_224")
+
+
+def test_largest_networks_are_drafted_without_memory_for_their_weights() -> None:
+    draft = files._from_builtin("regnet_y_128gf", {}).draft(None)
+    assert all(parameter.is_meta for parameter in draft.parameters())
+
+
+def test_tiny_file_that_claims_a_giant_network_is_refused(tmp_path: Path) -> None:
+    torch.save({"stem.0.weight": torch.zeros(32, 3, 3, 3)}, tmp_path / "model.pt")
+    with pytest.raises(ArchitectureError, match="do not fit the architecture regnet_y_128gf"):
+        load_network(tmp_path / "model.pt", architecture_name="regnet_y_128gf")
+
+
+def test_network_whose_constructor_computes_is_filled_whole(tmp_path: Path) -> None:
+    from torchvision.models import regnet_y_400mf
+
+    network = regnet_y_400mf(num_classes=5).eval()
+    torch.save(network.state_dict(), tmp_path / "model.pt")
+    loaded = load_network(tmp_path / "model.pt", architecture_name="regnet_y_400mf").module
+    images = torch.rand(1, 3, 32, 32)
+    assert not any(t.is_meta for t in (*loaded.parameters(), *loaded.buffers()))
+    assert torch.equal(loaded(images), network(images))
