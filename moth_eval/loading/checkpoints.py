@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ..errors import RefusedFile
 from .inert_tree import Instance, TensorRecord
 from .module_tree import is_network
+from .naming import LONGEST_SHOWN, shown
 
 #: Where training scripts put the weights, likeliest first.
 USUAL_KEYS = (
@@ -58,7 +59,7 @@ def find_weights(tree: object) -> Weights:
         if not isinstance(tree, dict):
             break
         named = tree.get(CLASS_KEY)
-        found = named if type(named) is str else found
+        found = named if type(named) is str and len(named) <= LONGEST_SHOWN else found
         key = _inner_key(tree)
         if key is None:
             return Weights(state=_tensors(tree), class_name=found, notes=_notes(path))
@@ -79,9 +80,10 @@ def _inner_key(tree: dict[object, object]) -> str | None:
     if _tensors(tree):
         return None
     if len(inner) > 1:
+        names = ", ".join(map(_short, inner[:8]))
         raise RefusedFile(
-            f"the file holds several sets of weights ({', '.join(map(repr, inner[:8]))}) and does "
-            "not say which is the model's; save the one that you mean under 'state_dict'"
+            f"the file holds several sets of weights ({names}) and does not "
+            "say which is the model's; save the one that you mean under 'state_dict'"
         )
     if not inner:
         raise RefusedFile(f"no weights found in the file: it holds {_described(tree)}")
@@ -107,12 +109,16 @@ def _tensors(tree: dict[object, object]) -> dict[str, TensorRecord]:
 
 
 def _notes(path: list[str]) -> tuple[str, ...]:
-    return (f"weights under {'.'.join(path)!r}",) if path else ()
+    return (f"weights under {shown('.'.join(path))!r}",) if path else ()
+
+
+def _short(key: object) -> str:
+    return repr(key)[:40]
 
 
 def _described(tree: object) -> str:
     if isinstance(tree, dict):
-        keys = ", ".join(repr(key)[:40] for key in list(tree)[:8])
+        keys = ", ".join(_short(key) for key in list(tree)[:8])
         return f"a dictionary with the keys {keys}" if keys else "an empty dictionary"
     if type(tree) is Instance:
         return f"an object of the class {tree.name}"

@@ -19,6 +19,7 @@ from ..errors import RefusedFile
 from .formats import LEGACY_MAGIC, LEGACY_MAGIC_WITHIN
 from .inert_pickle import parse
 from .inert_tree import StorageRecord
+from .naming import shown
 from .zip_directory import Directory, check_names, check_tiling, read_directory
 
 LARGEST_PICKLE = 32 << 20
@@ -68,7 +69,8 @@ def open_checkpoint(path: Path, container: Literal["zip", "legacy"]) -> Iterator
             archive = zipfile.ZipFile(file)
         except (zipfile.BadZipFile, NotImplementedError, OSError, *_DAMAGE) as error:
             raise RefusedFile(
-                f"the zip archive is damaged or cut short ({error}); copy or download it again"
+                f"the zip archive is damaged or cut short ({shown(error)}); "
+                "copy or download it again"
             ) from error
         with archive:
             yield _zip(archive, file, directory)
@@ -161,11 +163,13 @@ class _ZipStorages:
         try:
             info = self._archive.getinfo(f"{self._root}/data/{record.key}")
         except KeyError as error:
-            raise RefusedFile(f"the numbers of storage {record.key!r} are missing") from error
+            raise RefusedFile(
+                f"the numbers of storage {shown(record.key)!r} are missing"
+            ) from error
         if info.file_size != record.nbytes:
             raise RefusedFile(
-                f"storage {record.key!r} holds {info.file_size:,} bytes, but the pickle says "
-                f"{record.nbytes:,}"
+                f"storage {shown(record.key)!r} holds {info.file_size:,} bytes, but the pickle "
+                f"says {record.nbytes:,}"
             )
         return self._content(info)
 
@@ -178,7 +182,8 @@ class _ZipStorages:
                 count += len(member.read(1))
         except (zipfile.BadZipFile, EOFError, NotImplementedError, OSError, *_DAMAGE) as error:
             raise RefusedFile(
-                f"the zip archive is damaged at {info.filename} ({error}); copy it again"
+                f"the zip archive is damaged at {shown(info.filename)} ({shown(error)}); "
+                "copy it again"
             ) from error
         if count != len(content):
             raise RefusedFile(f"the zip archive is cut short at {info.filename}; copy it again")
@@ -212,7 +217,9 @@ def _legacy_offsets(file: BinaryIO, position: int, records: list[StorageRecord])
         if len(count) < 8 or position + 8 + record.nbytes > size:
             raise RefusedFile("the file is cut short; copy or download it again")
         if int.from_bytes(count, "little", signed=True) != record.numel:
-            raise RefusedFile(f"storage {record.key!r} has another length than the pickle says")
+            raise RefusedFile(
+                f"storage {shown(record.key)!r} has another length than the pickle says"
+            )
         offsets[record.key] = position + 8
         position += 8 + record.nbytes
     if position != size:

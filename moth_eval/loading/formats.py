@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import stat
+import tarfile
 import zipfile
 from pathlib import Path
 from typing import Literal
@@ -49,6 +50,11 @@ def identify(path: Path) -> Format:
     with path.open("rb") as file:
         head = file.read(HEAD_BYTES)
     found = _readable(head, size)
+    if found == "legacy" and _opens_a_tar(head):
+        raise RefusedFile(
+            "the file begins as a tar archive too (a polyglot), so two programs would read two "
+            f"different models from it; {_RESAVE}"
+        )
     if found != "zip" and zipfile.is_zipfile(path):
         raise RefusedFile(
             "a zip archive is hidden at the end of the file (a polyglot), so two programs would "
@@ -86,6 +92,15 @@ def _readable(head: bytes, size: int) -> Format | None:
     if len(head) > 8 and head[8:9] == b"{" and 2 <= length <= min(LARGEST_HEADER, size - 8):
         return "safetensors"
     return None
+
+
+def _opens_a_tar(head: bytes) -> bool:
+    """Whether torch's reader, which tries its oldest format first, would see a tar archive."""
+    try:
+        tarfile.TarInfo.frombuf(head[: tarfile.BLOCKSIZE], "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return False
+    return True
 
 
 def _why_not(head: bytes, size: int) -> str:

@@ -75,7 +75,9 @@ def _tensor_v3(arguments: Arguments) -> TensorRecord:
     dtype = arguments[6] if len(arguments) > 6 else None
     name = dtype.name.removeprefix("torch.") if type(dtype) is Named else ""
     if name not in ITEM_SIZES:
-        raise RefusedFile(f"a tensor in the pickle has the dtype {name or dtype!r}, not read here")
+        raise RefusedFile(
+            f"a tensor in the pickle has the dtype {name or type(dtype).__name__}, not read here"
+        )
     _refuse_extras((arguments[5], *arguments[7:]), "hooks", "metadata")
     record = tensor_record(arguments[0], name, *arguments[1:4])
     return replace(record, requires_grad=arguments[4] is True)

@@ -15,6 +15,7 @@ from typing import NoReturn
 from ..errors import RefusedFile
 from .inert_calls import answer, plain_members, put
 from .inert_tree import STORAGE_DTYPES, Instance, Named, Opaque, Partial, StorageRecord, named
+from .naming import shown
 
 MOST_STEPS = 1_000_000
 LONGEST_TEXT = 1 << 20
@@ -40,8 +41,9 @@ def parse(data: bytes, *, start: int = 0, storages: dict[str, StorageRecord]) ->
     try:
         return interpreter.run(), interpreter.position
     except (IndexError, KeyError, struct.error, UnicodeDecodeError) as error:
+        what = shown(repr(error))
         raise RefusedFile(
-            f"the pickle inside is damaged near byte {interpreter.position} ({error!r}); "
+            f"the pickle inside is damaged near byte {interpreter.position} ({what}); "
             "copy or download the file again"
         ) from error
 
@@ -319,9 +321,8 @@ def _storage(record: tuple[object, ...], storages: dict[str, StorageRecord]) -> 
         raise RefusedFile("the pickle inside refers to outside data that is not a storage")
     kind, key, _, numel = record[1:5]
     if type(kind) is not Named or kind.name not in STORAGE_DTYPES:
-        raise RefusedFile(
-            f"the pickle inside has a storage of the kind {getattr(kind, 'name', kind)!r}"
-        )
+        name = getattr(kind, "name", type(kind).__name__)
+        raise RefusedFile(f"the pickle inside has a storage of the kind {name!r}")
     if type(key) is not str or type(numel) is not int or numel < 0:
         raise RefusedFile("a storage in the pickle has no plausible name or length")
     if len(record) == 6 and record[5] is not None:
@@ -329,7 +330,7 @@ def _storage(record: tuple[object, ...], storages: dict[str, StorageRecord]) -> 
     found = StorageRecord(key, STORAGE_DTYPES[kind.name], numel)
     known = storages.setdefault(key, found)
     if (known.dtype, known.numel) != (found.dtype, found.numel):
-        raise RefusedFile(f"the pickle inside describes the storage {key!r} in two ways")
+        raise RefusedFile(f"the pickle inside describes the storage {shown(key)!r} in two ways")
     return known
 
 

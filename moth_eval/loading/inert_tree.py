@@ -11,6 +11,8 @@ import sys
 from dataclasses import dataclass, field
 
 from ..errors import RefusedFile
+from ..text import visible
+from .naming import shown
 
 #: Bytes per element of every dtype that may be stored, by torch's name for it.
 ITEM_SIZES = {
@@ -66,6 +68,7 @@ PYTHON_2_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 
 LARGEST_EXTENT = 1 << 40
 MOST_DIMENSIONS = 8
+LONGEST_NAME = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,10 +139,15 @@ def named(module: str, name: str) -> Named:
     """A record of the class or function `module.name`; imports nothing.
 
     Raises:
-        RefusedFile: the name belongs to Python itself and has no place in a weights file.
+        RefusedFile: the name belongs to Python itself and has no place in a weights file, or it
+            is not one that can be shown.
     """
     module = PYTHON_2_MODULES.get(module, module)
     full = f"{module}.{name}"
+    if len(full) > LONGEST_NAME or visible(full) != full:
+        raise RefusedFile(
+            f"the pickle inside names a class by something that is no name: {shown(full)}"
+        )
     if module.partition(".")[0] in sys.stdlib_module_names and full not in HARMLESS_STANDARD_NAMES:
         raise RefusedFile(
             f"the pickle inside names {full}, which weights never need and attacks do; "

@@ -10,7 +10,8 @@ from torch import nn
 
 from ..errors import RefusedFile
 from .inert_tree import Instance, TensorRecord
-from .shadows import check_shadows, shown
+from .naming import shown
+from .shadows import check_shadows
 
 DEEPEST = 64
 MOST_MODULES = 50_000

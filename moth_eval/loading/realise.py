@@ -19,7 +19,8 @@ from torch import nn
 from ..errors import RefusedFile
 from .inert_tree import ITEM_SIZES, Instance, Named, Opaque, Partial, TensorRecord
 from .module_tree import RENAMED, class_name, distinct, is_network
-from .shadows import check_shadows, shown
+from .naming import shown
+from .shadows import check_shadows
 from .tensors import TensorReader
 from .vit import timm_class
 
@@ -181,7 +182,9 @@ class _Realiser:
                 return OrderedDict(pairs) if type(record) is OrderedDict else dict(pairs)
             case list() | tuple() | set():
                 return type(record)(self.value(item, depth) for item in record)
-        raise RefusedFile(f"the network in the file holds a {getattr(record, 'name', record)!r}")
+        raise RefusedFile(
+            f"the network in the file holds a {shown(getattr(record, 'name', record))!r}"
+        )
 
     def _tensor(self, record: TensorRecord) -> Any:
         tensor = self._tensors.read(record)
@@ -210,7 +213,8 @@ class _Realiser:
             restore({**SET_SINCE.get(class_name(record), {}), **state})
         except Exception as error:  # whatever a layer makes of a state that it never wrote
             raise RefusedFile(
-                f"the state of the {record.name} in the file is not one it can have: {error!r}"
+                f"the state of the {record.name} in the file is not one it can have: "
+                f"{shown(repr(error))}"
             ) from error
         return module
 

@@ -17,7 +17,7 @@ from ..errors import ArchitectureError
 from .architectures import AUXILIARY, build_torchvision, on_meta
 from .inert_tree import Instance, Named, Opaque, Partial, TensorRecord
 from .module_tree import children, class_name, has_hidden_buffers
-from .shadows import shown
+from .naming import shown
 from .vit import TIMM_CLASSES, TIMM_IDLE, TIMM_INERT, TIMM_PLAIN, VisionTransformer, shape_of
 from .weights import fill
 
@@ -233,7 +233,7 @@ def _part_difference(described: Instance, built: nn.Module, path: str) -> str | 
     ordered = isinstance(built, (nn.Sequential, nn.ModuleList, nn.ModuleDict))
     equal = left == right if ordered else set(left) == set(right)
     if not equal:
-        return f"{path or 'the network'} has the parts {left[:8]}, not {right[:8]}"
+        return f"{path or 'the network'} has the parts {shown(left[:8])}, not {shown(right[:8])}"
     for name in left:
         found = first_difference(theirs[name], ours[name], f"{path}.{name}".lstrip("."))
         if found:

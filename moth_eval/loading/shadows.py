@@ -5,17 +5,8 @@ from __future__ import annotations
 from torch import nn
 
 from ..errors import RefusedFile
-from ..text import visible
 from .inert_tree import Instance
-
-LONGEST_SHOWN = 200
-
-
-def shown(value: object) -> str:
-    """A name that the file chose, fit for a message: on one line, visible and not too long."""
-    text = str(value)
-    cut = visible(text[:LONGEST_SHOWN])[:LONGEST_SHOWN]
-    return f"{cut}..." if len(text) > LONGEST_SHOWN else cut
+from .naming import shown
 
 
 def check_shadows(part: Instance, kind: type[nn.Module]) -> None:

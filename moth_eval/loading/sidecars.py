@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError
+from .naming import LONGEST_SHOWN, shown
 
 LARGEST = 1 << 20
 MOST_CLASSES = 1_000_000
@@ -52,16 +53,24 @@ def write_sidecar(model: Path, *, architecture: str, num_classes: int) -> None:
 
 def _read(path: Path) -> SideCar:
     expected = 'expected {"architecture": "resnet18", "num_classes": 10}'
-    if path.stat().st_size > LARGEST:
-        raise InputError(f"{path}: {expected}, got a file of {path.stat().st_size:,} bytes")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        # The size that a file states may be zero where its content never ends.
+        with path.open("rb") as file:
+            text = file.read(LARGEST + 1)
+    except OSError as error:
+        raise InputError(f"{path}: {expected}, got nothing readable: {error.strerror}") from error
+    if len(text) > LARGEST:
+        raise InputError(f"{path}: {expected}, got a file of more than {LARGEST:,} bytes")
+    try:
+        content = json.loads(text.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: {expected}, got no valid JSON ({error})") from error
     architecture = content.get("architecture") if isinstance(content, dict) else None
     if not isinstance(architecture, str) or not architecture:
         raise InputError(f"{path}: {expected}, got no architecture")
+    if len(architecture) > LONGEST_SHOWN:
+        raise InputError(f"{path}: {expected}, got a name of {len(architecture):,} characters")
     classes = content.get("num_classes")
     if classes is not None and not (type(classes) is int and 0 < classes <= MOST_CLASSES):
-        raise InputError(f"{path}: {expected}, got {classes!r} classes")
+        raise InputError(f"{path}: {expected}, got {shown(repr(classes))} classes")
     return SideCar(path=path, architecture=architecture, num_classes=classes)

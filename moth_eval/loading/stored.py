@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..errors import RefusedFile
+from .naming import shown
 
 DAMAGED = "the safetensors file is damaged or cut short; copy or download it again"
 
@@ -27,7 +28,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         tensors: dict[str, Tensor] = load_file(path)
     except (SafetensorError, ValueError, KeyError, AttributeError, OSError) as error:
-        raise RefusedFile(f"{DAMAGED} ({error})") from error
+        raise RefusedFile(f"{DAMAGED} ({shown(error)})") from error
     return tensors
 
 
@@ -58,7 +59,9 @@ def _check_header(path: Path) -> None:
                 raise RefusedFile(f"{DAMAGED}: its tensors overlap or leave gaps")
             position = end
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise RefusedFile(f"{DAMAGED} (its header is not readable: {error!r})") from error
+        raise RefusedFile(
+            f"{DAMAGED} (its header is not readable: {shown(repr(error))})"
+        ) from error
     if 8 + length + position != size:
         raise RefusedFile(
             f"{DAMAGED}: its header describes {8 + length + position:,} bytes of {size:,}"

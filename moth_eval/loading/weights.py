@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ArchitectureError
+from .naming import shown
 
 #: Prefixes that wrappers put before every name.
 WRAPPER_PREFIXES = ("module.", "_orig_mod.")
@@ -86,7 +87,7 @@ def renamed_for(
     shorter = {key.removeprefix(prefix): value for key, value in state.items()}
     if not wanted <= set(shorter):
         return dict(state), ()
-    return shorter, (f"{prefix!r} prefix removed",)
+    return shorter, (f"{shown(prefix)!r} prefix removed",)
 
 
 def check_fit(label: str, network: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -119,4 +120,4 @@ def _listed(what: str, names: list[str]) -> str:
     if not names:
         return ""
     more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-    return f"{what}: {', '.join(names[:4])}{more}"
+    return f"{what}: {', '.join(map(shown, names[:4]))}{more}"
