@@ -52,6 +52,7 @@ def demo(ctx: click.Context, out: Path, models: int, seed: int, device: str) -> 
     study = TrojaiStudy(
         models=out / "round",
         run=out / "run",
+        scanners=("nc:log_sizes=true",),
         seed=seed,
         device=device,
         command=called_as(),
