@@ -20,7 +20,8 @@ from moth_eval.subject import Subject
 from .reference import ReferenceLoop, Trace
 
 ENGINE = Schedule(
-    steps=500,
+    steps=600,
+    batch_size=16,
     success_rate=0.9,
     initial_cost=1e-2,
     warm_up=False,
@@ -28,8 +29,8 @@ ENGINE = Schedule(
     up=1.3,
     down=1.3**1.5,
     smoothing=0.7,
-    check_every=20,
-    stop_patience=500,
+    check_every=40,
+    stop_patience=600,
 )
 
 
