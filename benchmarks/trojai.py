@@ -106,6 +106,7 @@ def plan(study: TrojaiStudy) -> Plan:
     _check_architecture(study)
     device = str(resolve_device(study.device))
     hashes = {model.name: _hashes(model) for model in models}
+    threads = max(1, processors() // jobs_for(study, device))
     folder = RunFolder(study.run)
     tasks = tuple(
         Task(
@@ -120,7 +121,7 @@ def plan(study: TrojaiStudy) -> Plan:
             architecture=study.architecture,
             models=study.models.resolve(),
             run=study.run.resolve(),
-            threads=max(1, processors() // jobs_for(study, device)),
+            threads=threads,
         )
         for model in models
         for spec, (method, parameters) in methods.items()

@@ -27,6 +27,7 @@ from .containers import open_checkpoint
 from .formats import Format, identify
 from .forward import check_forward as check_forward  # the first use of what was loaded
 from .inert_tree import Instance
+from .layouts import MODEL_SUFFIXES as MODEL_SUFFIXES
 from .module_tree import state_of, unwrapped
 from .realise import check_attributes, known_classes, realise, unknown_class
 from .rebuild import has_auxiliary, rebuild, why_not
@@ -35,19 +36,6 @@ from .stored import read_safetensors, write_safetensors
 from .tensors import TensorReader
 from .vit import image_size_of, named_vit
 from .weights import check_fit, fill, renamed_for, without_wrapper
-
-#: Names that model files go by. A file of a kind that is refused still counts as a model.
-MODEL_SUFFIXES: tuple[str, ...] = (
-    ".safetensors",
-    ".pt",
-    ".pth",
-    ".th",
-    ".ckpt",
-    ".bin",
-    ".pkl",
-    ".pt2",
-    ".onnx",
-)
 
 
 @dataclass(frozen=True, kw_only=True)

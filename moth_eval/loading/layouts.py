@@ -26,7 +26,7 @@ from .truths import integer
 
 FILES = "files"
 MODEL_FILE = "model.pt"
-# The same names as in `files`, which cannot be imported here for it imports torch.
+# Names that model files go by. A file of a kind that is refused still counts as a model.
 MODEL_SUFFIXES = (
     ".safetensors",
     ".pt",
