@@ -9,7 +9,8 @@
     |-- RefusedFile             a model file that is not opened because that would not be safe
     |-- RunError                a run folder that is damaged, or holds another run
     |-- InstallationError       another distribution stands where ours should
-    `-- ScanError               a scanner was given a subject it cannot work on
+    |-- ScanError               a scanner was given a subject it cannot work on
+    `-- HardeningError          a hardener was given a subject or data it cannot work on
 """
 
 
@@ -45,3 +46,7 @@ class InstallationError(MothError):
 
 class ScanError(MothError):
     """A scanner was given a subject or parameters it cannot work on."""
+
+
+class HardeningError(MothError):
+    """A hardener was given a subject, data or parameters it cannot work on."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from moth_eval.inversion.frozen import Precision
     from moth_eval.subject import Subject
 
     from .inversion import Comparison
@@ -97,32 +98,42 @@ def _trained() -> Path:
 
 
 def _print(comparisons: Sequence[Comparison]) -> None:
-    """The table; sizes are sums of the mask over its pixels, each valid on all images."""
-    heads = ("pair", "loop: size", "in s", "engine: size", "in s", "common", "loop s", "engine s")
-    click.echo("  ".join(f"{head:>12}" for head in heads))
-    loop_total = engine_total = 0.0
-    for c in comparisons:
-        row = (
-            f"{c.source}-{c.target}",
-            c.reference.sizes[-1],
-            c.reference.seconds[-1],
-            c.engine.sizes[-1],
-            c.engine.seconds[-1],
+    """A table per precision; sizes are sums of the mask over its pixels, valid on all images."""
+    from .inversion import PRECISIONS
+
+    for precision in PRECISIONS:
+        click.echo(f"\nengine in {precision}")
+        heads = (
+            "pair",
+            "loop: size",
+            "in s",
+            "engine: size",
+            "in s",
+            "common",
+            "loop s",
+            "engine s",
         )
-        cells = [f"{value:>12.1f}" if isinstance(value, float) else f"{value:>12}" for value in row]
-        if c.common_size is None:
-            click.echo("  ".join([*cells, "one of them never found a valid trigger"]))
-            continue
-        times = [trace.seconds_to(c.common_size) for trace in (c.reference, c.engine)]
-        loop, engine = (time if time is not None else float("nan") for time in times)
-        loop_total, engine_total = loop_total + loop, max(engine_total, engine)
-        cells += [f"{value:>12.1f}" for value in (c.common_size, loop, engine)]
-        click.echo("  ".join(cells))
-    if engine_total:
-        click.echo(
-            f"time to equal size and success rate, all such pairs: loop {loop_total:.1f} s, "
-            f"engine {engine_total:.1f} s, ratio {loop_total / engine_total:.1f}"
-        )
+        click.echo("  ".join(f"{head:>12}" for head in heads))
+        for comparison in comparisons:
+            click.echo("  ".join(f"{cell:>12}" for cell in _cells(comparison, precision)))
+        times = [c.seconds(precision) for c in comparisons]
+        known = [pair for pair in times if pair is not None]
+        if known:
+            loop, engine = sum(a for a, _ in known), max(b for _, b in known)
+            click.echo(
+                f"time to equal size and success rate, {len(known)} of {len(times)} pairs: "
+                f"loop {loop:.1f} s, engine {engine:.1f} s, ratio {loop / engine:.1f}"
+            )
+
+
+def _cells(comparison: Comparison, precision: Precision) -> list[str]:
+    loop, engine = comparison.reference, comparison.engine[precision]
+    ends = [trace[-1] for t in (loop, engine) for trace in (t.sizes, t.seconds)]
+    cells = [f"{comparison.source}-{comparison.target}", *(f"{value:.1f}" for value in ends)]
+    size, seconds = comparison.common_size(precision), comparison.seconds(precision)
+    if size is None or seconds is None:
+        return [*cells, "one of them never found a valid trigger"]
+    return [*cells, *(f"{value:.1f}" for value in (size, *seconds))]
 
 
 if __name__ == "__main__":

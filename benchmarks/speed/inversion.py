@@ -4,34 +4,22 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from moth_eval.inversion.engine import invert
-from moth_eval.inversion.frozen import FrozenNetwork
+from moth_eval.inversion.frozen import FrozenNetwork, Precision
+from moth_eval.inversion.presets import FAST
 from moth_eval.inversion.problems import Problem, pair_problems
-from moth_eval.inversion.schedule import Schedule
 from moth_eval.seeds import derive_seed
 from moth_eval.subject import Subject
 
 from .reference import ReferenceLoop, Trace
 
-ENGINE = Schedule(
-    steps=600,
-    batch_size=16,
-    success_rate=0.9,
-    initial_cost=1e-2,
-    warm_up=False,
-    patience=3,
-    up=1.3,
-    down=1.3**1.5,
-    smoothing=0.7,
-    check_every=40,
-    stop_patience=600,
-)
+PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,19 +30,26 @@ class Comparison:
         source: class whose images are flipped.
         target: class they are flipped to.
         reference: how the reference loop's trigger shrank.
-        engine: how the engine's trigger shrank, all pairs running at once.
+        engine: how the engine's trigger shrank, all pairs running at once; per precision.
     """
 
     source: int
     target: int
     reference: Trace
-    engine: Trace
+    engine: Mapping[Precision, Trace]
 
-    @property
-    def common_size(self) -> float | None:
+    def common_size(self, precision: Precision) -> float | None:
         """The larger of the two final sizes: what both have reached; None if one found nothing."""
-        larger = max(self.reference.sizes[-1], self.engine.sizes[-1])
+        larger = max(self.reference.sizes[-1], self.engine[precision].sizes[-1])
         return larger if math.isfinite(larger) else None
+
+    def seconds(self, precision: Precision) -> tuple[float, float] | None:
+        """When the loop and the engine had a trigger of the common size (s)."""
+        size = self.common_size(precision)
+        if size is None:
+            return None
+        loop, engine = self.reference.seconds_to(size), self.engine[precision].seconds_to(size)
+        return None if loop is None or engine is None else (loop, engine)
 
 
 def compare(
@@ -70,7 +65,7 @@ def compare(
         seed: decides images and initial triggers.
     """
     problems = _problems(subject, pairs, samples, seed)
-    engine = _run_engine(subject, problems)
+    engine = {precision: _run_engine(subject, problems, precision) for precision in PRECISIONS}
     network = subject.module.train(False)
     for parameter in network.parameters():
         parameter.requires_grad_(True)
@@ -82,9 +77,9 @@ def compare(
             reference=loop.invert(
                 network, subject.examples.images[problem.images], target, problem.seed
             ),
-            engine=trace,
+            engine={precision: traces[index] for precision, traces in engine.items()},
         )
-        for (source, target), problem, trace in zip(pairs, problems, engine, strict=True)
+        for index, ((source, target), problem) in enumerate(zip(pairs, problems, strict=True))
     ]
 
 
@@ -99,7 +94,7 @@ def _problems(
     ]
 
 
-def _run_engine(subject: Subject, problems: Sequence[Problem]) -> list[Trace]:
+def _run_engine(subject: Subject, problems: Sequence[Problem], precision: Precision) -> list[Trace]:
     traces = {problem.seed: Trace() for problem in problems}
     started = time.perf_counter()
 
@@ -109,6 +104,6 @@ def _run_engine(subject: Subject, problems: Sequence[Problem]) -> list[Trace]:
             traces[problem.seed].note(now, size)
 
     with torch.no_grad():
-        network = FrozenNetwork(subject)
-    invert(network, subject.examples.images, problems, ENGINE, on_check=note)
+        network = FrozenNetwork(subject, precision=precision)
+    invert(network, subject.examples.images, problems, FAST, on_check=note)
     return [traces[problem.seed] for problem in problems]

@@ -17,7 +17,7 @@ from .rows import Rows
 from .schedule import Schedule
 
 TENSORS_PER_ROW = 12
-"""Copies of a row's parameters that are alive at once: Adam, candidates, gradients, scratch."""
+"""Copies of a row's parameters that are alive at once: Adam, averages, gradients, scratch."""
 
 
 def invert(
@@ -29,6 +29,7 @@ def invert(
     objective: Objective | None = None,
     window: int | None = None,
     on_check: Callable[[Sequence[Problem], Tensor], None] | None = None,
+    on_done: Callable[[int, Inversion], None] | None = None,
 ) -> list[Inversion]:
     """The best trigger for every problem, in the order of the problems.
 
@@ -43,6 +44,7 @@ def invert(
         objective: the parametrisation; mask and pattern if None.
         window: rows at a time; from the size of their state if None.
         on_check: called at every check with the problems under way and their best sizes `(R,)`.
+        on_done: called with the place of a problem and its trigger as soon as its row is finished.
     """
     shape = network.image_shape
     how = objective or MaskAndPattern()
@@ -63,6 +65,8 @@ def invert(
             on_check(rows.problems, rows.best_size.cpu())
         for row in finished.nonzero().flatten().tolist():
             done[numbers[row]] = _result(rows, row, network, images, how, schedule)
+            if on_done is not None:
+                on_done(numbers[row], done[numbers[row]])
         left = (~finished).nonzero().flatten().tolist()
         numbers = [numbers[row] for row in left]
         if len(left) < len(rows):
@@ -130,12 +134,13 @@ def _advance(
         chosen = images[order[:, step].flatten()].view(len(rows), batch, *network.image_shape)
         _step(rows, network, chosen, targets, schedule, objective)
     with torch.no_grad():
-        present = objective.size(rows.parameters)
-    return rows.settle(
-        schedule,
-        present,
-        lambda p, t: success_rate(network, images, p, objective, t, at_least=schedule.success_rate),
-    )
+        return rows.settle(
+            schedule,
+            objective,
+            lambda p, t: success_rate(
+                network, images, p, objective, t, at_least=schedule.success_rate
+            ),
+        )
 
 
 def _step(
@@ -158,9 +163,9 @@ def _step(
         (gradient.view_as(stamped) / schedule.batch_size, rows.controller.cost),
     )
     rows.controller.observe(hits.view(len(rows), -1).float().mean(1))
-    works = rows.controller.moved & (rows.controller.rate >= schedule.success_rate)
-    rows.propose(sizes.detach(), works)
     rows.adam(gradients, _learning_rate(rows.steps, schedule), schedule.betas)
+    if schedule.average:
+        rows.follow(schedule.average)
 
 
 def _learning_rate(steps: Tensor, schedule: Schedule) -> Tensor:
@@ -196,4 +201,5 @@ def _result(
         asr=rate,
         valid=valid or rate >= schedule.success_rate,
         steps=int(rows.steps[row]),
+        cost=float(rows.controller.cost[row]),
     )

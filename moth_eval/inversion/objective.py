@@ -19,6 +19,10 @@ class Objective(Protocol):
         """Unconstrained parameters of one row (no row dimension) for images `(C, H, W)`."""
         ...
 
+    def resumed(self, mask: Tensor, pattern: Tensor) -> Parameters:
+        """Parameters of one row that renders as this mask and pattern, every part still movable."""
+        ...
+
     def stamp(self, parameters: Parameters, images: Tensor) -> Tensor:
         """Stamped images `(R, B, C, H, W)` in `[0, 1]`; differentiable in the parameters."""
         ...
@@ -29,6 +33,10 @@ class Objective(Protocol):
 
     def render(self, parameters: Parameters) -> tuple[Tensor, Tensor]:
         """Masks `(R, 1, H, W)` and patterns `(R, C, H, W)`, both in `[0, 1]`."""
+        ...
+
+    def prune(self, parameters: Parameters, threshold: Tensor) -> Parameters:
+        """The same triggers without the parts that are fainter than `threshold` `(R,)`."""
         ...
 
 
@@ -42,9 +50,12 @@ class MaskAndPattern:
 
     Attributes:
         epsilon: keeps the inverse of tanh finite at 0 and 1 (1e-7, Keras' epsilon).
+        reach: parameters of a resumed trigger are kept within plus and minus this. At the 8.7 that
+            0 and 1 map to, tanh is flat in float32 and a pixel would never move again.
     """
 
     epsilon: float = 1e-7
+    reach: float = 4.0
 
     def initial(self, shape: tuple[int, int, int], generator: torch.Generator) -> Parameters:
         """Unconstrained mask `(1, H, W)` and pattern `(C, H, W)`."""
@@ -52,6 +63,11 @@ class MaskAndPattern:
         mask = torch.rand((1, height, width), generator=generator)
         pattern = torch.rand((channels, height, width), generator=generator)
         return self._unconstrained(mask), self._unconstrained(pattern)
+
+    def resumed(self, mask: Tensor, pattern: Tensor) -> Parameters:
+        """Unconstrained mask and pattern, within `reach`."""
+        raw = self._unconstrained(mask), self._unconstrained(pattern)
+        return raw[0].clamp(-self.reach, self.reach), raw[1].clamp(-self.reach, self.reach)
 
     def stamp(self, parameters: Parameters, images: Tensor) -> Tensor:
         """Stamped images `(R, B, C, H, W)`."""
@@ -65,6 +81,12 @@ class MaskAndPattern:
     def render(self, parameters: Parameters) -> tuple[Tensor, Tensor]:
         """Masks `(R, 1, H, W)` and patterns `(R, C, H, W)`."""
         return self._constrained(parameters[0]), self._constrained(parameters[1])
+
+    def prune(self, parameters: Parameters, threshold: Tensor) -> Parameters:
+        """Masks below the threshold become exactly 0; patterns stay."""
+        raw, pattern = parameters
+        faint = self._constrained(raw) < threshold.view(-1, 1, 1, 1)
+        return torch.where(faint, -torch.inf, raw), pattern
 
     def _constrained(self, raw: Tensor) -> Tensor:
         return (raw.tanh() / (2 - self.epsilon) + 0.5).clamp(0, 1)

@@ -20,12 +20,16 @@ class Problem:
         images: int64 `(M,)`, which images of the common pool the trigger has to work on.
         seed: decides the initial trigger and the order of images; nothing else is random.
         source: class of the images if they are all of one; None otherwise. For the record only.
+        start: mask `(1, H, W)` and pattern `(C, H, W)` in `[0, 1]` to begin with; None: random.
+        initial_cost: weight of the size to begin with; None: the schedule's.
     """
 
     target: int
     images: Tensor
     seed: int
     source: int | None = None
+    start: tuple[Tensor, Tensor] | None = None
+    initial_cost: float | None = None
 
     def __post_init__(self) -> None:
         if self.images.ndim != 1 or not len(self.images):
@@ -48,6 +52,7 @@ class Inversion:
         valid: whether `asr` reaches the schedule's success rate. If not, mask and pattern are the
             last ones tried, and the size means nothing.
         steps: optimisation steps taken.
+        cost: weight of the size at the end; where a resumed trigger goes on from.
     """
 
     problem: Problem
@@ -57,6 +62,7 @@ class Inversion:
     asr: float
     valid: bool
     steps: int
+    cost: float = 0.0
 
 
 def universal_problems(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -14,6 +14,13 @@ from .schedule import Schedule
 
 MARGIN = 0.05
 """A running success rate this far below the wanted one is still worth a full measurement."""
+
+
+FAINT = 0.03
+"""Mask values below this are the first to be pruned; moved row by row by what works."""
+
+FAINTEST = 0.3
+"""No mask value above this is ever pruned."""
 
 
 class ImageStream:
@@ -37,10 +44,10 @@ class ImageStream:
 
 
 class Rows:
-    """State of R rows: parameters, Adam moments, controller, candidates and verified triggers.
+    """State of R rows: parameters, Adam moments, controller, averages and verified triggers.
 
-    A candidate is the smallest trigger since the last check whose running success rate was high
-    enough. It becomes the best one only if its success rate on all images of the problem holds.
+    A trigger becomes the best one of its row only if its success rate on all images of the problem
+    was measured and holds.
 
     Attributes:
         problems: the R problems.
@@ -49,13 +56,15 @@ class Rows:
         targets: int64 `(R,)`.
         steps: float32 `(R,)`, steps taken.
         parameters, first, second: what is optimised and Adam's moments, each `(R, ...)`.
-        candidate, candidate_size: the candidates, and `(R,)` sizes, infinite where there is none.
-        best, best_size, best_rate: the same for verified triggers, with their success rates.
+        average: the running average of the parameters.
+        faint: float32 `(R,)`, the thresholds below which the average is pruned.
+        best, best_size, best_rate: verified triggers, their sizes (infinite where there is none)
+            and success rates.
         stalled: float32 `(R,)`, checks since the best one last shrank noticeably.
     """
 
-    VECTORS = ("targets", "steps", "candidate_size", "best_size", "best_rate", "stalled")
-    STACKS = ("parameters", "first", "second", "candidate", "best")
+    VECTORS = ("targets", "steps", "faint", "best_size", "best_rate", "stalled")
+    STACKS = ("parameters", "first", "second", "average", "best")
 
     def __init__(
         self,
@@ -68,22 +77,28 @@ class Rows:
         """Start rows for these problems on images `(C, H, W)`."""
         self.problems = list(problems)
         generators = [torch.Generator().manual_seed(p.seed) for p in problems]
-        starts = [objective.initial(shape, g) for g in generators]
+        starts = [
+            objective.initial(shape, g) if p.start is None else objective.resumed(*p.start)
+            for p, g in zip(problems, generators, strict=True)
+        ]
         self.streams = [ImageStream(p, g) for p, g in zip(problems, generators, strict=True)]
         self.parameters: Parameters = tuple(
             torch.stack(parts).to(device) for parts in zip(*starts, strict=True)
         )
         self.first: Parameters = tuple(torch.zeros_like(p) for p in self.parameters)
         self.second: Parameters = tuple(torch.zeros_like(p) for p in self.parameters)
-        self.candidate = self.best = self.parameters
+        self.average = self.best = self.parameters
         count = len(problems)
         self.targets = torch.tensor([p.target for p in problems], device=device)
         self.steps = torch.zeros(count, device=device)
         self.stalled = torch.zeros(count, device=device)
         self.best_rate = torch.zeros(count, device=device)
-        self.candidate_size = torch.full((count,), torch.inf, device=device)
+        self.faint = torch.full((count,), FAINT, device=device)
         self.best_size = torch.full((count,), torch.inf, device=device)
         self.controller = CostController(count, schedule, device)
+        for row, problem in enumerate(problems):
+            if problem.initial_cost is not None:
+                self.controller.cost[row] = problem.initial_cost
 
     def __len__(self) -> int:
         return len(self.problems)
@@ -115,46 +130,52 @@ class Rows:
             updated.append(self.parameters[index] - scale * first / root)
         self.parameters = tuple(updated)
 
-    def propose(self, sizes: Tensor, works: Tensor) -> None:
-        """Take the present parameters as candidate where they work and are the smallest so far.
-
-        Args:
-            sizes: sizes `(R,)` of the present triggers.
-            works: bool `(R,)`, whether the running success rate is high enough.
-        """
-        smaller = works & (sizes < self.candidate_size) & (sizes < self.best_size)
-        self.candidate_size = torch.where(smaller, sizes, self.candidate_size)
-        self.candidate = _choose(smaller, self.parameters, self.candidate)
+    def follow(self, decay: float) -> None:
+        """Move the running average towards the present parameters."""
+        self.average = tuple(
+            old.lerp(new, 1 - decay) for old, new in zip(self.average, self.parameters, strict=True)
+        )
 
     def settle(
         self,
         schedule: Schedule,
-        sizes: Tensor,
+        objective: Objective,
         measure: Callable[[Problem, Parameters], float],
     ) -> Tensor:
         """Verify what was found since the last check; bool `(R,)` on the host: finished rows.
 
-        Tried are the present trigger of each row and its candidate, if smaller than the best.
-
         Args:
-            schedule: when a trigger is valid and when a row has stalled.
-            sizes: sizes `(R,)` of the present triggers.
+            schedule: which triggers are tried, when one is valid and when a row has stalled.
+            objective: the parametrisation.
             measure: success rate of a trigger (parameters `(1, ...)`) on all images of a problem.
         """
         before = self.best_size
-        present = (self.controller.rate >= schedule.success_rate - MARGIN, self.parameters, sizes)
-        proposed = (torch.isfinite(self.candidate_size), self.candidate, self.candidate_size)
-        for likely, stack, size in (present, proposed):
-            for row in (likely & (size < self.best_size)).nonzero().flatten().tolist():
+        likely = self.controller.rate >= schedule.success_rate - MARGIN
+        for stack, pruned in self._attempts(schedule, objective):
+            sizes = objective.size(stack)
+            tried = likely & (sizes < self.best_size)
+            for row in tried.nonzero().flatten().tolist():
                 rate = measure(self.problems[row], tuple(p[row : row + 1] for p in stack))
-                if rate >= schedule.success_rate:
-                    self.accept(row, stack, size, rate)
-        self.candidate_size = torch.full_like(self.candidate_size, torch.inf)
+                works = rate >= schedule.success_rate
+                if works:
+                    self.accept(row, stack, sizes, rate)
+                if pruned:
+                    self.faint[row] = min(FAINTEST, float(self.faint[row]) * 1.5 ** (2 * works - 1))
         shrank = self.best_size < before * (1 - schedule.stop_tolerance)
         found = torch.isfinite(self.best_size)
         self.stalled = torch.where(found & ~shrank, self.stalled + 1, 0.0)
         stalled = (self.stalled >= schedule.stop_patience) & self.controller.settled
         return (stalled | (self.steps >= schedule.steps)).cpu()
+
+    def _attempts(
+        self, schedule: Schedule, objective: Objective
+    ) -> Iterator[tuple[Parameters, bool]]:
+        """Triggers that are worth a measurement, and whether each is a pruned one."""
+        if schedule.prune:
+            yield objective.prune(self.average, self.faint), True
+        if schedule.average:
+            yield self.average, False
+        yield self.parameters, False
 
     def accept(self, row: int, stack: Parameters, sizes: Tensor, rate: float) -> None:
         """Make one row of a stack its best trigger, with its measured success rate."""

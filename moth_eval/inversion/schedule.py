@@ -29,6 +29,10 @@ class Schedule:
         down: divisor of the weight when it does not.
         steps_per_move: steps whose mean success rate makes one move of the controller.
         smoothing: share of the previous success rate in the running one; 0 for none.
+        average: decay per step of a running average of the trigger, which is tried at every check
+            beside the present one; 0 for none. Averaging takes out the noise of small batches.
+        prune: whether the average is also tried without the faint rest of its mask, at a threshold
+            per row that rises while the trigger keeps working and falls when it does not.
         check_every: steps between two looks at the rows: verification of candidates, early stop.
         stop_patience: checks without improvement after which a row with a valid trigger leaves.
         stop_tolerance: relative shrinking that counts as an improvement.
@@ -47,6 +51,8 @@ class Schedule:
     down: float = 1.5**1.5
     steps_per_move: int = 1
     smoothing: float = 0.8
+    average: float = 0.0
+    prune: bool = False
     check_every: int = 25
     stop_patience: int = 4
     stop_tolerance: float = 0.01
@@ -56,6 +62,10 @@ class Schedule:
             raise ScanError(
                 "steps, batch_size, check_every and steps_per_move must be at least 1, got "
                 f"{self.steps}, {self.batch_size}, {self.check_every}, {self.steps_per_move}"
+            )
+        if not 0 <= self.average < 1 or (self.prune and not self.average):
+            raise ScanError(
+                f"average must be in [0, 1), and above 0 where prune is on, got {self.average}"
             )
         if not 0 < self.success_rate <= 1:
             raise ScanError(f"success_rate must be in (0, 1], got {self.success_rate}")

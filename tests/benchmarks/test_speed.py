@@ -34,8 +34,13 @@ def test_the_reference_loop_finds_the_planted_trigger() -> None:
 def test_both_work_on_the_same_pairs_and_the_common_size_is_reached_by_both() -> None:
     [result] = compare(prototype_subject(target=2), [(0, 2)], samples=8, passes=120, seed=0)
     assert (result.source, result.target) == (0, 2)
-    for trace in (result.reference, result.engine):
-        assert trace.seconds_to(result.common_size) is not None
+    assert set(result.engine) == {"float32", "bfloat16"}
+    for precision, trace in result.engine.items():
+        size = result.common_size(precision)
+        assert size == max(result.reference.sizes[-1], trace.sizes[-1])
+        assert result.seconds(precision) == (
+            result.reference.seconds_to(size), trace.seconds_to(size),
+        )  # fmt: skip
 
 
 def test_the_command_prints_a_ratio(tmp_path: Path) -> None:

@@ -88,6 +88,70 @@ def test_a_problem_without_a_solution_is_marked_invalid(subject: Subject) -> Non
     assert result.asr == 0
 
 
+def test_pruned_averages_are_smaller_and_still_work(subject: Subject) -> None:
+    images = subject.examples.images
+    plain = invert(FrozenNetwork(subject), images, problems(subject), SCHEDULE)
+    schedule = replace(SCHEDULE, average=0.9, prune=True)
+    pruned = invert(FrozenNetwork(subject), images, problems(subject), schedule)
+    assert sum(r.size for r in pruned) < sum(r.size for r in plain)
+    for result in pruned:
+        stamped = torch.lerp(images[result.problem.images], result.pattern, result.mask)
+        hits = subject.logits(stamped).argmax(1) == result.problem.target
+        assert result.asr == pytest.approx(hits.float().mean().item(), abs=1e-6)
+        assert result.asr >= schedule.success_rate
+    assert any((result.mask == 0).any() for result in pruned)
+
+
+def test_pruning_takes_the_faint_and_leaves_the_rest() -> None:
+    objective = MaskAndPattern()
+    mask, pattern = torch.tensor([[[[0.01, 0.2, 0.9]]]]), torch.rand(1, 3, 1, 3)
+    raw = (objective._unconstrained(mask), objective._unconstrained(pattern))
+    pruned, same = objective.render(objective.prune(raw, torch.tensor([0.1])))
+    torch.testing.assert_close(pruned, torch.tensor([[[[0.0, 0.2, 0.9]]]]))
+    torch.testing.assert_close(same, pattern)
+
+
+def test_pruning_without_an_average_is_refused() -> None:
+    with pytest.raises(ScanError, match="average must be in"):
+        replace(SCHEDULE, prune=True)
+
+
+def test_half_precision_finds_the_planted_trigger_and_counts_in_full(subject: Subject) -> None:
+    network = FrozenNetwork(subject, precision="bfloat16")
+    images = subject.examples.images
+    assert torch.equal(network.logits(images), FrozenNetwork(subject).logits(images))
+    found = invert(network, images, problems(subject), SCHEDULE)
+    assert all(result.valid for result in found)
+    assert min(found, key=lambda r: r.size).problem.target == 2
+
+
+def test_a_resumed_trigger_works_at_once_and_its_dead_pixels_can_grow_again(
+    subject: Subject,
+) -> None:
+    images = subject.examples.images
+    schedule = replace(SCHEDULE, average=0.9, prune=True)
+    network = FrozenNetwork(subject)
+    [first] = invert(network, images, problems(subject)[:1], schedule)
+    start = replace(first.problem, start=(first.mask, first.pattern), initial_cost=first.cost)
+    short = replace(schedule, steps=20)
+    [resumed] = invert(network, images, [start], short)
+    [fresh] = invert(network, images, [first.problem], short)
+    assert resumed.valid
+    assert resumed.size < 0.5 * (fresh.size if fresh.valid else first.mask.numel())
+    empty = (torch.zeros(1, 12, 12), torch.rand(3, 12, 12))
+    [grown] = invert(network, images, [replace(start, start=empty, initial_cost=0.0)], schedule)
+    assert grown.valid
+
+
+def test_finished_rows_are_reported_as_they_leave(subject: Subject) -> None:
+    seen: dict[int, int] = {}
+    found = invert(
+        FrozenNetwork(subject), subject.examples.images, problems(subject), SCHEDULE, window=2,
+        on_done=lambda place, result: seen.update({place: result.problem.target}),
+    )  # fmt: skip
+    assert seen == {place: result.problem.target for place, result in enumerate(found)}
+
+
 def test_rows_stop_when_their_trigger_stops_shrinking(subject: Subject) -> None:
     schedule = replace(SCHEDULE, steps=2000, stop_patience=2, stop_tolerance=0.05)
     found = invert(FrozenNetwork(subject), subject.examples.images, problems(subject), schedule)
