@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import io
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moth_eval import __version__
-from moth_eval.errors import InputError, MothError, RefusedFile
+from moth_eval.errors import MothError, RefusedFile
 from moth_eval.loading.rounds import RoundModel
 from moth_eval.records import (
     TRIGGERS,
@@ -219,44 +219,13 @@ def file_name(text: str) -> str:
 
 
 def parse_scanner(spec: str) -> tuple[str, dict[str, Any]]:
-    """The method and its parameters from `NAME` or `NAME:field=value,field=value`.
+    """The scanner and its parameters from `NAME` or `NAME:field=value,field=value`.
 
     Raises:
         InputError: no such scanner, no such field, or a value that the field does not take.
     """
-    from moth_eval.plugins import resolve
+    from moth_eval.plugins import parse_spec
     from moth_eval.scan import Scanner
     from scanners import ENTRY_POINTS, SCANNERS
 
-    method, _, rest = spec.partition(":")
-    factory = resolve(method, SCANNERS, ENTRY_POINTS)
-    defaults = factory()
-    if not isinstance(defaults, Scanner) or not is_dataclass(defaults):
-        raise InputError(
-            f"{method!r} is not a scanner: it is no dataclass with scan(subject, generator=...)"
-        )
-    known = {f.name: getattr(defaults, f.name) for f in fields(defaults)}
-    given = dict(_assignment(method, part, known) for part in rest.split(",") if part)
-    try:
-        factory(**given)
-    except (MothError, TypeError, ValueError) as error:
-        raise InputError(f"--scanner {spec}: {error}") from error
-    return method, {**known, **given}
-
-
-def _assignment(method: str, text: str, known: dict[str, Any]) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals or name not in known:
-        raise InputError(
-            f"scanner {method!r} has no parameter {name!r}: expected field=value with one of "
-            f"{', '.join(known)}"
-        )
-    default = known[name]
-    try:
-        if isinstance(default, bool):
-            return name, {"true": True, "false": False}[value.lower()]
-        return name, type(default)(value)
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"scanner {method!r}: {name} takes a {type(default).__name__}, got {value!r}"
-        ) from error
+    return parse_spec(spec, SCANNERS, ENTRY_POINTS, kind="scanner", contract=Scanner)

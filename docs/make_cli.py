@@ -17,8 +17,8 @@ HEAD = """\
 # Help texts
 
 Made by `python docs/make_cli.py`; a test compares this page with the commands. Each command has a
-page that explains it: [trojai](trojai.md), [generate](generate.md), [report](report.md),
-[demo](demo.md).
+page that explains it: [trojai](trojai.md), [generate](generate.md), [distance](distance.md),
+[harden](harden.md), [report](report.md), [demo](demo.md).
 """
 
 

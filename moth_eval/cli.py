@@ -26,6 +26,14 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
         "attacks.generate_command:generate",
         "Make a round of clean and backdoored models to try things on.",
     ),
+    "distance": (
+        "benchmarks.distance_command:distance",
+        "Measure how close the classes of a model are, pair by pair.",
+    ),
+    "harden": (
+        "benchmarks.harden_command:harden",
+        "Train a model so that its classes lie further apart; leave the new model.",
+    ),
     "report": (
         "reports.report_command:report",
         "Rebuild every table, figure and page of the run folder RUN.",

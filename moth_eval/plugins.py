@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, is_dataclass, replace
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Literal, get_origin, get_type_hints
 
-from .errors import InputError, InstallationError
+from pydantic import TypeAdapter, ValidationError
+
+from .errors import InputError, InstallationError, MothError
 
 
 def names(table: Mapping[str, str], group: str) -> list[str]:
@@ -35,6 +39,84 @@ def resolve(name: str, table: Mapping[str, str], group: str) -> Callable[..., ob
             return _load(entry)
     known = ", ".join(names(table, group))
     raise InputError(f"unknown name {name!r} in {group}: expected one of {known}")
+
+
+def parse_spec(
+    spec: str, table: Mapping[str, str], group: str, *, kind: str, contract: type
+) -> tuple[str, dict[str, Any]]:
+    """The method and all its parameters, for `build`, from `NAME` or `NAME:field=value,...`.
+
+    Args:
+        spec: what the user wrote.
+        table: the room's own table.
+        group: entry point group of other distributions.
+        kind: what such a method is called in messages, such as `scanner`.
+        contract: runtime-checkable protocol that it has to follow.
+
+    Raises:
+        InputError: no such method, no such field, or a value that the field does not take.
+    """
+    method, _, rest = spec.partition(":")
+    factory = resolve(method, table, group)
+    defaults = factory()
+    if not isinstance(defaults, contract) or not is_dataclass(defaults):
+        raise InputError(f"{method!r} is not a {kind}: it is no dataclass with the {kind}'s verb")
+    known = dict(_settings(defaults))
+    given = dict(_assignment(f"{kind} {method!r}", part, known) for part in rest.split(",") if part)
+    parameters = {name: given.get(name, value) for name, (value, _) in known.items()}
+    try:
+        build(factory, parameters)
+    except (MothError, TypeError, ValueError) as error:
+        raise InputError(f"--{kind} {spec}: {error}") from error
+    return method, parameters
+
+
+def build(factory: Callable[..., Any], parameters: Mapping[str, Any]) -> Any:
+    """The method with these parameters, as `parse_spec` gives them.
+
+    Args:
+        factory: from `resolve`.
+        parameters: field -> value; `outer.inner` is a field of the dataclass in field `outer`.
+    """
+    own = {name: value for name, value in parameters.items() if "." not in name}
+    inner: dict[str, dict[str, Any]] = {}
+    for name, value in parameters.items():
+        outer, dot, field = name.partition(".")
+        if dot:
+            inner.setdefault(outer, {})[field] = value
+    if not inner:
+        return factory(**own)
+    defaults = factory()
+    parts = {name: replace(getattr(defaults, name), **values) for name, values in inner.items()}
+    return factory(**own, **parts)
+
+
+def _settings(method: Any, prefix: str = "") -> Iterator[tuple[str, tuple[Any, Any]]]:
+    """Every field's name, default and type; fields of an inner dataclass as `outer.inner`."""
+    types = get_type_hints(type(method))
+    for field in fields(method):
+        value = getattr(method, field.name)
+        if is_dataclass(value):
+            yield from _settings(value, f"{prefix}{field.name}.")
+        else:
+            yield f"{prefix}{field.name}", (value, types[field.name])
+
+
+def _assignment(owner: str, text: str, known: Mapping[str, tuple[Any, Any]]) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals or name not in known:
+        raise InputError(
+            f"{owner} has no parameter {name!r}: expected field=value with one of "
+            f"{', '.join(known)}"
+        )
+    _, kind = known[name]
+    if get_origin(kind) is Literal:
+        return name, value  # the class itself says best what it expects
+    try:
+        return name, TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        expected = getattr(kind, "__name__", str(kind))
+        raise InputError(f"{owner}: {name} takes a {expected}, got {value!r}") from error
 
 
 def _load(entry: EntryPoint) -> Callable[..., object]:

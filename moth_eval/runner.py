@@ -1,4 +1,4 @@
-"""One way to run a scanner: checked, seeded, timed, and leaving everything as it was."""
+"""One way to run a scanner or a hardener: checked, seeded, timed, leaving all as it was."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ import torch
 from torch import nn
 
 from .errors import InputError, MothError, ScanError
+from .hardening import SILENT, Hardener, Hardening, HardeningStatus, Journal
 from .scan import Scan, Scanner, Status
 from .seeds import generator_for
-from .subject import Subject
+from .subject import Examples, Subject
 
 
 def run_scan(scanner: Scanner, subject: Subject, *, name: str, seed: int) -> Scan:
@@ -46,6 +47,44 @@ def run_scan(scanner: Scanner, subject: Subject, *, name: str, seed: int) -> Sca
     seconds = time.perf_counter() - started
     cost = replace(scan.cost, seconds=seconds, peak_memory_bytes=_peak(subject))
     return replace(scan, cost=cost)
+
+
+def run_hardening(
+    hardener: Hardener,
+    subject: Subject,
+    data: Examples,
+    *,
+    name: str,
+    seed: int,
+    journal: Journal = SILENT,
+) -> Hardening:
+    """The hardening of one subject, whatever happens.
+
+    Randomness depends on `seed`, the model and the hardener's name, as in `run_scan`; the subject
+    and the global random states are the same afterwards. An exception becomes a hardening of status
+    `FAILED`; a `KeyboardInterrupt` passes through.
+
+    Args:
+        hardener: what hardens.
+        subject: whose network is copied and changed.
+        data: clean training images, on the subject's device.
+        name: the hardener's name in tables.
+        seed: the run's seed.
+        journal: keeps the log, and the state between sittings.
+    """
+    started = time.perf_counter()
+    try:
+        _check(subject)
+        with untouched(subject.module):
+            generator = generator_for(seed, subject.sha256 or subject.name, name)
+            done = hardener.harden(subject, data, generator=generator, journal=journal)
+    except MothError as error:
+        done = Hardening(status=HardeningStatus.FAILED, reason=str(error))
+    except Exception as error:  # any failure of a third party's hardener is a result
+        done = Hardening(status=HardeningStatus.FAILED, reason=f"{type(error).__name__}: {error}")
+    seconds = done.log[-1].seconds if done.log else time.perf_counter() - started
+    cost = replace(done.cost, seconds=seconds, peak_memory_bytes=_peak(subject))
+    return replace(done, cost=cost)
 
 
 @contextmanager

@@ -7,6 +7,10 @@ from pathlib import Path
 
 import click
 
+from moth_eval.records import MANIFEST
+
+_STUDIES = ("hardening-study", "false-positives")
+
 
 @click.command()
 @click.argument("run", type=click.Path(file_okay=False, path_type=Path))
@@ -17,6 +21,14 @@ def report(run: Path, as_json: bool) -> None:
     They are made from its manifest, its ledger and its triggers alone, so rebuilding an unchanged
     run gives the same bytes.
     """
+    from .distance import is_distance_run
+
+    if is_distance_run(run):
+        _report_distance(run, as_json)
+        return
+    if kind_of_run(run) in _STUDIES:
+        _report_study(run, as_json)
+        return
     from .build import work_out, write_reports
     from .summary import lines_of, summary_data
 
@@ -34,3 +46,56 @@ def report(run: Path, as_json: bool) -> None:
             click.echo(f"wrote {path}")
     if pictures:
         click.echo(f"wrote {pictures} pictures of triggers in {run / 'triggers'}")
+
+
+def _report_distance(run: Path, as_json: bool) -> None:
+    from .distance import distance_data, summary_lines, work_out_distance, write_distance_report
+
+    found = work_out_distance(run)
+    written = write_distance_report(found)
+    if as_json:
+        click.echo(json.dumps(distance_data(found), indent=2, allow_nan=False))
+        return
+    for line in [*summary_lines(found), "", *(f"wrote {path}" for path in written)]:
+        click.echo(line)
+
+
+def kind_of_run(run: Path) -> str:
+    """What a folder's manifest says that it is; empty where it says nothing."""
+    try:
+        manifest = json.loads((run / MANIFEST).read_bytes())
+    except (OSError, ValueError):  # the reader of the manifest says what is wrong
+        return ""
+    return str(manifest.get("kind", "")) if isinstance(manifest, dict) else ""
+
+
+def _report_study(run: Path, as_json: bool) -> None:
+    lines, written, data = (
+        _hardening(run) if kind_of_run(run) == "hardening-study" else _false_positives(run)
+    )
+    if as_json:
+        click.echo(json.dumps(data, indent=2, allow_nan=False))
+        return
+    for line in [*lines, "", *(f"wrote {path}" for path in written)]:
+        click.echo(line)
+
+
+def _hardening(run: Path) -> tuple[list[str], list[Path], dict[str, object]]:
+    from .hardening_study import hardening_data, work_out_hardening, write_hardening_report
+    from .hardening_summary import hardening_lines
+
+    found = work_out_hardening(run)
+    return hardening_lines(found), write_hardening_report(found), hardening_data(found)
+
+
+def _false_positives(run: Path) -> tuple[list[str], list[Path], dict[str, object]]:
+    from .false_positives import (
+        false_positives_data,
+        work_out_false_positives,
+        write_false_positives_report,
+    )
+    from .false_positives_summary import false_positives_lines
+
+    found = work_out_false_positives(run)
+    written = write_false_positives_report(found)
+    return false_positives_lines(found), written, false_positives_data(found)

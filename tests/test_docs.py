@@ -38,6 +38,8 @@ from attacks.training import Recipe
 from benchmarks.tasks import parse_scanner
 from moth_eval import records
 from moth_eval.cli import COMMANDS, ROOMS, load_command, main
+from moth_eval.hardeners import HARDENERS
+from moth_eval.hardeners.trainer import Recipe as HardeningRecipe
 from moth_eval.inversion.schedule import Schedule
 from moth_eval.loading.architectures import ArchitectureSource
 from moth_eval.plugins import resolve
@@ -53,7 +55,11 @@ README = REPOSITORY / "README.md"
 PAGES = [README, *sorted(DOCS.rglob("*.md"))]
 KINDS = {"console", "python", "text", "toml", "json", "csv"}
 PARSE_ONLY = "<!-- test: parse-only -->"
-RECORDS = [kind.__name__ for kind in records.Record.__subclasses__()]
+RECORDS = [
+    kind.__name__
+    for kind in records.Record.__subclasses__()
+    if kind.__module__ == records.__name__  # the others have pages of their own
+]
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(REPOSITORY)))
 
@@ -344,6 +350,20 @@ def test_every_attack_has_a_section_with_every_parameter(name: str) -> None:
     kind = resolve(name, ATTACKS, "none")
     assert isinstance(kind, type)
     check_fields(section("attacks.md", name), kind)
+
+
+@pytest.mark.parametrize("name", HARDENERS)
+def test_every_hardener_has_a_section_with_every_parameter(name: str) -> None:
+    text = section("hardeners.md", name)
+    kind = resolve(name, HARDENERS, "none")
+    if isinstance(kind, type):
+        check_fields(text, kind)
+    else:  # a preset of another one
+        assert "any field can still be set" in " ".join(text.split())
+
+
+def test_the_recipe_of_the_hardeners_is_documented_with_its_defaults() -> None:
+    check_fields(section("hardeners.md", HardeningRecipe.__name__), HardeningRecipe)
 
 
 @pytest.mark.parametrize("kind", [Injector, Recipe])

@@ -99,7 +99,7 @@ def _trained() -> Path:
 
 def _print(comparisons: Sequence[Comparison]) -> None:
     """A table per precision; sizes are sums of the mask over its pixels, valid on all images."""
-    from .inversion import PRECISIONS
+    from moth_eval.inversion.frozen import PRECISIONS
 
     for precision in PRECISIONS:
         click.echo(f"\nengine in {precision}")

@@ -11,15 +11,13 @@ import torch
 from torch import Tensor
 
 from moth_eval.inversion.engine import invert
-from moth_eval.inversion.frozen import FrozenNetwork, Precision
+from moth_eval.inversion.frozen import PRECISIONS, FrozenNetwork, Precision
 from moth_eval.inversion.presets import FAST
 from moth_eval.inversion.problems import Problem, pair_problems
 from moth_eval.seeds import derive_seed
 from moth_eval.subject import Subject
 
 from .reference import ReferenceLoop, Trace
-
-PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,8 @@ from .memory import images_per_pass, saved_bytes_per_image
 Precision = Literal["float32", "bfloat16"]
 """What gradients are computed in. What counts (logits, success rates) is always float32."""
 
+PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
+
 
 class FrozenNetwork:
     """A private copy of a subject's network that gives losses and input gradients.

@@ -1,0 +1,168 @@
+"""`moth-eval harden`: train a model so that its classes lie further apart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from moth_eval.hardening_records import HardeningCard
+
+    from .harden_plan import HardenPlan, HardenStudy
+
+INCOMPLETE = 3
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option(
+    "--method",
+    default="moth",
+    show_default=True,
+    metavar="NAME[:FIELD=VALUE,...]",
+    help="Hardener to run.",
+)
+@click.option(
+    "--data",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Clean images to train on: a folder, or an .npz with images and labels.",
+)
+@click.option(
+    "--share",
+    type=click.FloatRange(min=0, max=1, min_open=True),
+    default=0.05,
+    show_default=True,
+    help="Fraction of each class that is trained on, of what is not held out.",
+)
+@click.option(
+    "--test",
+    type=click.Path(path_type=Path),
+    help="Images that accuracy and distance are measured on.  [default: a fifth of each class of "
+    "--data, held out]",
+)
+@click.option(
+    "--first", type=click.IntRange(min=1), help="Only the first so many images of --data."
+)
+@click.option(
+    "--arch",
+    "architecture",
+    default="",
+    help="Network of a file that holds only weights: a torchvision name, "
+    "package.module:factory or package.module (your own, trusted code).",
+)
+@click.option(
+    "--distance-pairs",
+    type=click.IntRange(min=0),
+    default=20,
+    show_default=True,
+    help="Pairs of classes whose distance is measured before and after; 0: none.",
+)
+@click.option(
+    "--distance-seeds",
+    type=click.IntRange(min=1, max=3),
+    default=1,
+    show_default=True,
+    help="Inversions per pair; the smallest counts.",
+)
+@click.option("--seed", default=0, show_default=True, help="Decides everything random.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.")
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for the new model and its card: new, empty, or of the same command.",
+)
+@click.pass_context
+def harden(
+    ctx: click.Context,
+    model: Path,
+    method: str,
+    data: Path,
+    share: float,
+    test: Path | None,
+    first: int | None,
+    architecture: str,
+    distance_pairs: int,
+    distance_seeds: int,
+    seed: int,
+    device: str,
+    threads: int | None,
+    out: Path,
+) -> None:
+    """Train a model so that its classes lie further apart; leave the new model.
+
+    The original is left as it is. The same command again continues where it was stopped. Exit
+    codes: 0 hardened; 2 usage or input error; 3 not finished, or the method left no model.
+    """
+    from .harden_plan import HardenStudy
+    from .trojai import called_as
+    from .trojai_command import admit_own_code
+
+    admit_own_code(architecture, model)
+    study = HardenStudy(
+        model=model,
+        data=data,
+        run=out,
+        method=method,
+        share=share,
+        test=test,
+        first=first,
+        architecture=architecture,
+        distance_pairs=distance_pairs,
+        distance_seeds=distance_seeds,
+        seed=seed,
+        device=device,
+        threads=threads,
+        command=called_as(),
+    )
+    ctx.exit(run_study(study))
+
+
+def run_study(study: HardenStudy) -> int:
+    """Plan and carry out a study, and say what came of it; the exit code."""
+    from .harden_plan import plan
+    from .trojai import exclusively, terminable
+
+    try:
+        with terminable(), exclusively(study.run):
+            planned = plan(study)
+            if planned.finished is not None:
+                click.echo(f"{study.run} is finished already, nothing is done again", err=True)
+            card = _carry_out(planned)
+    except KeyboardInterrupt:
+        click.echo(
+            f"moth-eval: stopped; {study.run} holds what was done, the same command continues",
+            err=True,
+        )
+        return INCOMPLETE
+    _say(card, study.run, finished_before=planned.finished is not None)
+    return 0 if card.training.status == "hardened" else INCOMPLETE
+
+
+def _carry_out(planned: HardenPlan) -> HardeningCard:
+    from rich.console import Console
+
+    from .harden_progress import Stages
+    from .harden_study import carry_out
+
+    with Stages(Console(stderr=True)) as stages:
+        return carry_out(planned, tell=stages.tell)
+
+
+def _say(card: HardeningCard, run: Path, *, finished_before: bool) -> None:
+    from moth_eval.hardening_records import CARD, CARD_TEXT, LOG, WEIGHTS
+
+    from .harden_card import summary_lines
+
+    for line in summary_lines(card):
+        click.echo(line)
+    if finished_before:
+        return
+    click.echo()
+    for name in (WEIGHTS, CARD, CARD_TEXT, LOG):
+        if (run / name).is_file():
+            click.echo(f"wrote {run / name}")

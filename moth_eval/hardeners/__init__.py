@@ -1,0 +1,18 @@
+"""Hardeners: methods that take a model and a little clean data and return a changed model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+HARDENERS: Mapping[str, str] = {
+    "moth": "moth_eval.hardeners.moth:Moth",
+    "moth-paper": "moth_eval.hardeners.moth:moth_paper",
+    "pairwise": "moth_eval.hardeners.pairwise:Pairwise",
+    "universal": "moth_eval.hardeners.universal:Universal",
+    "nc-triggers": "moth_eval.hardeners.nc_triggers:NCTriggers",
+    "adversarial": "moth_eval.hardeners.adversarial_training:AdversarialTraining",
+}
+"""Short name -> `"module:Class"`, resolved by `moth_eval.plugins.resolve`."""
+
+ENTRY_POINTS = "moth_eval.hardeners"
+"""Entry point group under which other distributions add hardeners."""

@@ -1,0 +1,337 @@
+"""The rounds of MOTH: choose pairs, invert their triggers a little further, train on them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..errors import HardeningError
+from ..hardening import Hardening, HardeningStatus, Journal, LogEntry, Saved
+from ..inversion.engine import invert
+from ..inversion.frozen import FrozenNetwork
+from ..inversion.problems import Inversion, Problem
+from ..inversion.schedule import Schedule
+from ..robustness import pgd
+from ..scan import Cost
+from ..subject import Examples, Subject
+from .batches import Batches
+from .held_triggers import Held, HeldTriggers
+from .saved_values import SavedValues, entry_from, entry_values
+from .scheduling import PairScores
+from .stamping import Stamp, Tally, stamped_step
+from .trainer import Trainer
+
+if TYPE_CHECKING:
+    from .moth import Moth
+
+Pair = tuple[int, int]
+"""Source and target class; a source of -1 stands for every class but the target."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inverted:
+    """The triggers of one repeat.
+
+    Attributes:
+        stamps: those that are trained on.
+        sizes: per direction, the size of a valid trigger (pixels); None where it is not valid.
+    """
+
+    stamps: list[Stamp]
+    sizes: dict[Pair, float | None]
+
+
+class Sitting:
+    """One hardening under way, from its start or from where an earlier sitting stopped."""
+
+    def __init__(
+        self,
+        settings: Moth,
+        subject: Subject,
+        data: Examples,
+        generator: torch.Generator,
+        journal: Journal,
+    ) -> None:
+        """Copy the network, and pick up what the journal kept.
+
+        Raises:
+            HardeningError: fewer than two classes have images.
+        """
+        self._settings = settings
+        self._subject = subject
+        self._data = data
+        self._generator = generator
+        self._journal = journal
+        self._trainer = Trainer(subject, settings.recipe, generator)
+        self._batches = Batches(data, generator)
+        if len(self._batches.present) < 2:
+            raise HardeningError(
+                f"{subject.name}: expected images of at least two classes to harden with, got "
+                f"{len(self._batches.present)}"
+            )
+        self._held = HeldTriggers()
+        self._scores = PairScores(
+            subject.num_classes, self._batches.present, symmetric=settings.symmetric
+        )
+        self._log: list[LogEntry] = []
+        self._round = 0
+        self._passes = [0, 0]
+        self._images_at_once: int | None = None
+        self._earlier = 0.0
+        self._started = time.perf_counter()
+        saved = journal.resumed()
+        if saved is not None:
+            self._restore(saved)
+
+    @property
+    def _rounds(self) -> int:
+        return self._settings.warm_up_rounds + self._settings.rounds
+
+    @property
+    def _seconds(self) -> float:
+        return self._earlier + time.perf_counter() - self._started
+
+    def run(self) -> Hardening:
+        """Do the rounds that are left."""
+        while self._round < self._rounds and not self._out_of_time():
+            warm = self._round < self._settings.warm_up_rounds
+            self._round += 1
+            entry = self._warm_up() if warm else self._pairs()
+            self._log.append(entry)
+            self._journal.note(entry)
+            if self._journal.wants_save():
+                self._journal.save(self._saved())
+        return Hardening(
+            status=HardeningStatus.HARDENED,
+            module=self._trainer.finished(),
+            log=tuple(self._log),
+            pair_counts=self._scores.visits.clone(),
+            images_used=len(self._data),
+            cost=Cost(
+                forward_passes=self._passes[0] + self._trainer.images,
+                backward_passes=self._passes[1] + self._trainer.images,
+            ),
+        )
+
+    def _out_of_time(self) -> bool:
+        limit = self._settings.seconds
+        return limit is not None and self._seconds >= limit
+
+    def _done(self) -> float:
+        """Share of the budget that is used, by whichever limit is nearer."""
+        share = (self._round - 1) / self._rounds
+        limit = self._settings.seconds
+        return share if limit is None else max(share, self._seconds / limit)
+
+    def _warm_up(self) -> LogEntry:
+        """A round on the universal triggers of all classes."""
+        fresh = self._round == 1
+        steps = self._settings.warm_up_steps if fresh else self._settings.first_steps
+        directions = [(-1, target) for target in range(self._subject.num_classes)]
+        directions = [d for d in directions if self._batches.present != (d[1],)]
+        tally = Tally()
+        found = self._invert(directions, steps)
+        if fresh:
+            self._rate_universals(found.stamps)
+        self._train(found.stamps, tally)
+        return self._entry("warm-up", tally, found.sizes, directions)
+
+    def _pairs(self) -> LogEntry:
+        """A round on chosen pairs of classes."""
+        settings = self._settings
+        chosen = self._scores.choose(
+            settings.scheduling,
+            settings.pairs_per_round,
+            random_share=settings.random_share,
+            age=min(1.0, (self._round - settings.warm_up_rounds) / settings.ageing_rounds),
+            generator=self._generator,
+        )
+        both = [((a, b), (b, a)) if settings.symmetric else ((a, b),) for a, b in chosen]
+        directions = [direction for pair in both for direction in pair]
+        tally = Tally()
+        collected: dict[Pair, list[float]] = {d: [] for d in directions}
+        for repeat in range(settings.repeats):
+            known = [d for d in directions if self._start(d, first=repeat == 0) is not None]
+            steps = settings.first_steps if repeat == 0 else settings.next_steps
+            parts = [
+                self._invert(known, steps, first=repeat == 0),
+                self._invert([d for d in directions if d not in known], settings.fresh_steps),
+            ]
+            for part in parts:
+                for direction, size in part.sizes.items():
+                    collected[direction] += [] if size is None else [size]
+            self._train([s for part in parts for s in part.stamps], tally)
+        sizes = {d: sum(v) / len(v) if v else None for d, v in collected.items()}
+        for (source, target), size in sizes.items():
+            self._scores.note(source, target, size)
+        return self._entry("pairs", tally, sizes, directions)
+
+    def _start(self, direction: Pair, *, first: bool) -> Held | None:
+        """Where a direction's inversion goes on from; None: at random."""
+        if first and not self._settings.reuse:
+            return None
+        return self._held.get(*direction)
+
+    def _invert(self, directions: Sequence[Pair], steps: int, *, first: bool = False) -> Inverted:
+        """Triggers of these directions on the network as it now is."""
+        if not directions:
+            return Inverted(stamps=[], sizes={})
+        problems = [self._problem(d, self._start(d, first=first)) for d in directions]
+        now = replace(self._subject, module=self._trainer.network)
+        network = FrozenNetwork(
+            now, images_at_once=self._images_at_once, precision=self._settings.precision
+        )
+        self._images_at_once = network.images_per_pass
+        results = invert(network, self._data.images, problems, self._schedule(steps))
+        self._passes[0] += network.forward_passes
+        self._passes[1] += network.backward_passes
+        pairs = list(zip(directions, results, strict=True))
+        for direction, result in pairs:
+            self._held.put(*direction, Held.of(result))
+        return Inverted(
+            stamps=[_stamp(d, result) for d, result in pairs if self._is_trained_on(result)],
+            sizes={d: result.size if result.valid else None for d, result in pairs},
+        )
+
+    def _problem(self, direction: Pair, start: Held | None) -> Problem:
+        source, target = direction
+        count = self._settings.inversion_images
+        images = (
+            self._batches.except_class(target, count)
+            if source < 0
+            else self._batches.of_class(source, count)
+        )
+        return Problem(
+            target=target,
+            images=images,
+            seed=int(torch.randint(2**62, (), generator=self._generator)),
+            source=None if source < 0 else source,
+            start=None if start is None else (start.mask, start.pattern),
+            initial_cost=None if start is None else start.cost,
+        )
+
+    def _schedule(self, steps: int) -> Schedule:
+        settings = self._settings
+        return Schedule(
+            steps=steps,
+            batch_size=min(settings.inversion_batch, settings.inversion_images),
+            success_rate=settings.success_rate,
+            initial_cost=settings.initial_cost,
+            warm_up=False,
+            patience=2,
+            up=1.3,
+            down=1.3**1.5,
+            smoothing=0.7,
+            check_every=steps,
+        )
+
+    def _is_trained_on(self, result: Inversion) -> bool:
+        _, height, width = self._subject.image_shape
+        small = result.size <= self._settings.largest_share * height * width
+        return small and result.asr >= self._settings.least_asr
+
+    def _rate_universals(self, stamps: Sequence[Stamp]) -> None:
+        """The warm-up score of every pair: how far a universal trigger carries its row's images."""
+        for stamp in stamps:
+            for source in self._batches.present:
+                if source == stamp.target:
+                    continue
+                rows = self._batches.of_class(source, 10)
+                images = torch.lerp(
+                    self._batches.images(rows),
+                    stamp.pattern.to(self._data.images.device),
+                    stamp.mask.to(self._data.images.device),
+                )
+                now = replace(self._subject, module=self._trainer.network)
+                share = now.logits(images).softmax(1)[:, stamp.target].mean()
+                self._scores.universal[source, stamp.target] = float(share)
+
+    def _train(self, stamps: Sequence[Stamp], tally: Tally) -> None:
+        stamped_step(
+            self._trainer,
+            self._batches,
+            stamps,
+            tally,
+            stamped=self._settings.stamped,
+            clean=self._settings.clean,
+            done=self._done(),
+            recipe=self._settings.recipe,
+            generator=self._generator,
+            attack=self._attacked if self._settings.adversarial else None,
+        )
+
+    def _attacked(self, images: Tensor, labels: Tensor) -> Tensor:
+        attack = self._settings.attack
+        self._passes[0] += len(images) * attack.steps
+        self._passes[1] += len(images) * attack.steps
+        return pgd(
+            lambda x: self._trainer.network(self._subject.preprocessing(x)),
+            images,
+            labels,
+            attack,
+            self._generator,
+        )
+
+    def _entry(
+        self, phase: str, tally: Tally, sizes: dict[Pair, float | None], pairs: Sequence[Pair]
+    ) -> LogEntry:
+        valid = [size for size in sizes.values() if size is not None]
+        channels = self._subject.image_shape[0]
+        return tally.entry(
+            phase,
+            round=self._round,
+            steps=self._trainer.steps,
+            seconds=self._seconds,
+            distance=channels * sum(valid) / len(valid) if valid else None,
+            pairs=tuple(pairs),
+        )
+
+    def _saved(self) -> Saved:
+        scores = {f"scores.{k}": v for k, v in self._scores.tensors().items()}
+        return Saved(
+            tensors={
+                **self._trainer.tensors(),
+                **dict(self._held.tensors()),
+                **scores,
+                **self._batches.tensors(),
+                "generator": self._generator.get_state(),
+            },
+            values=SavedValues(
+                round=self._round,
+                steps=self._trainer.steps,
+                images=self._trainer.images,
+                passes=(self._passes[0], self._passes[1]),
+                cursor=self._scores.cursor,
+                images_at_once=self._images_at_once,
+                seconds=self._seconds,
+                log=[entry_values(entry) for entry in self._log],
+            ).model_dump(),
+        )
+
+    def _restore(self, saved: Saved) -> None:
+        tensors, values = saved.tensors, SavedValues.model_validate(saved.values)
+        self._trainer.restore(tensors, steps=values.steps, images=values.images)
+        self._held.restore(tensors)
+        named = {k[7:]: v for k, v in tensors.items() if k.startswith("scores.")}
+        self._scores.restore(named, values.cursor)
+        self._batches.restore(tensors)
+        self._generator.set_state(tensors["generator"])
+        self._round, self._passes = values.round, list(values.passes)
+        self._images_at_once = values.images_at_once
+        self._earlier = values.seconds
+        self._log = [entry_from(line) for line in values.log]
+
+
+def _stamp(direction: Pair, result: Inversion) -> Stamp:
+    source, target = direction
+    return Stamp(
+        source=None if source < 0 else source,
+        target=target,
+        mask=result.mask,
+        pattern=result.pattern,
+    )

@@ -1,0 +1,181 @@
+"""The training step that every hardener of this family shares."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the customary name
+from torch import Tensor, nn
+
+from ..errors import HardeningError
+from ..subject import Subject
+
+BatchNormPolicy = Literal["train", "eval"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How the network is trained.
+
+    Attributes:
+        learning_rate: of SGD with Nesterov momentum, at the start.
+        final_share: share of it at the end, reached by a cosine; 1: constant.
+        momentum: of SGD.
+        weight_decay: of SGD.
+        batch_norm: `train` normalises by the batch and moves the running statistics; `eval` uses
+            and keeps the statistics of the network as it came, and leaves dropout out.
+        shift: most pixels by which training images are moved either way.
+        flip: whether half of the training images are mirrored; wrong for signs and digits.
+        distillation: share of the loss, in `[0, 1]`, that asks for the answers of the network as it
+            came, given to the image without a stamp, in place of the label. It holds on to what a
+            little data cannot teach anew. Source: Hinton et al., "Distilling the Knowledge in a
+            Neural Network", 2015, with its square of the temperature as a factor.
+        temperature: of those answers, at least 1.
+    """
+
+    learning_rate: float
+    final_share: float = 1.0
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    batch_norm: BatchNormPolicy = "train"
+    shift: int = 0
+    flip: bool = False
+    distillation: float = 0.0
+    temperature: float = 4.0
+
+    def __post_init__(self) -> None:
+        if not self.learning_rate > 0 or not 0 <= self.final_share <= 1:
+            raise HardeningError(
+                "learning_rate must be above 0 and final_share in [0, 1], got "
+                f"{self.learning_rate} and {self.final_share}"
+            )
+        if not 0 <= self.distillation <= 1 or self.temperature < 1:
+            raise HardeningError(
+                "distillation must be in [0, 1] and temperature at least 1, got "
+                f"{self.distillation} and {self.temperature}"
+            )
+        if self.batch_norm not in ("train", "eval"):
+            raise HardeningError(f"batch_norm must be train or eval, got {self.batch_norm!r}")
+
+
+class Trainer:
+    """A copy of a subject's network in training.
+
+    Attributes:
+        network: the copy.
+        steps: optimiser steps taken.
+        images: images that went forward and backward.
+    """
+
+    def __init__(self, subject: Subject, recipe: Recipe, generator: torch.Generator) -> None:
+        """Copy the subject's network and make all its weights trainable.
+
+        Args:
+            subject: left as it is.
+            recipe: how the network is trained.
+            generator: decides what layers such as dropout draw; on the CPU.
+        """
+        self.network = deepcopy(subject.module)
+        self.steps = 0
+        self.images = 0
+        self._preprocessing = subject.preprocessing
+        self._recipe = recipe
+        self._generator = generator
+        self._teacher = subject.module
+        weights = [p.requires_grad_() for p in self.network.parameters()]
+        if not weights:
+            raise HardeningError(f"{subject.name}: the network has no weights to train")
+        self._optimiser = torch.optim.SGD(
+            weights,
+            recipe.learning_rate,
+            momentum=recipe.momentum,
+            nesterov=recipe.momentum > 0,
+            weight_decay=recipe.weight_decay,
+        )
+
+    @torch.no_grad()
+    def original_answers(self, images: Tensor) -> Tensor | None:
+        """Logits `(N, K)` of the network as it came; None where the recipe does not use them."""
+        if not self._recipe.distillation:
+            return None
+        answers: Tensor = self._teacher(self._preprocessing(images))
+        return answers
+
+    def step(
+        self, images: Tensor, labels: Tensor, *, done: float, answers: Tensor | None = None
+    ) -> tuple[float, Tensor]:
+        """One optimiser step; the loss, and bool `(N,)`: classified rightly before.
+
+        Args:
+            images: float32 `(N, C, H, W)` in `[0, 1]`.
+            labels: int64 `(N,)`.
+            done: share of the training that is over, in `[0, 1]`; decides the learning rate.
+            answers: from `original_answers`, of the images without their stamps.
+        """
+        low = self._recipe.final_share
+        share = low + (1 - low) * (1 + math.cos(math.pi * min(1.0, done))) / 2
+        for group in self._optimiser.param_groups:
+            group["lr"] = self._recipe.learning_rate * share
+        self.network.train(self._recipe.batch_norm == "train")
+        self._optimiser.zero_grad()
+        # Dropout draws from the global generators, which are put back afterwards.
+        with torch.enable_grad(), self._drawing(images.device):
+            logits = self.network(self._preprocessing(images))
+            loss = self._loss(logits, labels, answers)
+        torch.autograd.backward(loss)
+        self._optimiser.step()
+        self.network.eval()
+        self.steps += 1
+        self.images += len(images)
+        return float(loss.detach()), logits.detach().argmax(1) == labels
+
+    @contextmanager
+    def _drawing(self, device: torch.device) -> Iterator[None]:
+        """Seed the global generators from our own for a moment."""
+        seed = int(torch.randint(2**62, (), generator=self._generator))
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            yield
+
+    def _loss(self, logits: Tensor, labels: Tensor, answers: Tensor | None) -> Tensor:
+        loss = F.cross_entropy(logits, labels)
+        if answers is None:
+            return loss
+        heat, share = self._recipe.temperature, self._recipe.distillation
+        apart = F.kl_div(
+            F.log_softmax(logits / heat, 1),
+            F.log_softmax(answers / heat, 1),
+            reduction="batchmean",
+            log_target=True,
+        )
+        return (1 - share) * loss + share * heat**2 * apart
+
+    def finished(self) -> nn.Module:
+        """The network, in eval mode, with the gradient flags of a fresh one."""
+        self._optimiser.zero_grad()
+        return self.network.eval()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Copies of weights, buffers and momenta by name, for a later `restore`."""
+        state = {f"network.{k}": v.detach().clone() for k, v in self.network.state_dict().items()}
+        for name, weight in self.network.named_parameters():
+            momentum = self._optimiser.state[weight].get("momentum_buffer")
+            if momentum is not None:
+                state[f"momentum.{name}"] = momentum.clone()
+        return state
+
+    def restore(self, tensors: Mapping[str, Tensor], *, steps: int, images: int) -> None:
+        """Go on from `tensors` as an earlier trainer of the same network gave them."""
+        own = {k.removeprefix("network."): v for k, v in tensors.items() if k[:8] == "network."}
+        self.network.load_state_dict(own)
+        for name, weight in self.network.named_parameters():
+            if f"momentum.{name}" in tensors:
+                held = tensors[f"momentum.{name}"].to(weight.device)
+                self._optimiser.state[weight]["momentum_buffer"] = held.clone()
+        self.steps, self.images = steps, images

@@ -1,0 +1,188 @@
+"""What every hardener of the table has to keep to."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from moth_eval.hardeners import ENTRY_POINTS, HARDENERS
+from moth_eval.hardening import SILENT, Hardener, Hardening, HardeningStatus, LogEntry, Saved
+from moth_eval.plugins import resolve
+from moth_eval.runner import run_hardening
+from moth_eval.subject import Examples, Subject
+from tests.support.subjects import prototype_subject
+
+PAIRED: dict[str, Any] = {
+    "rounds": 3, "inversion_images": 8, "inversion_batch": 4, "stamped": 2, "clean": 8,
+    "pairs_per_round": 2, "next_steps": 4,
+}  # fmt: skip
+FEW: dict[str, dict[str, Any]] = {
+    "moth": {**PAIRED, "first_steps": 4, "fresh_steps": 8, "warm_up_rounds": 1, "warm_up_steps": 8},
+    "moth-paper": {
+        **PAIRED, "first_steps": 4, "fresh_steps": 8, "warm_up_rounds": 1, "warm_up_steps": 8,
+    },
+    "pairwise": {**PAIRED, "steps": 8},
+    "universal": {
+        "rounds": 4, "first_steps": 8, "next_steps": 4, "inversion_images": 8,
+        "inversion_batch": 4, "stamped": 2, "clean": 8,
+    },
+    "nc-triggers": {
+        "rounds": 4, "inversion_images": 20, "success_rate": 0.5, "stamped": 2, "clean": 8,
+    },
+    "adversarial": {"rounds": 4, "images": 8},
+}  # fmt: skip
+"""Settings that take a second; a method without a row fails its tests."""
+
+
+class Noted:
+    """A journal in memory that keeps every round and may break off after one."""
+
+    def __init__(self, saved: Saved | None = None, *, break_after: int | None = None) -> None:
+        self.saved, self.entries, self._break_after = saved, list[LogEntry](), break_after
+
+    def resumed(self) -> Saved | None:
+        return self.saved
+
+    def note(self, entry: LogEntry) -> None:
+        self.entries.append(entry)
+
+    def wants_save(self) -> bool:
+        return True
+
+    def save(self, saved: Saved) -> None:
+        # What is kept has to survive a file: independent memory, plain JSON.
+        tensors = {name: tensor.clone() for name, tensor in saved.tensors.items()}
+        self.saved = Saved(tensors=tensors, values=json.loads(json.dumps(saved.values)))
+        if self._break_after == len(self.entries):
+            raise KeyboardInterrupt
+
+
+@pytest.fixture(params=sorted(HARDENERS))
+def hardener(request: pytest.FixtureRequest) -> Hardener:
+    found = resolve(request.param, HARDENERS, ENTRY_POINTS)(**FEW[request.param])
+    assert isinstance(found, Hardener)
+    return found
+
+
+@pytest.fixture
+def subject() -> Subject:
+    return prototype_subject(classes=4, target=1, per_class=6)
+
+
+@pytest.fixture(scope="module")
+def data() -> Examples:
+    return prototype_subject(classes=4, target=1, per_class=10).examples
+
+
+def harden(
+    hardener: Hardener, subject: Subject, data: Examples, journal: Any = SILENT, seed: int = 0
+) -> Hardening:
+    generator = torch.Generator().manual_seed(seed)
+    return hardener.harden(subject, data, generator=generator, journal=journal)
+
+
+def weights(module: nn.Module | None) -> dict[str, torch.Tensor]:
+    assert module is not None
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+def test_it_is_a_frozen_keyword_only_dataclass_that_needs_no_arguments(hardener: Hardener) -> None:
+    kind = type(hardener)
+    assert dataclasses.is_dataclass(kind)
+    assert kind.__dataclass_params__.frozen  # type: ignore[attr-defined]
+    parameters = inspect.signature(kind).parameters.values()
+    assert all(p.kind is p.KEYWORD_ONLY and p.default is not p.empty for p in parameters)
+    assert kind.__mro__ == (kind, object)
+
+
+def test_it_names_its_source_and_every_field(hardener: Hardener) -> None:
+    text = inspect.getdoc(type(hardener)) or ""
+    assert "Source:" in text
+    assert all(field.name in text for field in dataclasses.fields(hardener))  # type: ignore[arg-type]
+
+
+def test_it_returns_a_changed_copy_and_leaves_the_subject_alone(
+    hardener: Hardener, subject: Subject, data: Examples
+) -> None:
+    before, state = weights(subject.module), torch.get_rng_state()
+    images = data.images.clone()
+    flags = [p.requires_grad for p in subject.module.parameters()]
+    result = harden(hardener, subject, data)
+    assert result.status is HardeningStatus.HARDENED
+    assert result.module is not None
+    assert result.module is not subject.module
+    assert not result.module.training
+    assert not same(before, weights(result.module))
+    assert same(before, weights(subject.module))
+    assert flags == [p.requires_grad for p in subject.module.parameters()]
+    assert all(p.grad is None for p in subject.module.parameters())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(images, data.images)
+    assert result.images_used == len(data)
+    assert result.cost.backward_passes > 0
+
+
+def test_equal_seeds_give_equal_networks_and_other_seeds_others(
+    hardener: Hardener, subject: Subject, data: Examples
+) -> None:
+    first = weights(harden(hardener, subject, data).module)
+    torch.rand(5)
+    assert same(first, weights(harden(hardener, subject, data).module))
+    assert not same(first, weights(harden(hardener, subject, data, seed=1).module))
+
+
+def test_what_was_broken_off_goes_on_to_the_same_network_and_log(
+    hardener: Hardener, subject: Subject, data: Examples
+) -> None:
+    whole = Noted()
+    expected = harden(hardener, subject, data, whole)
+    first = Noted(break_after=2)
+    with pytest.raises(KeyboardInterrupt):
+        harden(hardener, subject, data, first)
+    result = harden(hardener, subject, data, Noted(first.saved))
+    assert same(weights(expected.module), weights(result.module))
+    untimed = [[replace(e, seconds=0.0) for e in r.log] for r in (expected, result)]
+    assert untimed[0] == untimed[1]
+    assert len(untimed[0]) == len(whole.entries)
+    assert result.cost.backward_passes == expected.cost.backward_passes
+
+
+def test_the_log_tells_every_round_with_finite_figures(
+    hardener: Hardener, subject: Subject, data: Examples
+) -> None:
+    log = harden(hardener, subject, data).log
+    assert [entry.round for entry in log] == list(range(1, len(log) + 1))
+    for entry in log:
+        assert 0 <= entry.accuracy <= 1
+        assert entry.loss >= 0
+        assert entry.distance is None or entry.distance > 0
+    assert [e.steps for e in log] == sorted({e.steps for e in log})
+
+
+def test_a_class_without_images_is_no_obstacle(
+    hardener: Hardener, subject: Subject, data: Examples
+) -> None:
+    some = data.labels != 3
+    few = Examples(images=data.images[some], labels=data.labels[some])
+    result = run_hardening(hardener, subject, few, name="any", seed=0)
+    assert result.status is HardeningStatus.HARDENED, result.reason
+
+
+def test_no_images_at_all_is_a_failure_with_a_reason(
+    hardener: Hardener, subject: Subject, data: Examples
+) -> None:
+    nothing = Examples(images=data.images[:0], labels=data.labels[:0])
+    result = run_hardening(hardener, subject, nothing, name="any", seed=0)
+    assert result.status is HardeningStatus.FAILED
+    assert "expected" in result.reason
