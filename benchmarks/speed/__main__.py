@@ -124,6 +124,19 @@ def _print(comparisons: Sequence[Comparison]) -> None:
                 f"time to equal size and success rate, {len(known)} of {len(times)} pairs: "
                 f"loop {loop:.1f} s, engine {engine:.1f} s, ratio {loop / engine:.1f}"
             )
+            click.echo(_finish(comparisons, precision))
+
+
+def _finish(comparisons: Sequence[Comparison], precision: Precision) -> str:
+    """What a user waits for: the loop has no early stop, and does not know when it could stop."""
+    traces = [(c.reference, c.engine[precision]) for c in comparisons]
+    loop = sum(reference.ends[0] for reference, _ in traces)
+    engine = max(trace.ends[0] for _, trace in traces)
+    sizes = [sum(t.sizes[-1] for t in side) / len(side) for side in zip(*traces, strict=True)]
+    return (
+        f"time until all pairs are finished: loop {loop:.1f} s (mean size {sizes[0]:.1f}), engine "
+        f"{engine:.1f} s (mean size {sizes[1]:.1f}), ratio {loop / engine:.1f}"
+    )
 
 
 def _cells(comparison: Comparison, precision: Precision) -> list[str]:

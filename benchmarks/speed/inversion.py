@@ -104,4 +104,6 @@ def _run_engine(subject: Subject, problems: Sequence[Problem], precision: Precis
     with torch.no_grad():
         network = FrozenNetwork(subject, precision=precision)
     invert(network, subject.examples.images, problems, FAST, on_check=note)
+    for trace in traces.values():
+        trace.ends.append(time.perf_counter() - started)
     return [traces[problem.seed] for problem in problems]

@@ -14,10 +14,17 @@ EPSILON = 1e-7
 
 @dataclass(frozen=True, kw_only=True)
 class Trace:
-    """How a trigger shrank: seconds since the start, and the smallest valid size by then."""
+    """How a trigger shrank: seconds since the start, and the smallest valid size by then.
+
+    Attributes:
+        seconds: when a smaller trigger was there (s).
+        sizes: the smallest valid sizes by then (pixels).
+        ends: one entry: when the search was over (s).
+    """
 
     seconds: list[float] = field(default_factory=list)
     sizes: list[float] = field(default_factory=list)
+    ends: list[float] = field(default_factory=list)
 
     def note(self, seconds: float, size: float) -> None:
         """Add a point if it is smaller than all before."""
@@ -85,6 +92,7 @@ class ReferenceLoop:
                 if measured >= self.success_rate:
                     trace.note(clock, exact)
         trace.note(clock, trace.sizes[-1] if trace.sizes else float("inf"))
+        trace.ends.append(clock)
         return trace
 
     def _one_pass(
