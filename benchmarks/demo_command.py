@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from .trojai import TrojaiStudy
+
+HARDENING = "moth:rounds=12,pairs_per_round=3,warm_up_rounds=1,inversion_images=16,clean=40"
+"""A short training, for a network of five classes and a hundred images."""
 
 
 @click.command()
@@ -26,7 +33,7 @@ import click
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.pass_context
 def demo(ctx: click.Context, out: Path, models: int, seed: int, device: str) -> None:
-    """Generate a small round, scan it and show where the report is.
+    """Generate a small round, scan it, harden the worst and show the report.
 
     No data and no weights are downloaded: the images are drawn and the networks are trained here.
     The same command again continues where it stopped.
@@ -59,4 +66,64 @@ def demo(ctx: click.Context, out: Path, models: int, seed: int, device: str) -> 
     )
     if run_study(ctx, study) == 3:
         ctx.exit(3)
-    click.echo(f"\n3. Open {(out / 'run' / 'report.html').resolve()}")
+    suspect = _most_suspicious(study.run)
+    click.echo(
+        f"\n3. Hardening the most suspicious model, {suspect}, with MOTH on its clean examples"
+    )
+    ctx.exit(_harden(out, suspect, seed, device) or _scan_again(ctx, out, suspect, study))
+
+
+def _most_suspicious(run: Path) -> str:
+    """Name of the model with the highest score."""
+    from moth_eval.records import RunFolder
+
+    scored = [(r.score, r.model) for r in RunFolder(run).records().values() if r.score is not None]
+    return max(scored)[1]
+
+
+def _harden(out: Path, suspect: str, seed: int, device: str) -> int:
+    """Harden a model of the round into `out/hardened`; the exit code."""
+    from .harden_command import run_study as run_harden
+    from .harden_plan import HardenStudy
+    from .trojai import called_as
+
+    model = out / "round" / "models" / suspect
+    return run_harden(
+        HardenStudy(
+            model=model,
+            data=model / "clean_example_data",
+            run=out / "hardened",
+            method=HARDENING,
+            share=1.0,
+            distance_pairs=2,
+            seed=seed,
+            device=device,
+            command=called_as(),
+        )
+    )
+
+
+def _scan_again(ctx: click.Context, out: Path, suspect: str, study: TrojaiStudy) -> int:
+    """Scan the hardened model as the original was, and say both scores; the exit code."""
+    from dataclasses import replace
+
+    from moth_eval.records import RunFolder
+
+    from .trojai_command import run_study
+
+    click.echo("\n4. Scanning it again")
+    again = replace(
+        study,
+        models=out / "hardened" / "model.safetensors",
+        run=out / "run-hardened",
+        examples=out / "round" / "models" / suspect / "clean_example_data",
+    )
+    if run_study(ctx, again) == 3:
+        return 3
+    scores = [
+        next(record.score for record in RunFolder(run).records().values() if record.model == name)
+        for run, name in ((study.run, suspect), (again.run, "model"))
+    ]
+    click.echo(f"\nscore of {suspect}: {scores[0]:.2f} as found, {scores[1]:.2f} hardened")
+    click.echo(f"\n5. Open {(out / 'run' / 'report.html').resolve()}")
+    return 0

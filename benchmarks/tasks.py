@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from moth_eval.loading.subjects import Opened
     from moth_eval.scan import Scan, Trigger
 
-RESULT_VERSION = 1
+RESULT_VERSION = 2
 """Raised when the same task would give another result than before."""
 
 

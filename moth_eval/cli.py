@@ -34,13 +34,21 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
         "benchmarks.harden_command:harden",
         "Train a model so that its classes lie further apart; leave the new model.",
     ),
+    "hardening": (
+        "benchmarks.hardening_command:hardening",
+        "Compare hardeners on a folder of models; leave a table and every new model.",
+    ),
+    "false-positives": (
+        "benchmarks.false_positives_command:false_positives",
+        "Scan models, harden those that are flagged, and scan them again.",
+    ),
     "report": (
         "reports.report_command:report",
         "Rebuild every table, figure and page of the run folder RUN.",
     ),
     "demo": (
         "benchmarks.demo_command:demo",
-        "Generate a small round, scan it and show where the report is.",
+        "Generate a small round, scan it, harden the worst and show the report.",
     ),
 }
 """Word -> (`"module:command"`, short help). The help is here so that listing imports nothing."""

@@ -73,7 +73,7 @@ class Moth:
         precision: of the inversions' gradients.
     """
 
-    rounds: int = 200
+    rounds: int = 100
     seconds: float | None = None
     pairs_per_round: int = 5
     repeats: int = 2
@@ -85,20 +85,22 @@ class Moth:
     initial_cost: float = 1e-2
     success_rate: float = 0.9
     least_asr: float = 0.5
-    stamped: int = 8
+    stamped: int = 4
     clean: int = 64
     symmetric: bool = True
     scheduling: Scheduling = "gain"
     random_share: float = 0.3
     ageing_rounds: int = 30
-    warm_up_rounds: int = 4
+    warm_up_rounds: int = 2
     warm_up_steps: int = 80
     reuse: bool = True
-    largest_share: float = 0.25
+    largest_share: float = 0.06
     adversarial: bool = False
     attack: PGD = field(default_factory=lambda: PGD(epsilon=8 / 255, step_size=2 / 255, steps=7))
     recipe: Recipe = field(
-        default_factory=lambda: Recipe(learning_rate=1e-2, final_share=0.0, shift=2)
+        default_factory=lambda: Recipe(
+            learning_rate=2e-4, final_share=0.0, warm_up=0.1, shift=2, distillation=0.5
+        )
     )
     precision: Precision = "float32"
 
@@ -162,7 +164,7 @@ def moth_paper(**changes: Any) -> Moth:
 
     What `Moth` says about its differences holds here too, but for the figures.
     """
-    recipe = Recipe(learning_rate=1e-3, shift=4, flip=True)
+    recipe = Recipe(optimiser="sgd", learning_rate=1e-3, batch_norm="train", shift=4, flip=True)
     settings: dict[str, Any] = {
         "rounds": 257,
         "pairs_per_round": 1,

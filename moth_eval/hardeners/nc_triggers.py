@@ -43,7 +43,7 @@ class NCTriggers:
     rounds: int = 200
     inversion_images: int = 200
     success_rate: float = 0.99
-    stamped: int = 8
+    stamped: int = 4
     clean: int = 64
     recipe: Recipe = field(default_factory=lambda: Moth().recipe)
     precision: Precision = "float32"

@@ -41,7 +41,7 @@ class Pairwise:
         precision: of the inversions' gradients.
     """
 
-    rounds: int = 200
+    rounds: int = 100
     seconds: float | None = None
     pairs_per_round: int = 5
     repeats: int = 2
@@ -50,9 +50,9 @@ class Pairwise:
     inversion_images: int = 48
     inversion_batch: int = 16
     success_rate: float = 0.9
-    stamped: int = 8
+    stamped: int = 4
     clean: int = 64
-    largest_share: float = 0.25
+    largest_share: float = 0.06
     recipe: Recipe = field(default_factory=lambda: Moth().recipe)
     precision: Precision = "float32"
 

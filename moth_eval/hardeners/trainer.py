@@ -24,10 +24,14 @@ class Recipe:
     """How the network is trained.
 
     Attributes:
-        learning_rate: of SGD with Nesterov momentum, at the start.
+        optimiser: `adamw` (Loshchilov and Hutter, ICLR 2019), whose steps do not depend on the
+            scale of the gradients and so suit unknown networks, or `sgd` with Nesterov momentum.
+        learning_rate: of the optimiser, at the start.
         final_share: share of it at the end, reached by a cosine; 1: constant.
+        warm_up: share of the training, in `[0, 1)`, over which it rises from zero: the first steps
+            of a network that stood still are the ones that throw it off.
         momentum: of SGD.
-        weight_decay: of SGD.
+        weight_decay: of the optimiser.
         batch_norm: `train` normalises by the batch and moves the running statistics; `eval` uses
             and keeps the statistics of the network as it came, and leaves dropout out.
         shift: most pixels by which training images are moved either way.
@@ -40,10 +44,12 @@ class Recipe:
     """
 
     learning_rate: float
+    optimiser: Literal["adamw", "sgd"] = "adamw"
     final_share: float = 1.0
+    warm_up: float = 0.0
     momentum: float = 0.9
     weight_decay: float = 1e-4
-    batch_norm: BatchNormPolicy = "train"
+    batch_norm: BatchNormPolicy = "eval"
     shift: int = 0
     flip: bool = False
     distillation: float = 0.0
@@ -55,6 +61,10 @@ class Recipe:
                 "learning_rate must be above 0 and final_share in [0, 1], got "
                 f"{self.learning_rate} and {self.final_share}"
             )
+        if not 0 <= self.warm_up < 1:
+            raise HardeningError(f"warm_up must be in [0, 1), got {self.warm_up}")
+        if self.optimiser not in ("adamw", "sgd"):
+            raise HardeningError(f"optimiser must be adamw or sgd, got {self.optimiser!r}")
         if not 0 <= self.distillation <= 1 or self.temperature < 1:
             raise HardeningError(
                 "distillation must be in [0, 1] and temperature at least 1, got "
@@ -62,6 +72,14 @@ class Recipe:
             )
         if self.batch_norm not in ("train", "eval"):
             raise HardeningError(f"batch_norm must be train or eval, got {self.batch_norm!r}")
+
+    def learning_rate_at(self, done: float) -> float:
+        """The learning rate when this share of the training, in `[0, 1]`, is over."""
+        if done < self.warm_up:
+            return self.learning_rate * (done / self.warm_up + 0.02)
+        low = self.final_share
+        way = min(1.0, (done - self.warm_up) / (1 - self.warm_up))
+        return self.learning_rate * (low + (1 - low) * (1 + math.cos(math.pi * way)) / 2)
 
 
 class Trainer:
@@ -88,16 +106,12 @@ class Trainer:
         self._recipe = recipe
         self._generator = generator
         self._teacher = subject.module
-        weights = [p.requires_grad_() for p in self.network.parameters()]
+        weights = list(self.network.parameters())
         if not weights:
             raise HardeningError(f"{subject.name}: the network has no weights to train")
-        self._optimiser = torch.optim.SGD(
-            weights,
-            recipe.learning_rate,
-            momentum=recipe.momentum,
-            nesterov=recipe.momentum > 0,
-            weight_decay=recipe.weight_decay,
-        )
+        for weight in weights:
+            weight.requires_grad_()
+        self._optimiser = _optimiser(weights, recipe)
 
     @torch.no_grad()
     def original_answers(self, images: Tensor) -> Tensor | None:
@@ -118,10 +132,8 @@ class Trainer:
             done: share of the training that is over, in `[0, 1]`; decides the learning rate.
             answers: from `original_answers`, of the images without their stamps.
         """
-        low = self._recipe.final_share
-        share = low + (1 - low) * (1 + math.cos(math.pi * min(1.0, done))) / 2
         for group in self._optimiser.param_groups:
-            group["lr"] = self._recipe.learning_rate * share
+            group["lr"] = self._recipe.learning_rate_at(done)
         self.network.train(self._recipe.batch_norm == "train")
         self._optimiser.zero_grad()
         # Dropout draws from the global generators, which are put back afterwards.
@@ -162,20 +174,35 @@ class Trainer:
         return self.network.eval()
 
     def tensors(self) -> dict[str, Tensor]:
-        """Copies of weights, buffers and momenta by name, for a later `restore`."""
+        """Copies of weights, buffers and the optimiser's state by name, for a later `restore`."""
         state = {f"network.{k}": v.detach().clone() for k, v in self.network.state_dict().items()}
         for name, weight in self.network.named_parameters():
-            momentum = self._optimiser.state[weight].get("momentum_buffer")
-            if momentum is not None:
-                state[f"momentum.{name}"] = momentum.clone()
+            for key, value in self._optimiser.state[weight].items():
+                if isinstance(value, Tensor):
+                    state[f"optimiser.{key}.{name}"] = value.clone()
         return state
 
     def restore(self, tensors: Mapping[str, Tensor], *, steps: int, images: int) -> None:
         """Go on from `tensors` as an earlier trainer of the same network gave them."""
         own = {k.removeprefix("network."): v for k, v in tensors.items() if k[:8] == "network."}
         self.network.load_state_dict(own)
-        for name, weight in self.network.named_parameters():
-            if f"momentum.{name}" in tensors:
-                held = tensors[f"momentum.{name}"].to(weight.device)
-                self._optimiser.state[weight]["momentum_buffer"] = held.clone()
+        weights = dict(self.network.named_parameters())
+        for full, value in tensors.items():
+            if full.startswith("optimiser."):
+                _, key, name = full.split(".", 2)
+                # Adam's step counter stays on the CPU.
+                place = value.device if key == "step" else weights[name].device
+                self._optimiser.state[weights[name]][key] = value.to(place).clone()
         self.steps, self.images = steps, images
+
+
+def _optimiser(weights: list[nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
+    if recipe.optimiser == "adamw":
+        return torch.optim.AdamW(weights, recipe.learning_rate, weight_decay=recipe.weight_decay)
+    return torch.optim.SGD(
+        weights,
+        recipe.learning_rate,
+        momentum=recipe.momentum,
+        nesterov=recipe.momentum > 0,
+        weight_decay=recipe.weight_decay,
+    )

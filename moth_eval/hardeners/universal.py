@@ -47,9 +47,9 @@ class Universal:
     inversion_images: int = 48
     inversion_batch: int = 16
     success_rate: float = 0.9
-    stamped: int = 8
+    stamped: int = 4
     clean: int = 64
-    largest_share: float = 0.25
+    largest_share: float = 0.06
     recipe: Recipe = field(default_factory=lambda: Moth().recipe)
     precision: Precision = "float32"
 

@@ -149,7 +149,8 @@ def test_settings_out_of_range_are_refused(changes: dict[str, object], message: 
 def test_the_published_figures_are_a_preset_that_can_be_changed() -> None:
     paper = moth_paper(rounds=10)
     assert (paper.rounds, paper.pairs_per_round, paper.scheduling) == (10, 1, "paper")
-    assert paper.recipe == Recipe(learning_rate=1e-3, shift=4, flip=True)
+    assert (paper.recipe.optimiser, paper.recipe.learning_rate) == ("sgd", 1e-3)
+    assert (paper.recipe.batch_norm, paper.recipe.distillation) == ("train", 0.0)
 
 
 def test_a_budget_of_seconds_ends_the_rounds(subject: Subject, data: Examples) -> None:
@@ -315,6 +316,12 @@ def test_dropout_follows_the_generator_alone(subject: Subject, data: Examples) -
         assert result.module is not None
         results.append(result.module.state_dict())
     assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
+
+
+def test_the_learning_rate_rises_and_falls_as_the_recipe_says() -> None:
+    recipe = Recipe(learning_rate=1.0, final_share=0.1, warm_up=0.5)
+    rates = [recipe.learning_rate_at(done) for done in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    assert rates == pytest.approx([0.02, 0.52, 1.0, 0.55, 0.1])
 
 
 def test_batch_norm_statistics_move_only_where_the_policy_says_so(

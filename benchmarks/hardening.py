@@ -1,0 +1,354 @@
+"""The table of hardeners: every model x method x seed, resumable, into a run folder."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from moth_eval import __version__
+from moth_eval.errors import InputError, MothError, RunError
+from moth_eval.hardening_cells import CELLS, CellState
+from moth_eval.hardening_study_records import (
+    HardeningStudyFolder,
+    HardeningStudyManifest,
+    StudyModel,
+)
+from moth_eval.loading.rounds import Round, RoundModel, read_round
+
+from .cells import Cell, folder_names, is_open, model_path, run_cells
+from .harden_plan import HardenStudy
+
+METHODS = ("moth", "pairwise", "universal", "adversarial")
+"""What is compared unless asked otherwise: the table of the MOTH paper, without its last column."""
+
+ALL_PAIRS = 1 << 40
+"""More pairs than any model has."""
+
+ORIGINALS = "originals"
+DISTRIBUTIONS = ("torch", "torchvision", "numpy", "scipy", "safetensors")
+
+OnTell = Callable[[Cell, str, float | None, str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HardeningStudy:
+    """What to harden, with what, and how; the fields are the command's options.
+
+    Attributes:
+        models: folder of a round, folder of model files, or one model file.
+        data: clean, labelled images for every model: a folder, or an `.npz`.
+        run: folder for the results.
+        methods: hardener specifications, `NAME` or `NAME:field=value,...`.
+        seeds: of the hardenings; each decides all that is random of its cells.
+        share: fraction of each class that is trained on, of what is not held out, in `(0, 1]`.
+        test: images for testing; None: a fifth of each class of the data is held out.
+        first: only the first so many images of the data; None: all.
+        architecture: where networks come from whose files hold only weights (`--arch`).
+        distance_pairs: pairs whose distance is measured before and after; None: all, 0: none.
+        distance_seeds: inversions per pair, 1 to 3; the smallest counts.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        threads: CPU threads; None: as many as torch takes.
+        timeout: seconds after which a cell is given up; None: never.
+        retry: whether cells that left no model are carried out again.
+        command: how the run was called, for the record.
+    """
+
+    models: Path
+    data: Path
+    run: Path
+    methods: tuple[str, ...] = METHODS
+    seeds: tuple[int, ...] = (0,)
+    share: float = 0.05
+    test: Path | None = None
+    first: int | None = None
+    architecture: str = ""
+    distance_pairs: int | None = 20
+    distance_seeds: int = 1
+    device: str = "auto"
+    threads: int | None = None
+    timeout: float | None = None
+    retry: bool = False
+    command: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class HardeningStudyPlan:
+    """What a study will do.
+
+    Attributes:
+        round: the models.
+        manifest: everything needed to repeat the run.
+        cells: all that this call asks for.
+        open: those of them that are to be carried out.
+    """
+
+    round: Round
+    manifest: HardeningStudyManifest
+    cells: tuple[Cell, ...]
+    open: tuple[Cell, ...]
+
+
+def plan(study: HardeningStudy) -> HardeningStudyPlan:
+    """Read the models, check everything that can be checked at once, and write the manifest.
+
+    Raises:
+        InputError: an option or the folder of models is unusable; nothing was written.
+        RunError: the run folder holds another run.
+    """
+    from moth_eval.runner import resolve_device
+
+    check_timeout(study.timeout)
+    methods = {spec: parse_hardener(spec) for spec in study.methods}
+    if not methods or not study.seeds:
+        raise InputError("expected at least one method and one seed, got none")
+    found = read_round(study.models, examples=study.data)
+    if study.test is not None and not study.test.exists():
+        raise InputError(f"{study.test} does not exist; name an existing file or folder (--test)")
+    check_architecture(study.architecture, study.models)
+    device = str(resolve_device(study.device))
+    manifest = _manifest(study, found, methods, device)
+    folder = HardeningStudyFolder(study.run)
+    if folder.exists:
+        manifest = _continued(folder, manifest)
+    folder.write_manifest(manifest)
+    cells = tuple(_cells(study, found, manifest))
+    return HardeningStudyPlan(
+        round=found,
+        manifest=manifest,
+        cells=cells,
+        open=tuple(cell for cell in cells if is_open(cell, retry=study.retry)),
+    )
+
+
+def carry_out(
+    plan: HardeningStudyPlan,
+    study: HardeningStudy,
+    *,
+    tell: OnTell,
+    on_end: Callable[[CellState], None],
+) -> list[CellState]:
+    """Carry out the open cells of a plan; how all cells of this call stand in the end.
+
+    A `KeyboardInterrupt` passes through after the worker is gone; the run folder then holds what
+    was done, and the same study continues from there.
+
+    Args:
+        plan: from `plan`.
+        study: the same study.
+        tell: told of the progress within a cell.
+        on_end: told of every cell that is over.
+    """
+    for state in run_cells(plan.open, timeout=study.timeout, tell=tell):
+        on_end(state)
+    return [cell.state for cell in plan.cells]
+
+
+def parse_hardener(spec: str) -> tuple[str, dict[str, Any]]:
+    """The hardener and all its parameters from `NAME` or `NAME:field=value,...`.
+
+    Raises:
+        InputError: no such hardener, no such field, or a value that the field does not take.
+    """
+    from moth_eval.hardeners import ENTRY_POINTS, HARDENERS
+    from moth_eval.hardening import Hardener
+    from moth_eval.plugins import parse_spec
+
+    return parse_spec(spec, HARDENERS, ENTRY_POINTS, kind="method", contract=Hardener)
+
+
+def check_timeout(timeout: float | None) -> None:
+    """Make sure that a time limit is one.
+
+    Raises:
+        InputError: it is not a finite number above 0.
+    """
+    if timeout is not None and not (math.isfinite(timeout) and timeout > 0):
+        raise InputError(f"--timeout must be a number of seconds above 0, got {timeout}")
+
+
+def check_architecture(architecture: str, models: Path) -> None:
+    """Make sure that `--arch` names something.
+
+    Raises:
+        ArchitectureError: it does not.
+    """
+    from moth_eval.loading.architectures import ArchitectureSource
+
+    if architecture:
+        ArchitectureSource.parse(architecture, forbidden=models.resolve())
+
+
+def content_hash(path: Path | None) -> str:
+    """SHA-256 of a file, or of the names and files of a folder; empty without a path."""
+    from moth_eval.loading.files import sha256_of
+
+    if path is None:
+        return ""
+    if path.is_file():
+        return sha256_of(path)
+    files = sorted(one for one in path.rglob("*") if one.is_file())
+    lines = [f"{one.relative_to(path)} {sha256_of(one)}" for one in files]
+    return hashlib.sha256("\n".join(lines).encode(errors="surrogatepass")).hexdigest()
+
+
+def model_hash(model: RoundModel) -> str:
+    """SHA-256 of a model's file; empty where it cannot be read, which its cell will tell."""
+    from moth_eval.loading.files import sha256_of
+
+    try:
+        return sha256_of(model.file) if model.usable and model.file.is_file() else ""
+    except (OSError, MothError):
+        return ""
+
+
+def problem_of(model: RoundModel) -> str:
+    """Why a model cannot be opened, as its round tells; empty if nothing is known."""
+    return "" if model.usable else f"{model.name} cannot be opened: {'; '.join(model.problems)}"
+
+
+def versions() -> dict[str, str]:
+    """What computed the results."""
+    return {
+        "moth-eval": __version__,
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        **{name: version(name) for name in DISTRIBUTIONS},
+    }
+
+
+def refuse_differences(folder: Path, pairs: list[tuple[str, object, object]]) -> None:
+    """Make sure that a run goes on as it was begun.
+
+    Args:
+        folder: of the run.
+        pairs: what it is, what it was, what it would be now.
+
+    Raises:
+        RunError: something differs.
+    """
+    for what, before, now in pairs:
+        if before != now:
+            raise RunError(
+                f"{folder} holds a run with {what} {before!r}, this one has {now!r}: choose "
+                "another --out, or repeat the earlier command to continue it"
+            )
+
+
+def _cells(study: HardeningStudy, found: Round, manifest: HardeningStudyManifest) -> list[Cell]:
+    models = {model.name: model for model in found.models}
+    return [
+        Cell(
+            model=entry.name,
+            sha256=entry.sha256,
+            method=spec,
+            problem=problem_of(models[entry.name]),
+            originals=study.run.resolve() / ORIGINALS,
+            study=HardenStudy(
+                model=model_path(models[entry.name]),
+                data=study.data.resolve(),
+                run=study.run.resolve() / CELLS / entry.folders[spec][seed],
+                method=spec,
+                share=study.share,
+                test=study.test and study.test.resolve(),
+                first=study.first,
+                architecture=study.architecture,
+                distance_pairs=ALL_PAIRS if study.distance_pairs is None else study.distance_pairs,
+                distance_seeds=study.distance_seeds,
+                seed=seed,
+                device=manifest.device,
+                threads=study.threads,
+                command=study.command,
+            ),
+        )
+        for entry in manifest.entries
+        for spec in dict.fromkeys(study.methods)
+        for seed in dict.fromkeys(study.seeds)
+    ]
+
+
+def _manifest(
+    study: HardeningStudy,
+    found: Round,
+    methods: dict[str, tuple[str, dict[str, Any]]],
+    device: str,
+) -> HardeningStudyManifest:
+    seeds = tuple(dict.fromkeys(study.seeds))
+    folders = folder_names([model.name for model in found.models], list(methods), seeds)
+    return HardeningStudyManifest(
+        created=datetime.now(UTC).replace(microsecond=0),
+        command=study.command,
+        models=str(study.models.resolve()),
+        data=str(study.data.resolve()),
+        data_sha256=content_hash(study.data),
+        test="" if study.test is None else str(study.test.resolve()),
+        test_sha256=content_hash(study.test),
+        share=study.share,
+        first=study.first,
+        architecture=study.architecture,
+        methods=as_json({spec: {"method": m, **values} for spec, (m, values) in methods.items()}),
+        seeds=seeds,
+        distance_pairs=study.distance_pairs,
+        distance_seeds=study.distance_seeds,
+        device=device,
+        timeout_seconds=study.timeout,
+        versions=versions(),
+        entries=tuple(
+            StudyModel(
+                name=model.name,
+                file=str(model.file.resolve()),
+                sha256=model_hash(model),
+                folders=folders[model.name],
+            )
+            for model in found.models
+        ),
+    )
+
+
+def as_json(value: Any) -> Any:
+    """The value as JSON gives it back, so that it can be compared with an earlier sitting's."""
+    import json
+
+    return json.loads(json.dumps(value, default=str))
+
+
+def _continued(folder: HardeningStudyFolder, new: HardeningStudyManifest) -> HardeningStudyManifest:
+    """The manifest of a run that goes on: the old one, with the methods and seeds that are new.
+
+    Raises:
+        RunError: the folder holds a run of other models, images or settings.
+    """
+    old = folder.manifest()
+    same = (
+        "models", "data_sha256", "test_sha256", "share", "first", "architecture",
+        "distance_pairs", "distance_seeds", "device",
+    )  # fmt: skip
+    pairs: list[tuple[str, object, object]] = [
+        (name, getattr(old, name), getattr(new, name)) for name in same
+    ]
+    pairs += [
+        (f"method {spec}", old.methods[spec], new.methods[spec])
+        for spec in old.methods.keys() & new.methods.keys()
+    ]
+    was, now = ({e.name: e.sha256 for e in m.entries} for m in (old, new))
+    pairs.append(("models named", sorted(was), sorted(now)))
+    pairs += [(f"hash of {name}", was[name], now[name]) for name in was if name in now]
+    refuse_differences(folder.path, pairs)
+    methods = {**old.methods, **new.methods}
+    seeds = tuple(dict.fromkeys([*old.seeds, *new.seeds]))
+    folders = folder_names(was, list(methods), seeds)
+    entries = [e.model_copy(update={"folders": folders[e.name]}) for e in old.entries]
+    return old.model_copy(
+        update={
+            "methods": methods,
+            "seeds": seeds,
+            "entries": tuple(entries),
+            "timeout_seconds": new.timeout_seconds,
+        }
+    )

@@ -1,0 +1,119 @@
+"""What `moth-eval false-positives` writes, and how it is read back. No torch here.
+
+A run folder holds::
+
+    run.json                        one FalsePositivesManifest, replaced whole
+    scan-before/                    a run of `moth-eval trojai` over the models as they came
+    scan-again/                     the flagged models as they came, scanned under another seed
+    cells/                          the hardenings of the flagged models, see `hardening_cells`
+    scan-after/                     the hardened models, scanned by the same scanner
+    false_positives.csv ...         made from the above by `reports`, never read back
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from .errors import RunError
+from .records import MANIFEST, Record, write_whole
+
+SCHEMA_VERSION = 1
+KIND = "false-positives"
+BEFORE = "scan-before"
+AGAIN = "scan-again"
+AFTER = "scan-after"
+
+
+class FalsePositivesManifest(Record):
+    """What was asked for: everything needed to repeat it. The answers are in `scan-before`."""
+
+    schema_version: Literal[1] = 1
+    kind: Literal["false-positives"] = "false-positives"
+    created: datetime
+    command: tuple[str, ...]
+    models: str
+    """Absolute path that `--models` named."""
+    scanner: str
+    """The scanner as it was asked for; its parameters are in the manifest of `scan-before`."""
+    threshold: float | None
+    """A score above it flags a model; null: the cut that the scanner's own record states."""
+    method: str
+    """The hardener as it was asked for."""
+    parameters: dict[str, Any]
+    """Its name in the table as `method`, and all its parameters."""
+    data: str
+    """Absolute path that `--data` named; empty: each model's own clean examples."""
+    data_sha256: str
+    share: float
+    distance_pairs: int
+    architecture: str
+    """What `--arch` said."""
+    seed: int
+    device: str
+    timeout_seconds: float | None
+    versions: dict[str, str]
+    folders: dict[str, str]
+    """Model -> name of its cell's folder, should it be hardened."""
+
+
+class FalsePositivesFolder:
+    """Read access to a run folder's manifest, and its atomic write."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def exists(self) -> bool:
+        """Whether a manifest is there."""
+        return (self.path / MANIFEST).is_file()
+
+    def manifest(self) -> FalsePositivesManifest:
+        """The manifest.
+
+        Raises:
+            RunError: there is none, or it is damaged, of another version or another kind of run.
+        """
+        path = self.path / MANIFEST
+        try:
+            return FalsePositivesManifest.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            raise RunError(
+                f"{self.path} is not a run folder: expected a file {MANIFEST} in it; "
+                "give the folder that --out named"
+            ) from None
+        except ValidationError as error:
+            raise RunError(
+                f"{path} cannot be read as the manifest of a false-positives study, schema version "
+                f"{SCHEMA_VERSION}: {error.errors()[0]['msg']}; it was damaged, or written by "
+                "another version or another command"
+            ) from error
+
+    def write_manifest(self, manifest: FalsePositivesManifest) -> None:
+        """Replace the manifest in one step: readers see the old one or the new one."""
+        write_whole(self.path / MANIFEST, manifest.model_dump_json(indent=2).encode() + b"\n")
+
+
+def flag(score: float | None, cut: float | None, threshold: float | None) -> bool | None:
+    """Whether a score flags a model; None without a score.
+
+    Args:
+        score: of the model; higher is more suspicious.
+        cut: that the scanner's own record states.
+        threshold: that the user gave; None: `cut` counts.
+
+    Raises:
+        RunError: there is a score, but nothing to hold it against.
+    """
+    if score is None:
+        return None
+    limit = cut if threshold is None else threshold
+    if limit is None:
+        raise RunError(
+            "the scanner states no published cut, so nothing says which models are flagged: give "
+            "--threshold as a number, and another --out"
+        )
+    return score > limit

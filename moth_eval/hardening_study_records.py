@@ -1,0 +1,124 @@
+"""What `moth-eval hardening` writes, and how it is read back. No torch here.
+
+A run folder holds::
+
+    run.json                        one HardeningStudyManifest, replaced whole
+    cells/                          the hardenings, see `moth_eval.hardening_cells`
+    originals/*.jsonl               what was measured of the original models, shared by the cells
+    hardening.csv, summary.csv ...  made from the manifest and the cards by `reports`, never read
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from .errors import RunError
+from .hardening_cells import CELLS, CellState, read_cell
+from .records import MANIFEST, Record, write_whole
+
+SCHEMA_VERSION = 1
+KIND = "hardening-study"
+
+
+class StudyModel(Record):
+    """One model of a study."""
+
+    name: str
+    file: str
+    """Absolute path of the model file."""
+    sha256: str
+    """Empty if the file cannot be read."""
+    folders: dict[str, dict[int, str]]
+    """Method as asked for -> seed -> name of the cell's folder."""
+
+
+class HardeningStudyManifest(Record):
+    """What was asked for: everything needed to repeat it."""
+
+    schema_version: Literal[1] = 1
+    kind: Literal["hardening-study"] = "hardening-study"
+    created: datetime
+    command: tuple[str, ...]
+    models: str
+    """Absolute path that `--models` named."""
+    data: str
+    """Absolute path that `--data` named."""
+    data_sha256: str
+    test: str
+    """Absolute path that `--test` named; empty: test images are held out of the data."""
+    test_sha256: str
+    share: float
+    first: int | None
+    architecture: str
+    """What `--arch` said."""
+    methods: dict[str, dict[str, Any]]
+    """Method as asked for -> its table name as `method`, and all its parameters."""
+    seeds: tuple[int, ...]
+    distance_pairs: int | None
+    """Pairs per model whose distance is measured; null: all."""
+    distance_seeds: int
+    device: str
+    timeout_seconds: float | None
+    versions: dict[str, str]
+    entries: tuple[StudyModel, ...]
+
+
+class HardeningStudyFolder:
+    """Read access to a run folder, and the atomic write of its manifest."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def exists(self) -> bool:
+        """Whether a manifest is there."""
+        return (self.path / MANIFEST).is_file()
+
+    def manifest(self) -> HardeningStudyManifest:
+        """The manifest.
+
+        Raises:
+            RunError: there is none, or it is damaged, of another version or another kind of run.
+        """
+        path = self.path / MANIFEST
+        try:
+            return HardeningStudyManifest.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            raise RunError(
+                f"{self.path} is not a run folder: expected a file {MANIFEST} in it; "
+                "give the folder that --out named"
+            ) from None
+        except ValidationError as error:
+            raise RunError(
+                f"{path} cannot be read as the manifest of a hardening study, schema version "
+                f"{SCHEMA_VERSION}: {error.errors()[0]['msg']}; it was damaged, or written by "
+                "another version or another command"
+            ) from error
+
+    def write_manifest(self, manifest: HardeningStudyManifest) -> None:
+        """Replace the manifest in one step: readers see the old one or the new one."""
+        write_whole(self.path / MANIFEST, manifest.model_dump_json(indent=2).encode() + b"\n")
+
+    def cells(self) -> list[CellState]:
+        """How every cell of the manifest stands: by model, then method, then seed.
+
+        Raises:
+            RunError: there is no manifest, or it is damaged.
+        """
+        manifest = self.manifest()
+        return [
+            read_cell(
+                self.path / CELLS / entry.folders[method][seed],
+                model=entry.name,
+                sha256=entry.sha256,
+                method=method,
+                seed=seed,
+            )
+            for entry in manifest.entries
+            for method in manifest.methods
+            for seed in manifest.seeds
+        ]

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.cells import Cell, folder_names, is_open, run_cells
+from benchmarks.harden_plan import HardenStudy
+from moth_eval.hardening_cells import CellOutcome, write_outcome
+from tests.support.cell_work import misbehave
+from tests.support.hardening_runs import card, digest, write_card
+
+
+def cell(folder: Path, model: str, *, problem: str = "") -> Cell:
+    return Cell(
+        model=model,
+        sha256=digest(model),
+        method="moth",
+        study=HardenStudy(model=folder / "m.pt", data=folder / "d.npz", run=folder / model),
+        originals=folder / "originals",
+        problem=problem,
+    )
+
+
+def test_a_worker_that_dies_or_raises_is_a_status_and_the_next_cell_goes_on(tmp_path: Path) -> None:
+    names = ("killed", "exit", "refused", "bad", "defect", "good")
+    told: list[tuple[str, str]] = []
+    states = list(
+        run_cells(
+            [cell(tmp_path, name) for name in names],
+            timeout=None,
+            tell=lambda one, stage, share, line: told.append((stage, line)),
+            work=misbehave,
+        )
+    )
+    assert {state.model: (state.status, state.reason) for state in states} == {
+        "killed": ("failed", "the worker process was ended by SIGKILL: out of memory?"),
+        "exit": ("failed", "the worker process ended with exit code 7 and no answer"),
+        "refused": ("refused", "not opened"),
+        "bad": ("failed", "no images"),
+        "defect": ("failed", "ZeroDivisionError: a defect"),
+        "good": ("hardened", ""),
+    }
+    assert ("training", "seen good") in told
+
+
+def test_a_worker_that_hangs_is_given_up(tmp_path: Path) -> None:
+    [state] = run_cells([cell(tmp_path, "hang")], timeout=1.5, tell=lambda *_: None, work=misbehave)
+    assert (state.status, state.reason) == ("timed-out", "no result within 1.5 s (--timeout)")
+
+
+def test_a_model_with_a_known_problem_costs_no_process(tmp_path: Path) -> None:
+    [state] = run_cells(
+        [cell(tmp_path, "a", problem="a cannot be opened: no file")],
+        timeout=None,
+        tell=lambda *_: None,
+        work=misbehave,
+    )
+    assert (state.status, state.reason) == ("failed", "a cannot be opened: no file")
+
+
+@pytest.mark.parametrize(
+    ("status", "is_wanted", "is_wanted_on_retry"),
+    [
+        ("pending", True, True),
+        ("timed-out", False, True),
+        ("failed", False, True),
+        ("hardened", False, False),
+    ],
+)
+def test_what_has_a_result_is_not_done_again_unless_asked(
+    status: str, is_wanted: bool, is_wanted_on_retry: bool, tmp_path: Path
+) -> None:
+    one = cell(tmp_path, "a")
+    if status == "hardened":
+        write_card(one.study.run, card("a", "moth", 0))
+    elif status != "pending":
+        values = {"status": status, "reason": "x", "seconds": 1}
+        write_outcome(one.study.run, CellOutcome.model_validate(values))
+    assert (is_open(one, retry=False), is_open(one, retry=True)) == (is_wanted, is_wanted_on_retry)
+
+
+def test_folders_are_safe_as_file_names_and_differ() -> None:
+    names = folder_names(["../a", "__a"], ["moth", "moth:rounds=8"], [0, 1])
+    flat = [name for methods in names.values() for seeds in methods.values()
+            for name in seeds.values()]  # fmt: skip
+    assert len(set(flat)) == 8
+    assert not [name for name in flat if set(name) & set("/:\\") or name.startswith(".")]

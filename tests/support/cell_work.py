@@ -1,0 +1,33 @@
+"""What workers do in tests of cells."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+
+from benchmarks.cells import Cell, Tell
+from moth_eval.errors import InputError, RefusedFile
+from moth_eval.hardening_records import CARD
+from moth_eval.records import write_whole
+from tests.support.hardening_runs import card
+
+
+def misbehave(cell: Cell, tell: Tell) -> None:
+    """Do what the model's name says; leave a card where it says nothing."""
+    tell("training", 0.5, f"seen {cell.model}")
+    if cell.model == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if cell.model == "exit":
+        sys.exit(7)
+    if cell.model == "hang":
+        time.sleep(600)
+    if cell.model == "refused":
+        raise RefusedFile("not opened")
+    if cell.model == "bad":
+        raise InputError("no images")
+    if cell.model == "defect":
+        raise ZeroDivisionError("a defect")
+    made = card(cell.model, cell.method, cell.study.seed)
+    write_whole(cell.study.run / CARD, made.model_dump_json().encode())
