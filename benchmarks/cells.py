@@ -19,9 +19,7 @@ from moth_eval.records import canonical, write_whole
 
 from .harden_plan import HardenPlan, HardenStudy
 from .tasks import file_name
-
-GRACE_SECONDS = 5.0
-"""How long a process may take to go after its work is done."""
+from .workers import GRACE_SECONDS, epitaph, leave_with
 
 Tell = Callable[[str, float | None, str], None]
 """As in `harden_study`: what is going on, which share of it is done (None: unknown), a line."""
@@ -196,7 +194,7 @@ def _carried_out(
         return CellOutcome(status="timed-out", reason=reason, seconds=_now() - started)
     except (EOFError, OSError):  # it died before or while it answered
         process.join(GRACE_SECONDS)
-        reason = _epitaph(process.exitcode)
+        reason = epitaph(process.exitcode)
         return CellOutcome(status="failed", reason=reason, seconds=_now() - started)
     finally:
         ours.close()
@@ -209,18 +207,10 @@ def _now() -> float:
     return time.monotonic()
 
 
-def _epitaph(code: int | None) -> str:
-    if code is not None and code < 0:
-        name = signal.Signals(-code).name
-        hint = ": out of memory?" if name == "SIGKILL" else ""
-        return f"the worker process was ended by {name}{hint}"
-    return f"the worker process ended with exit code {code} and no answer"
-
-
 def _work(cell: Cell, answer: connection.Connection, work: Work) -> None:
     """In the worker process: carry out the cell and say how it ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_leave_with, args=(answer,), daemon=True).start()
+    threading.Thread(target=leave_with, args=(answer,), daemon=True).start()
     started = time.monotonic()
     try:
         work(cell, lambda *message: answer.send(message))
@@ -234,13 +224,3 @@ def _work(cell: Cell, answer: connection.Connection, work: Work) -> None:
         ended = {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
     seconds = time.monotonic() - started
     answer.send(CellOutcome.model_validate({**ended, "seconds": seconds}))
-
-
-def _leave_with(answer: connection.Connection) -> None:
-    """End this process when the one that wants its answer is gone."""
-    import os
-
-    try:
-        answer.recv()
-    except (EOFError, OSError):
-        os._exit(1)

@@ -59,7 +59,7 @@ def demo(ctx: click.Context, out: Path, models: int, seed: int, device: str) -> 
     study = TrojaiStudy(
         models=out / "round",
         run=out / "run",
-        scanners=("nc:log_sizes=true",),
+        scanners=("nc:statistic=size",),
         seed=seed,
         device=device,
         command=called_as(),

@@ -6,19 +6,16 @@ import hashlib
 import io
 import json
 import os
-import platform
 import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from moth_eval import __version__
 from moth_eval.distance import (
     DistanceProtocol,
     checked_pairs,
@@ -44,7 +41,7 @@ from moth_eval.records import LEDGER, TRIGGERS, canonical, write_whole
 from moth_eval.runner import resolve_device
 from moth_eval.subject import Examples, Subject
 
-DISTRIBUTIONS = ("torch", "torchvision", "numpy", "safetensors")
+from .versions import versions
 
 Records = dict[tuple[Pair, int], DistanceRecord]
 """Pair and seed -> what came of it."""
@@ -278,7 +275,7 @@ def _manifest(
         pairs=tuple(sorted(pairs)),
         device=str(subject.examples.images.device),
         threads=torch.get_num_threads(),
-        versions=_versions(),
+        versions=versions(),
     )
 
 
@@ -292,15 +289,6 @@ def _hash_of(examples: Examples) -> str:
     digest = hashlib.sha256(examples.images.cpu().contiguous().numpy().tobytes())
     digest.update(examples.labels.cpu().numpy().tobytes())
     return digest.hexdigest()
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "moth-eval": __version__,
-        "python": platform.python_version(),
-        "platform": f"{platform.system()} {platform.machine()}",
-        **{name: version(name) for name in DISTRIBUTIONS},
-    }
 
 
 def _continued(folder: DistanceFolder, new: DistanceManifest) -> DistanceManifest:

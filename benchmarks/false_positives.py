@@ -36,9 +36,9 @@ from .hardening import (
     parse_hardener,
     problem_of,
     refuse_differences,
-    versions,
 )
 from .tasks import Task
+from .versions import versions
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 
-from moth_eval import __version__
 from moth_eval.distance import PUBLISHED_SEEDS, DistanceProtocol
 from moth_eval.distance_records import ProtocolRecord
 from moth_eval.errors import InputError, RunError
@@ -38,8 +35,7 @@ from moth_eval.subject import Subject
 from .harden_data import HardeningData, divide, first_of, read_test
 from .harden_measure import draw_pairs
 from .harden_model import Reopening
-
-DISTRIBUTIONS = ("torch", "torchvision", "numpy", "scipy", "safetensors")
+from .versions import versions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,17 +201,8 @@ def _manifest(
         seed=study.seed,
         device=str(subject.examples.images.device),
         threads=torch.get_num_threads(),
-        versions=_versions(),
+        versions=versions(),
     )
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "moth-eval": __version__,
-        "python": platform.python_version(),
-        "platform": f"{platform.system()} {platform.machine()}",
-        **{name: version(name) for name in DISTRIBUTIONS},
-    }
 
 
 def _earlier(run: Path) -> HardeningManifest | None:

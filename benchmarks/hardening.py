@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import math
-import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from moth_eval import __version__
 from moth_eval.errors import InputError, MothError, RunError
 from moth_eval.hardening_cells import CELLS, CellState
 from moth_eval.hardening_study_records import (
@@ -24,6 +21,7 @@ from moth_eval.loading.rounds import Round, RoundModel, read_round
 
 from .cells import Cell, folder_names, is_open, model_path, run_cells
 from .harden_plan import HardenStudy
+from .versions import versions
 
 METHODS = ("moth", "pairwise", "universal", "adversarial")
 """What is compared unless asked otherwise: the table of the MOTH paper, without its last column."""
@@ -32,7 +30,6 @@ ALL_PAIRS = 1 << 40
 """More pairs than any model has."""
 
 ORIGINALS = "originals"
-DISTRIBUTIONS = ("torch", "torchvision", "numpy", "scipy", "safetensors")
 
 OnTell = Callable[[Cell, str, float | None, str], None]
 
@@ -211,16 +208,6 @@ def model_hash(model: RoundModel) -> str:
 def problem_of(model: RoundModel) -> str:
     """Why a model cannot be opened, as its round tells; empty if nothing is known."""
     return "" if model.usable else f"{model.name} cannot be opened: {'; '.join(model.problems)}"
-
-
-def versions() -> dict[str, str]:
-    """What computed the results."""
-    return {
-        "moth-eval": __version__,
-        "python": platform.python_version(),
-        "platform": f"{platform.system()} {platform.machine()}",
-        **{name: version(name) for name in DISTRIBUTIONS},
-    }
 
 
 def refuse_differences(folder: Path, pairs: list[tuple[str, object, object]]) -> None:

@@ -6,18 +6,15 @@ import fcntl
 import hashlib
 import math
 import os
-import platform
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from moth_eval import __version__
 from moth_eval.errors import InputError, MothError, RunError
 from moth_eval.loading.rounds import Round, RoundModel, read_round
 from moth_eval.machine import available_bytes, processors
@@ -25,6 +22,7 @@ from moth_eval.records import ModelEntry, RunFolder, RunManifest, ScanRecord
 
 from .ledger import LedgerWriter
 from .tasks import Task, parse_scanner
+from .versions import versions
 from .workers import run_tasks
 
 BYTES_PER_JOB = 2 << 30
@@ -32,8 +30,6 @@ BYTES_PER_JOB = 2 << 30
 
 LOCK = ".lock"
 """File of the run folder that the process working on it holds locked."""
-
-DISTRIBUTIONS = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "pandas", "safetensors")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,7 +217,7 @@ def _manifest(
         seed=study.seed,
         device=device,
         scanners={spec: {"method": m, **parameters} for spec, (m, parameters) in methods.items()},
-        versions=_versions(),
+        versions=versions(),
         architecture=study.architecture,
         examples=str(study.examples.resolve()) if study.examples else "",
         timeout_seconds=study.timeout,
@@ -304,20 +300,6 @@ def _read_hashes(model: RoundModel) -> tuple[str, str]:
     files = sorted(path for path in model.examples.rglob("*") if path.is_file())
     lines = [f"{path.relative_to(model.examples)} {sha256_of(path)}" for path in files]
     return weights, hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def _versions() -> dict[str, str]:
-    found = {
-        "moth-eval": __version__,
-        "python": platform.python_version(),
-        "platform": f"{platform.system()} {platform.machine()}",
-    }
-    for name in DISTRIBUTIONS:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed as a distribution"
-    return found
 
 
 @contextmanager

@@ -107,10 +107,11 @@ def _collect(worker: _Worker, timeout: float | None) -> ScanRecord:
         worker.process.join(GRACE_SECONDS)
     finally:
         _end(worker)
-    return worker.task.without_answer("failed", _epitaph(worker.process.exitcode), seconds)
+    return worker.task.without_answer("failed", epitaph(worker.process.exitcode), seconds)
 
 
-def _epitaph(code: int | None) -> str:
+def epitaph(code: int | None) -> str:
+    """What became of a worker process that ended with this code and gave no answer."""
     if code is not None and code < 0:
         name = signal.Signals(-code).name
         hint = ": out of memory?" if name == "SIGKILL" else ""
@@ -131,12 +132,12 @@ def _work(task: Task, answer: connection.Connection, work: Callable[[Task], Scan
     import torch
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_leave_with, args=(answer,), daemon=True).start()
+    threading.Thread(target=leave_with, args=(answer,), daemon=True).start()
     torch.set_num_threads(task.threads)
     answer.send(work(task))
 
 
-def _leave_with(answer: connection.Connection) -> None:
+def leave_with(answer: connection.Connection) -> None:
     """End this process when the one that wants its answer is gone."""
     import os
 

@@ -17,11 +17,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError
-
 from .distance_table import ClassDistances, Pair, SeedDistance
 from .errors import RunError
-from .records import LEDGER, MANIFEST, TRIGGERS, Record, write_whole
+from .records import LEDGER, MANIFEST, TRIGGERS, Record, read_manifest, write_manifest
 
 SCHEMA_VERSION = 1
 
@@ -151,24 +149,11 @@ class DistanceFolder:
         Raises:
             RunError: there is none, or it is damaged, of another version or another kind of run.
         """
-        path = self.path / MANIFEST
-        try:
-            return DistanceManifest.model_validate_json(path.read_bytes())
-        except FileNotFoundError:
-            raise RunError(
-                f"{self.path} is not a run folder: expected a file {MANIFEST} in it; "
-                "give the folder that --out named"
-            ) from None
-        except ValidationError as error:
-            raise RunError(
-                f"{path} cannot be read as the manifest of a distance run, schema version "
-                f"{SCHEMA_VERSION}: {error.errors()[0]['msg']}; it was damaged, or written by "
-                "another version or another command"
-            ) from error
+        return read_manifest(self.path, DistanceManifest, "distance run")
 
     def write_manifest(self, manifest: DistanceManifest) -> None:
         """Replace the manifest in one step: readers see the old one or the new one."""
-        write_whole(self.path / MANIFEST, manifest.model_dump_json(indent=2).encode() + b"\n")
+        write_manifest(self.path, manifest)
 
     def sittings(self) -> Iterator[list[DistanceRecord]]:
         """The intact records of every sitting, oldest first.

@@ -16,10 +16,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError
-
 from .errors import RunError
-from .records import MANIFEST, Record, write_whole
+from .records import MANIFEST, Record, read_manifest, write_manifest
 
 SCHEMA_VERSION = 1
 KIND = "false-positives"
@@ -77,24 +75,11 @@ class FalsePositivesFolder:
         Raises:
             RunError: there is none, or it is damaged, of another version or another kind of run.
         """
-        path = self.path / MANIFEST
-        try:
-            return FalsePositivesManifest.model_validate_json(path.read_bytes())
-        except FileNotFoundError:
-            raise RunError(
-                f"{self.path} is not a run folder: expected a file {MANIFEST} in it; "
-                "give the folder that --out named"
-            ) from None
-        except ValidationError as error:
-            raise RunError(
-                f"{path} cannot be read as the manifest of a false-positives study, schema version "
-                f"{SCHEMA_VERSION}: {error.errors()[0]['msg']}; it was damaged, or written by "
-                "another version or another command"
-            ) from error
+        return read_manifest(self.path, FalsePositivesManifest, "false-positives study")
 
     def write_manifest(self, manifest: FalsePositivesManifest) -> None:
         """Replace the manifest in one step: readers see the old one or the new one."""
-        write_whole(self.path / MANIFEST, manifest.model_dump_json(indent=2).encode() + b"\n")
+        write_manifest(self.path, manifest)
 
 
 def flag(score: float | None, cut: float | None, threshold: float | None) -> bool | None:

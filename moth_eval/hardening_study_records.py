@@ -14,11 +14,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError
-
-from .errors import RunError
 from .hardening_cells import CELLS, CellState, read_cell
-from .records import MANIFEST, Record, write_whole
+from .records import MANIFEST, Record, read_manifest, write_manifest
 
 SCHEMA_VERSION = 1
 KIND = "hardening-study"
@@ -84,24 +81,11 @@ class HardeningStudyFolder:
         Raises:
             RunError: there is none, or it is damaged, of another version or another kind of run.
         """
-        path = self.path / MANIFEST
-        try:
-            return HardeningStudyManifest.model_validate_json(path.read_bytes())
-        except FileNotFoundError:
-            raise RunError(
-                f"{self.path} is not a run folder: expected a file {MANIFEST} in it; "
-                "give the folder that --out named"
-            ) from None
-        except ValidationError as error:
-            raise RunError(
-                f"{path} cannot be read as the manifest of a hardening study, schema version "
-                f"{SCHEMA_VERSION}: {error.errors()[0]['msg']}; it was damaged, or written by "
-                "another version or another command"
-            ) from error
+        return read_manifest(self.path, HardeningStudyManifest, "hardening study")
 
     def write_manifest(self, manifest: HardeningStudyManifest) -> None:
         """Replace the manifest in one step: readers see the old one or the new one."""
-        write_whole(self.path / MANIFEST, manifest.model_dump_json(indent=2).encode() + b"\n")
+        write_manifest(self.path, manifest)
 
     def cells(self) -> list[CellState]:
         """How every cell of the manifest stands: by model, then method, then seed.

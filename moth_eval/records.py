@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
@@ -182,6 +182,41 @@ def decode(raw: bytes) -> LedgerLine:
     return LedgerLine.model_validate_json(body)
 
 
+M = TypeVar("M", bound=Record)
+
+
+def read_manifest(folder: Path, schema: type[M], kind: str) -> M:
+    """The manifest of a run folder.
+
+    Args:
+        folder: the run folder.
+        schema: what the manifest has to be.
+        kind: what such a run is called, such as `hardening study`.
+
+    Raises:
+        RunError: there is none, or it is damaged, of another version or another kind of run.
+    """
+    path = folder / MANIFEST
+    try:
+        return schema.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise RunError(
+            f"{folder} is not a run folder: expected a file {MANIFEST} in it; "
+            "give the folder that --out named"
+        ) from None
+    except ValidationError as error:
+        raise RunError(
+            f"{path} cannot be read as the manifest of a {kind}, schema version "
+            f"{SCHEMA_VERSION}: {error.errors()[0]['msg']}; it was damaged, or written by "
+            "another version or another command"
+        ) from error
+
+
+def write_manifest(folder: Path, manifest: Record) -> None:
+    """Replace a manifest in one step: readers see the old one or the new one."""
+    write_whole(folder / MANIFEST, manifest.model_dump_json(indent=2).encode() + b"\n")
+
+
 class RunFolder:
     """Read access to a run folder, and the atomic write of its manifest."""
 
@@ -199,23 +234,11 @@ class RunFolder:
         Raises:
             RunError: there is none, or it is damaged or of another schema version.
         """
-        path = self.path / MANIFEST
-        try:
-            return RunManifest.model_validate_json(path.read_bytes())
-        except FileNotFoundError:
-            raise RunError(
-                f"{self.path} is not a run folder: expected a file {MANIFEST} in it; "
-                "give the folder that --out named"
-            ) from None
-        except ValidationError as error:
-            raise RunError(
-                f"{path} cannot be read as a manifest of schema version {SCHEMA_VERSION}: "
-                f"{error.errors()[0]['msg']}; it was damaged or written by another version"
-            ) from error
+        return read_manifest(self.path, RunManifest, "run")
 
     def write_manifest(self, manifest: RunManifest) -> None:
         """Replace the manifest in one step: readers see the old one or the new one."""
-        write_whole(self.path / MANIFEST, manifest.model_dump_json(indent=2).encode() + b"\n")
+        write_manifest(self.path, manifest)
 
     def lines(self) -> Iterator[LedgerLine]:
         """Every intact ledger line, file by file in order of name.

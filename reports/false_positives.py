@@ -25,7 +25,7 @@ from moth_eval.records import RunFolder, write_whole
 
 from .false_positives_pictures import slopes
 from .rows import PENDING, Row, read_run
-from .tables import Cell, _csv
+from .tables import Cell, as_csv
 
 GROUPS = (("clean", 0), ("backdoored", 1), ("unknown", None))
 """Name in tables -> label."""
@@ -234,8 +234,8 @@ def write_false_positives_report(found: FalsePositivesFindings) -> list[Path]:
     scores = [(m.before.score, m.after.score if m.after else None, m.before.label)
               for m in found.models]  # fmt: skip
     files = {
-        "false_positives.csv": _csv(map(model_row, found.models)),
-        "summary.csv": _csv(map(group_row, found.groups)),
+        "false_positives.csv": as_csv(map(model_row, found.models)),
+        "summary.csv": as_csv(map(group_row, found.groups)),
         "false_positives.png": slopes(scores, cut, kind="png"),
         "false_positives.svg": slopes(scores, cut, kind="svg"),
     }

@@ -17,7 +17,7 @@ from moth_eval.records import write_whole
 from moth_eval.text import visible
 
 from .hardening_pictures import Point, scatter
-from .tables import Cell, _csv
+from .tables import Cell, as_csv
 from .wording import count
 
 ORIGINAL = "none"
@@ -134,8 +134,8 @@ def write_hardening_report(found: HardeningFindings) -> list[Path]:
     points = [point for line in found.lines for point in _points(line)]
     legend = {line.method: _legend(line) for line in found.lines}
     files = {
-        "hardening.csv": _csv(rows(found)),
-        "summary.csv": _csv(map(summary_row, found.lines)),
+        "hardening.csv": as_csv(rows(found)),
+        "summary.csv": as_csv(map(summary_row, found.lines)),
         "hardening.png": scatter(points, legend, kind="png"),
         "hardening.svg": scatter(points, legend, kind="svg"),
     }

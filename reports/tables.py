@@ -37,17 +37,17 @@ def results_csv(rows: Sequence[Row], probabilities: dict[str, Probabilities]) ->
         rows: in the order wanted.
         probabilities: scanner -> its calibrated probabilities.
     """
-    return _csv([_result(row, probabilities[row.scanner]) for row in rows])
+    return as_csv([_result(row, probabilities[row.scanner]) for row in rows])
 
 
 def metrics_csv(lines: Sequence[Evaluation]) -> bytes:
     """One line per scanner, and per trigger type where there are several."""
-    return _csv([metrics_row(line) for line in lines])
+    return as_csv([metrics_row(line) for line in lines])
 
 
 def roc_csv(curves: dict[str, RocCurve]) -> bytes:
     """Every point of every ROC curve."""
-    return _csv(
+    return as_csv(
         {"scanner": scanner, "threshold": float(t), "fpr": float(x), "tpr": float(y)}
         for scanner, curve in curves.items()
         for t, x, y in zip(curve.thresholds, curve.fpr, curve.tpr, strict=True)
@@ -169,7 +169,7 @@ def _joined(classes: Iterable[int]) -> str:
     return " ".join(str(c) for c in classes)
 
 
-def _csv(lines: Iterable[dict[str, Cell]]) -> bytes:
+def as_csv(lines: Iterable[dict[str, Cell]]) -> bytes:
     """CSV with a header, or nothing at all without lines."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")

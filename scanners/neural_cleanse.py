@@ -57,7 +57,12 @@ FAST = Schedule(
 """Ours: the cost moves at every step, averages are tried, and their faint rest is pruned, so that
 a fraction of the images finds the same sizes."""
 
+LEAST_PIXELS = 0.01
+"""Smaller triggers than this are all the same."""
+
 SCHEDULES = {"fast": FAST, "paper": PAPER}
+
+STATISTICS = ("index", "log-index", "size")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,9 +89,10 @@ class NeuralCleanse:
         label_specific: one trigger per ordered pair of classes instead of one per target class.
         success_rate: fraction of images that a trigger must flip, in `(0, 1]` (published: 0.99).
         max_images: clean images used at most, spread over the classes.
-        log_sizes: compare the logarithms of the sizes. Ours: sizes are skewed to the right, and
-            with few classes one large size hides a small one; the published cut and its
-            false-alarm rate are then those of the logarithms.
+        statistic: what is scored. `index` is the published anomaly index. `log-index` (ours) is
+            the same of the sizes' logarithms. `size` (ours) is the logarithm of the number of
+            pixels over the smallest valid size: it compares models, not classes of one model, needs
+            no spread, which a few classes do not give, and has no published cut.
         cut: published threshold on the index.
     """
 
@@ -94,7 +100,7 @@ class NeuralCleanse:
     label_specific: bool = False
     success_rate: float = 0.99
     max_images: int = 200
-    log_sizes: bool = False
+    statistic: Literal["index", "log-index", "size"] = "index"
     cut: float = 2.0
 
     def __post_init__(self) -> None:
@@ -104,6 +110,10 @@ class NeuralCleanse:
             raise ScanError(
                 "success_rate must be in (0, 1] and cut finite, got "
                 f"{self.success_rate} and {self.cut}"
+            )
+        if self.statistic not in STATISTICS:
+            raise ScanError(
+                f"statistic must be one of {', '.join(STATISTICS)}, got {self.statistic!r}"
             )
         if self.max_images < 1:
             raise ScanError(f"max_images must be at least 1, got {self.max_images}")
@@ -147,17 +157,43 @@ class NeuralCleanse:
         Source: Neural Cleanse, section V-A; see the class for what differs.
         """
         triggers = tuple(map(_trigger, inversions))
+        if self.statistic == "size":
+            return self._by_size(triggers, shape)
+        return self._by_index(triggers, shape)
+
+    def _by_size(self, triggers: tuple[Trigger, ...], shape: tuple[int, int, int]) -> Scan:
+        valid = [trigger for trigger in triggers if trigger.valid]
+        remark = self._remark(triggers)
+        if not valid:
+            return Scan(status=Status.INCONCLUSIVE, reason=remark, triggers=triggers)
+        suspect = min(valid, key=lambda trigger: trigger.size)
+        return Scan(
+            status=Status.SCORED,
+            # A trigger of no pixel at all would be a model that answers one class to everything.
+            score=math.log(shape[1] * shape[2] / max(suspect.size, LEAST_PIXELS)),
+            reason=remark,
+            target=suspect.target,
+            source=suspect.source,
+            triggers=triggers,
+        )
+
+    def _remark(self, triggers: Sequence[Trigger]) -> str:
+        missing = sum(not trigger.valid for trigger in triggers)
+        return (
+            f"{missing} of {len(triggers)} triggers missed a success rate of {self.success_rate:g}"
+            if missing
+            else ""
+        )
+
+    def _by_index(self, triggers: tuple[Trigger, ...], shape: tuple[int, int, int]) -> Scan:
         rule = PublishedRule(
             name="anomaly index",
             threshold=self.cut,
-            false_alarm_rate=false_alarm_rate(len(inversions), self.cut),
+            false_alarm_rate=false_alarm_rate(len(triggers), self.cut),
             source="Neural Cleanse (2019); false alarms simulated for "
-            f"{len(inversions)} independent normal trigger sizes",
+            f"{len(triggers)} independent normal trigger sizes",
         )
-        missing = sum(not t.valid for t in triggers)
-        remark = f"{missing} of {len(triggers)} triggers missed a success rate of " + (
-            f"{self.success_rate:g}"
-        )
+        missing, remark = sum(not t.valid for t in triggers), self._remark(triggers)
         if 2 * missing >= len(triggers):
             return Scan(
                 status=Status.INCONCLUSIVE,
@@ -167,7 +203,8 @@ class NeuralCleanse:
             )
         ceiling = float(shape[1] * shape[2])
         sizes = np.array([t.size if t.valid else ceiling for t in triggers])
-        indices = anomaly_indices(np.log1p(sizes) if self.log_sizes else sizes)
+        logarithms = self.statistic == "log-index"
+        indices = anomaly_indices(np.log1p(sizes) if logarithms else sizes)
         suspect = triggers[int(np.argmax(indices))]
         return Scan(
             status=Status.SCORED,

@@ -99,7 +99,12 @@ class Moth:
     attack: PGD = field(default_factory=lambda: PGD(epsilon=8 / 255, step_size=2 / 255, steps=7))
     recipe: Recipe = field(
         default_factory=lambda: Recipe(
-            learning_rate=2e-4, final_share=0.0, warm_up=0.1, shift=2, distillation=0.5
+            learning_rate=2e-3,
+            final_share=0.0,
+            warm_up=0.1,
+            largest_gradient=5.0,
+            shift=2,
+            distillation=0.5,
         )
     )
     precision: Precision = "float32"

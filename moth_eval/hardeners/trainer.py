@@ -24,14 +24,15 @@ class Recipe:
     """How the network is trained.
 
     Attributes:
-        optimiser: `adamw` (Loshchilov and Hutter, ICLR 2019), whose steps do not depend on the
-            scale of the gradients and so suit unknown networks, or `sgd` with Nesterov momentum.
+        optimiser: `sgd` with Nesterov momentum, or `adamw` (Loshchilov and Hutter, ICLR 2019).
         learning_rate: of the optimiser, at the start.
         final_share: share of it at the end, reached by a cosine; 1: constant.
         warm_up: share of the training, in `[0, 1)`, over which it rises from zero: the first steps
             of a network that stood still are the ones that throw it off.
         momentum: of SGD.
         weight_decay: of the optimiser.
+        largest_gradient: norm to which longer gradients are cut; None: none is. It keeps one step
+            on hard images from throwing an unknown network off.
         batch_norm: `train` normalises by the batch and moves the running statistics; `eval` uses
             and keeps the statistics of the network as it came, and leaves dropout out.
         shift: most pixels by which training images are moved either way.
@@ -44,11 +45,12 @@ class Recipe:
     """
 
     learning_rate: float
-    optimiser: Literal["adamw", "sgd"] = "adamw"
+    optimiser: Literal["sgd", "adamw"] = "sgd"
     final_share: float = 1.0
     warm_up: float = 0.0
     momentum: float = 0.9
     weight_decay: float = 1e-4
+    largest_gradient: float | None = None
     batch_norm: BatchNormPolicy = "eval"
     shift: int = 0
     flip: bool = False
@@ -61,6 +63,8 @@ class Recipe:
                 "learning_rate must be above 0 and final_share in [0, 1], got "
                 f"{self.learning_rate} and {self.final_share}"
             )
+        if self.largest_gradient is not None and not self.largest_gradient > 0:
+            raise HardeningError(f"largest_gradient must be above 0, got {self.largest_gradient}")
         if not 0 <= self.warm_up < 1:
             raise HardeningError(f"warm_up must be in [0, 1), got {self.warm_up}")
         if self.optimiser not in ("adamw", "sgd"):
@@ -141,6 +145,8 @@ class Trainer:
             logits = self.network(self._preprocessing(images))
             loss = self._loss(logits, labels, answers)
         torch.autograd.backward(loss)
+        if self._recipe.largest_gradient is not None:
+            nn.utils.clip_grad_norm_(self.network.parameters(), self._recipe.largest_gradient)
         self._optimiser.step()
         self.network.eval()
         self.steps += 1

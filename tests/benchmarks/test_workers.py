@@ -108,7 +108,7 @@ def test_scanner_parameters_are_read_with_their_types() -> None:
         "label_specific": True,
         "success_rate": 0.9,
         "max_images": 50,
-        "log_sizes": False,
+        "statistic": "index",
         "cut": 2.0,
     }
 

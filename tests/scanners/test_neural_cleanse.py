@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import replace
 
@@ -25,9 +26,10 @@ def inversion(target: int, size: float, *, valid: bool = True) -> Inversion:
     )  # fmt: skip
 
 
-def judged(*sizes: float | None) -> Scan:
+def judged(*sizes: float | None, scanner: NeuralCleanse | None = None) -> Scan:
+    """The scan of inversions of these sizes; None: an invalid one, and a small one at that."""
     found = [inversion(t, s or 0.1, valid=s is not None) for t, s in enumerate(sizes)]
-    return NeuralCleanse().judge(found, (3, 20, 20))
+    return (scanner or NeuralCleanse()).judge(found, (3, 20, 20))
 
 
 def test_a_planted_backdoor_scores_far_above_a_clean_twin_and_names_its_target() -> None:
@@ -53,11 +55,26 @@ def test_the_score_is_the_anomaly_index_of_the_smallest_trigger() -> None:
 def test_logarithms_keep_one_large_size_from_hiding_a_small_one() -> None:
     found = [inversion(t, size) for t, size in enumerate((173.0, 102.0, 19.0, 38.0, 115.0))]
     plain, logarithmic = (
-        NeuralCleanse(log_sizes=log).judge(found, (3, 20, 20)).score for log in (False, True)
+        NeuralCleanse(statistic=statistic).judge(found, (3, 20, 20)).score
+        for statistic in ("index", "log-index")
     )
     assert plain is not None
     assert logarithmic is not None
     assert plain < 1 < 2 < logarithmic
+
+
+def test_the_size_statistic_compares_models_and_has_no_published_cut() -> None:
+    scanner = NeuralCleanse(statistic="size")
+    scan = judged(173.0, None, 20.0, 38.0, 115.0, scanner=scanner)
+    assert scan.score == pytest.approx(math.log(400 / 20))
+    assert (scan.target, scan.rule) == (2, None)
+    assert "1 of 5 triggers missed" in scan.reason
+    assert judged(None, None, None, scanner=scanner).status is Status.INCONCLUSIVE
+
+
+def test_a_statistic_that_is_none_is_refused() -> None:
+    with pytest.raises(ScanError, match="statistic must be one of index, log-index, size"):
+        NeuralCleanse(statistic="mean")  # type: ignore[arg-type]
 
 
 def test_an_invalid_trigger_is_never_the_small_one() -> None:
