@@ -25,6 +25,7 @@ from benchmarks.harden_model import name_in_sidecar
 from moth_eval import hardening_records
 from moth_eval.cli import main
 from moth_eval.errors import InputError
+from moth_eval.hardeners.moth import Moth
 from moth_eval.hardening import LogEntry
 from moth_eval.loading.architectures import ArchitectureSource
 from moth_eval.loading.files import save_network, sha256_of
@@ -152,7 +153,7 @@ def test_the_page_and_the_terminal_tell_the_same(undisturbed: tuple[Path, Result
     assert card["run"]["sha256"] in page
     assert card["training"]["sha256"] in page
     assert "held out of the data and never trained on" in page
-    assert "| recipe.learning_rate | 0.01 |" in page
+    assert f"| recipe.learning_rate | {Moth().recipe.learning_rate} |" in page
     assert f"accuracy {card['accuracy']['before']:.2%} -> " in result.output
     assert f"increase {card['distance']['increase']['mean_of_ratios']:+.1%}" in result.output
     assert "training: pairs, round 9: loss" in result.output

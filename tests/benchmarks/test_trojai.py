@@ -146,11 +146,11 @@ def test_a_run_killed_in_the_middle_ends_like_an_undisturbed_one(
     assert rows(run) == rows(undisturbed[0])
 
 
-def test_interrupting_leaves_a_run_that_goes_on(
-    models: Path, tmp_path: Path, repository: Path
-) -> None:
-    run = tmp_path / "run"
-    command = [sys.executable, "-m", "moth_eval.cli", *arguments(models, run)]
+def test_interrupting_leaves_a_run_that_goes_on(tmp_path: Path, repository: Path) -> None:
+    # Enough models, one at a time, for the signal to arrive before the last of them is done.
+    models, run = tmp_path / "models", tmp_path / "run"
+    write_prototype_round(models, models=12)
+    command = [sys.executable, "-m", "moth_eval.cli", *arguments(models, run, "--jobs", "1")]
     with subprocess.Popen(
         command, cwd=repository, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
     ) as process:  # fmt: skip
@@ -161,7 +161,9 @@ def test_interrupting_leaves_a_run_that_goes_on(
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 3
     assert "the same command continues" in errors
+    assert 0 < len(RunFolder(run).records()) < 12
     assert trojai(models, run).exit_code == 1
+    assert len(RunFolder(run).records()) == 12
 
 
 def test_hostile_and_broken_files_are_rows_and_nothing_in_them_runs(tmp_path: Path) -> None:

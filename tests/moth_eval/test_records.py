@@ -71,7 +71,7 @@ def test_a_folder_without_manifest_is_not_a_run(tmp_path: Path) -> None:
 
 def test_a_damaged_manifest_is_explained(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text('{"schema_version": 99}')
-    with pytest.raises(RunError, match="cannot be read as a manifest of schema version 1"):
+    with pytest.raises(RunError, match="cannot be read as the manifest of a run, schema version 1"):
         RunFolder(tmp_path).manifest()
 
 
