@@ -33,6 +33,8 @@ class Recipe:
         weight_decay: of the optimiser.
         largest_gradient: norm to which longer gradients are cut; None: none is. It keeps one step
             on hard images from throwing an unknown network off.
+        weight_average: decay per step, in `[0, 1)`, of a running average of the weights, which is
+            what comes out in the end; 0: the last weights. Source: Polyak and Juditsky, 1992.
         batch_norm: `train` normalises by the batch and moves the running statistics; `eval` uses
             and keeps the statistics of the network as it came, and leaves dropout out.
         shift: most pixels by which training images are moved either way.
@@ -51,6 +53,7 @@ class Recipe:
     momentum: float = 0.9
     weight_decay: float = 1e-4
     largest_gradient: float | None = None
+    weight_average: float = 0.0
     batch_norm: BatchNormPolicy = "eval"
     shift: int = 0
     flip: bool = False
@@ -65,8 +68,9 @@ class Recipe:
             )
         if self.largest_gradient is not None and not self.largest_gradient > 0:
             raise HardeningError(f"largest_gradient must be above 0, got {self.largest_gradient}")
-        if not 0 <= self.warm_up < 1:
-            raise HardeningError(f"warm_up must be in [0, 1), got {self.warm_up}")
+        for name in ("warm_up", "weight_average"):
+            if not 0 <= getattr(self, name) < 1:
+                raise HardeningError(f"{name} must be in [0, 1), got {getattr(self, name)}")
         if self.optimiser not in ("adamw", "sgd"):
             raise HardeningError(f"optimiser must be adamw or sgd, got {self.optimiser!r}")
         if not 0 <= self.distillation <= 1 or self.temperature < 1:
@@ -116,6 +120,7 @@ class Trainer:
         for weight in weights:
             weight.requires_grad_()
         self._optimiser = _optimiser(weights, recipe)
+        self._average = [weight.detach().clone() for weight in weights]
 
     @torch.no_grad()
     def original_answers(self, images: Tensor) -> Tensor | None:
@@ -148,6 +153,9 @@ class Trainer:
         if self._recipe.largest_gradient is not None:
             nn.utils.clip_grad_norm_(self.network.parameters(), self._recipe.largest_gradient)
         self._optimiser.step()
+        with torch.no_grad():
+            for mean, weight in zip(self._average, self.network.parameters(), strict=True):
+                mean.lerp_(weight, 1 - self._recipe.weight_average)
         self.network.eval()
         self.steps += 1
         self.images += len(images)
@@ -175,8 +183,11 @@ class Trainer:
         return (1 - share) * loss + share * heat**2 * apart
 
     def finished(self) -> nn.Module:
-        """The network, in eval mode, with the gradient flags of a fresh one."""
+        """The network with its averaged weights, in eval mode; training it further starts anew."""
         self._optimiser.zero_grad()
+        with torch.no_grad():
+            for mean, weight in zip(self._average, self.network.parameters(), strict=True):
+                weight.copy_(mean)
         return self.network.eval()
 
     def tensors(self) -> dict[str, Tensor]:
@@ -186,6 +197,8 @@ class Trainer:
             for key, value in self._optimiser.state[weight].items():
                 if isinstance(value, Tensor):
                     state[f"optimiser.{key}.{name}"] = value.clone()
+        for (name, _), mean in zip(self.network.named_parameters(), self._average, strict=True):
+            state[f"average.{name}"] = mean.clone()
         return state
 
     def restore(self, tensors: Mapping[str, Tensor], *, steps: int, images: int) -> None:
@@ -193,6 +206,7 @@ class Trainer:
         own = {k.removeprefix("network."): v for k, v in tensors.items() if k[:8] == "network."}
         self.network.load_state_dict(own)
         weights = dict(self.network.named_parameters())
+        self._average = [tensors[f"average.{n}"].to(w.device).clone() for n, w in weights.items()]
         for full, value in tensors.items():
             if full.startswith("optimiser."):
                 _, key, name = full.split(".", 2)

@@ -307,6 +307,19 @@ def test_distillation_holds_on_to_the_answers_of_the_network_as_it_came(
     assert drift[1] < 0.1 * drift[0]
 
 
+def test_averaged_weights_lie_between_the_original_and_the_last_ones(
+    subject: Subject, data: Examples
+) -> None:
+    ends = []
+    for decay in (0.0, 0.5):
+        recipe = Recipe(learning_rate=1e-2, weight_average=decay)
+        trainer = Trainer(subject, recipe, torch.Generator().manual_seed(0))
+        trainer.step(data.images, (data.labels + 1) % 4, done=0.0)
+        ends.append(trainer.finished().get_parameter("fc.weight").detach())
+    original = subject.module.get_parameter("fc.weight").detach()
+    torch.testing.assert_close(ends[1], (original + ends[0]) / 2)
+
+
 def test_dropout_follows_the_generator_alone(subject: Subject, data: Examples) -> None:
     leaky = replace(subject, module=torch.nn.Sequential(torch.nn.Dropout(), subject.module).eval())
     results = []
