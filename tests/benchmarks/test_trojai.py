@@ -26,6 +26,14 @@ ARCH = "tests.support.subjects:prototype_network"
 FAST = "nc:max_images=30"
 
 
+HEEDING_SIGINT = """
+import runpy, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+runpy.run_module("moth_eval.cli", run_name="__main__")
+"""
+"""A shell starts its background jobs with SIGINT ignored, and children inherit that."""
+
+
 def arguments(models: Path, run: Path, *more: str) -> list[str]:
     return [
         "trojai", "--models", str(models), "--out", str(run), "--arch", ARCH, "--device", "cpu",
@@ -150,7 +158,7 @@ def test_interrupting_leaves_a_run_that_goes_on(tmp_path: Path, repository: Path
     # Enough models, one at a time, for the signal to arrive before the last of them is done.
     models, run = tmp_path / "models", tmp_path / "run"
     write_prototype_round(models, models=12)
-    command = [sys.executable, "-m", "moth_eval.cli", *arguments(models, run, "--jobs", "1")]
+    command = [sys.executable, "-c", HEEDING_SIGINT, *arguments(models, run, "--jobs", "1")]
     with subprocess.Popen(
         command, cwd=repository, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
     ) as process:  # fmt: skip
