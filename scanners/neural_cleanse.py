@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from moth_eval.errors import ScanError
+from moth_eval.inversion import presets
 from moth_eval.inversion.engine import invert
 from moth_eval.inversion.frozen import FrozenNetwork
 from moth_eval.inversion.problems import Inversion, Problem, pair_problems, universal_problems
@@ -38,22 +39,7 @@ PAPER = Schedule(
 )
 """The published example for GTSRB: 1000 moves of 31 batches of 32, one move of the cost each."""
 
-FAST = Schedule(
-    steps=250,
-    batch_size=16,
-    success_rate=0.99,
-    initial_cost=1e-2,
-    warm_up=True,
-    patience=3,
-    up=1.3,
-    down=1.3**1.5,
-    smoothing=0.7,
-    average=0.9,
-    prune=True,
-    check_every=25,
-    stop_patience=4,
-    stop_tolerance=0.01,
-)
+FAST = replace(presets.FAST, steps=250, success_rate=0.99, warm_up=True, check_every=25)
 """Ours: the cost moves at every step, averages are tried, and their faint rest is pruned, so that
 a fraction of the images finds the same sizes."""
 

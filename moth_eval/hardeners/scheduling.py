@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -62,10 +63,9 @@ class PairScores:
             return
         growth = (size - before) / before
         self.difference[source, target] = (self.difference[source, target] + growth) / 2
-        logarithm = torch.log(torch.tensor(size / before))
-        old = self.gain[source, target]
+        logarithm, old = math.log(size / before), float(self.gain[source, target])
         running = MEMORY * old + (1 - MEMORY) * logarithm
-        self.gain[source, target] = running if torch.isfinite(old) else logarithm
+        self.gain[source, target] = running if math.isfinite(old) else logarithm
 
     def choose(
         self,

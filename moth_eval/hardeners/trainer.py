@@ -120,7 +120,9 @@ class Trainer:
         for weight in weights:
             weight.requires_grad_()
         self._optimiser = _optimiser(weights, recipe)
-        self._average = [weight.detach().clone() for weight in weights]
+        self._average = (
+            [weight.detach().clone() for weight in weights] if recipe.weight_average else []
+        )
 
     @torch.no_grad()
     def original_answers(self, images: Tensor) -> Tensor | None:
@@ -154,12 +156,18 @@ class Trainer:
             nn.utils.clip_grad_norm_(self.network.parameters(), self._recipe.largest_gradient)
         self._optimiser.step()
         with torch.no_grad():
-            for mean, weight in zip(self._average, self.network.parameters(), strict=True):
+            for mean, weight in self._averaged():
                 mean.lerp_(weight, 1 - self._recipe.weight_average)
         self.network.eval()
         self.steps += 1
         self.images += len(images)
         return float(loss.detach()), logits.detach().argmax(1) == labels
+
+    def _averaged(self) -> list[tuple[Tensor, nn.Parameter]]:
+        """Running means with their weights; none where the recipe keeps the last weights."""
+        if not self._average:
+            return []
+        return list(zip(self._average, self.network.parameters(), strict=True))
 
     @contextmanager
     def _drawing(self, device: torch.device) -> Iterator[None]:
@@ -186,7 +194,7 @@ class Trainer:
         """The network with its averaged weights, in eval mode; training it further starts anew."""
         self._optimiser.zero_grad()
         with torch.no_grad():
-            for mean, weight in zip(self._average, self.network.parameters(), strict=True):
+            for mean, weight in self._averaged():
                 weight.copy_(mean)
         return self.network.eval()
 
@@ -197,8 +205,8 @@ class Trainer:
             for key, value in self._optimiser.state[weight].items():
                 if isinstance(value, Tensor):
                     state[f"optimiser.{key}.{name}"] = value.clone()
-        for (name, _), mean in zip(self.network.named_parameters(), self._average, strict=True):
-            state[f"average.{name}"] = mean.clone()
+        for number, (mean, _) in enumerate(self._averaged()):
+            state[f"average.{number}"] = mean.clone()
         return state
 
     def restore(self, tensors: Mapping[str, Tensor], *, steps: int, images: int) -> None:
@@ -206,7 +214,8 @@ class Trainer:
         own = {k.removeprefix("network."): v for k, v in tensors.items() if k[:8] == "network."}
         self.network.load_state_dict(own)
         weights = dict(self.network.named_parameters())
-        self._average = [tensors[f"average.{n}"].to(w.device).clone() for n, w in weights.items()]
+        for number, (mean, _) in enumerate(self._averaged()):
+            mean.copy_(tensors[f"average.{number}"])
         for full, value in tensors.items():
             if full.startswith("optimiser."):
                 _, key, name = full.split(".", 2)

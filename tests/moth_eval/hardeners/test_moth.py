@@ -320,6 +320,23 @@ def test_averaged_weights_lie_between_the_original_and_the_last_ones(
     torch.testing.assert_close(ends[1], (original + ends[0]) / 2)
 
 
+def test_averaged_weights_go_on_where_an_earlier_trainer_stopped(
+    subject: Subject, data: Examples
+) -> None:
+    def trainer() -> Trainer:
+        recipe = Recipe(learning_rate=1e-2, weight_average=0.5)
+        return Trainer(subject, recipe, torch.Generator().manual_seed(0))
+
+    whole, first, second = trainer(), trainer(), trainer()
+    for _ in range(2):
+        whole.step(data.images, data.labels.flip(0), done=0.0)
+    first.step(data.images, data.labels.flip(0), done=0.0)
+    second.restore(first.tensors(), steps=1, images=len(data))
+    second.step(data.images, data.labels.flip(0), done=0.0)
+    expected, found = (t.finished().state_dict() for t in (whole, second))
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
 def test_dropout_follows_the_generator_alone(subject: Subject, data: Examples) -> None:
     leaky = replace(subject, module=torch.nn.Sequential(torch.nn.Dropout(), subject.module).eval())
     results = []
