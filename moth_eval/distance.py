@@ -15,7 +15,8 @@ from .distance_table import ClassDistances, Pair, SeedDistance
 from .errors import InputError
 from .inversion.engine import invert
 from .inversion.frozen import PRECISIONS, FrozenNetwork, Precision
-from .inversion.presets import FAST, PAPER
+from .inversion.objective import MaskAndPattern
+from .inversion.presets import FAST, PAPER, PAPER_OBJECTIVE
 from .inversion.problems import Inversion, Problem
 from .inversion.schedule import Schedule
 from .seeds import derive_seed, generator_for
@@ -86,8 +87,18 @@ class DistanceProtocol:
         batches = math.ceil(self.samples / schedule.batch_size)
         passes = schedule.steps // schedule.steps_per_move
         return replace(
-            schedule, steps=passes * batches, steps_per_move=batches, check_every=batches
+            schedule,
+            batch_size=min(schedule.batch_size, self.samples),
+            last_batch=self.samples - (batches - 1) * schedule.batch_size,
+            steps=passes * batches,
+            steps_per_move=batches,
+            check_every=batches,
         )
+
+    @property
+    def objective(self) -> MaskAndPattern:
+        """The preset's parametrisation."""
+        return PAPER_OBJECTIVE if self.preset == "paper" else MaskAndPattern()
 
 
 def class_distances(
@@ -265,6 +276,7 @@ def _measured(
         subject.examples.images,
         problems,
         schedule,
+        objective=protocol.objective,
         # Rows that fill one pass through the network finish together, and early: more at a time
         # would be no faster, and an interruption would cost more of them.
         window=max(1, network.images_per_pass // schedule.batch_size),

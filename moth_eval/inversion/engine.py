@@ -127,19 +127,17 @@ def _advance(
     rows: Rows, network: FrozenNetwork, images: Tensor, schedule: Schedule, objective: Objective
 ) -> Tensor:
     """Take the steps up to the next check; bool `(R,)`: which rows are finished."""
-    batch = schedule.batch_size
-    order = rows.draw(schedule.check_every, batch).to(network.device)
-    targets = rows.targets.repeat_interleave(batch)
-    for step in range(schedule.check_every):
-        chosen = images[order[:, step].flatten()].view(len(rows), batch, *network.image_shape)
+    batches = schedule.batches
+    order = rows.draw(sum(batches)).to(network.device)
+    for part in torch.split(order, batches, dim=1):
+        chosen = images[part.flatten()].view(*part.shape, *network.image_shape)
+        targets = rows.targets.repeat_interleave(part.shape[1])
         _step(rows, network, chosen, targets, schedule, objective)
     with torch.no_grad():
         return rows.settle(
             schedule,
             objective,
-            lambda p, t: success_rate(
-                network, images, p, objective, t, at_least=schedule.success_rate
-            ),
+            lambda p, t, enough: success_rate(network, images, p, objective, t, at_least=enough),
         )
 
 
@@ -160,7 +158,7 @@ def _step(
     gradients = torch.autograd.grad(
         (stamped, sizes),
         leaves,
-        (gradient.view_as(stamped) / schedule.batch_size, rows.controller.cost),
+        (gradient.view_as(stamped) / chosen.shape[1], rows.controller.cost),
     )
     rows.controller.observe(hits.view(len(rows), -1).float().mean(1))
     rows.adam(gradients, _learning_rate(rows.steps, schedule), schedule.betas)

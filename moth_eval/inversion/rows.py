@@ -42,12 +42,17 @@ class ImageStream:
         self._left = flat[count:]
         return flat[:count]
 
+    def disturbed(self, values: Tensor, most: float) -> Tensor:
+        """Values in `[0, 1]` with a uniform change of at most `most` each, cut to `[0, 1]`."""
+        change = torch.rand(values.shape, generator=self._generator).mul_(2).sub_(1).mul_(most)
+        return (values.detach().cpu() + change).clamp_(0, 1)
+
 
 class Rows:
     """State of R rows: parameters, Adam moments, controller, averages and verified triggers.
 
-    A trigger becomes the best one of its row only if its success rate on all images of the problem
-    was measured and holds.
+    A trigger becomes the best one of its row as the schedule's `acceptance` has it; its success
+    rate on all images of the problem is measured in any case.
 
     Attributes:
         problems: the R problems.
@@ -103,10 +108,9 @@ class Rows:
     def __len__(self) -> int:
         return len(self.problems)
 
-    def draw(self, steps: int, batch_size: int) -> Tensor:
-        """Indices into the pool for the next steps, int64 `(R, steps, batch_size)`."""
-        taken = [stream.take(steps * batch_size) for stream in self.streams]
-        return torch.stack(taken).view(len(self), steps, batch_size)
+    def draw(self, count: int) -> Tensor:
+        """Indices into the pool for the next images, int64 `(R, count)`."""
+        return torch.stack([stream.take(count) for stream in self.streams])
 
     def adam(self, gradients: Parameters, rate: Tensor, betas: tuple[float, float]) -> None:
         """One step of Adam in which every row counts its own steps.
@@ -140,25 +144,29 @@ class Rows:
         self,
         schedule: Schedule,
         objective: Objective,
-        measure: Callable[[Problem, Parameters], float],
+        measure: Callable[[Problem, Parameters, float], float],
     ) -> Tensor:
         """Verify what was found since the last check; bool `(R,)` on the host: finished rows.
 
         Args:
             schedule: which triggers are tried, when one is valid and when a row has stalled.
             objective: the parametrisation.
-            measure: success rate of a trigger (parameters `(1, ...)`) on all images of a problem.
+            measure: success rate of a trigger (parameters `(1, ...)`) on all images of a problem;
+                one that cannot reach the given rate may come out as any rate below it.
         """
         before = self.best_size
-        likely = self.controller.rate >= schedule.success_rate - MARGIN
+        moving = schedule.acceptance == "moving"
+        wanted = 0.0 if moving else schedule.success_rate
+        likely = self.controller.rate >= schedule.success_rate - (0.0 if moving else MARGIN)
         for stack, pruned in self._attempts(schedule, objective):
             sizes = objective.size(stack)
             tried = likely & (sizes < self.best_size)
             for row in tried.nonzero().flatten().tolist():
-                rate = measure(self.problems[row], tuple(p[row : row + 1] for p in stack))
-                works = rate >= schedule.success_rate
+                rate = measure(self.problems[row], tuple(p[row : row + 1] for p in stack), wanted)
+                works = rate >= wanted
                 if works:
                     self.accept(row, stack, sizes, rate)
+                    self._disturb(row, schedule.disturbance, objective)
                 if pruned:
                     self.faint[row] = min(FAINTEST, float(self.faint[row]) * 1.5 ** (2 * works - 1))
         shrank = self.best_size < before * (1 - schedule.stop_tolerance)
@@ -184,6 +192,17 @@ class Rows:
         self.best = _choose(chosen, stack, self.best)
         self.best_size = torch.where(chosen, sizes, self.best_size)
         self.best_rate = torch.where(chosen, rate, self.best_rate)
+
+    def _disturb(self, row: int, most: float, objective: Objective) -> None:
+        """Add a random change of at most `most` to every element of one row's mask and pattern."""
+        if not most:
+            return
+        parts = objective.render(tuple(part[row : row + 1] for part in self.parameters))
+        changed = [self.streams[row].disturbed(part[0], most) for part in parts]
+        fresh = objective.resumed(changed[0], changed[1])
+        chosen = torch.arange(len(self), device=self.steps.device) == row
+        stack = tuple(f[None].to(p) for f, p in zip(fresh, self.parameters, strict=True))
+        self.parameters = _choose(chosen, stack, self.parameters)
 
     def keep(self, rows: Sequence[int]) -> None:
         """Drop all rows but these."""

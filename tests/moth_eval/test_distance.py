@@ -193,7 +193,10 @@ def test_the_default_protocol_is_the_published_one_but_for_its_schedule() -> Non
 
 def test_a_pass_of_the_published_schedule_is_a_pass_over_all_samples() -> None:
     schedule = DistanceProtocol(preset="paper", samples=200, success_rate=0.8).schedule
-    assert (schedule.steps, schedule.steps_per_move, schedule.check_every) == (8000, 8, 8)
+    assert (schedule.steps, schedule.steps_per_move, schedule.check_every) == (7000, 7, 7)
+    assert schedule.batches == [32, 32, 32, 32, 32, 32, 8]
+    few = DistanceProtocol(preset="paper", samples=20).schedule
+    assert (few.steps, few.batches) == (1000, [20])
     assert schedule.success_rate == 0.8
 
 

@@ -11,6 +11,7 @@ from moth_eval.inversion.engine import invert, success_rate
 from moth_eval.inversion.frozen import FrozenNetwork, fold_batch_norm, freeze
 from moth_eval.inversion.objective import MaskAndPattern
 from moth_eval.inversion.problems import Problem, pair_problems, universal_problems
+from moth_eval.inversion.rows import Rows
 from moth_eval.inversion.schedule import Schedule
 from moth_eval.subject import Subject
 from tests.support.subjects import PATCH, prototype_subject
@@ -249,3 +250,71 @@ def test_a_hopeless_measurement_ends_early_and_stays_below_what_was_asked(subjec
     )  # fmt: skip
     assert rate < 0.99
     assert network.forward_passes < len(many.images)
+
+
+def test_a_last_batch_completes_a_pass_over_all_images(subject: Subject) -> None:
+    schedule = replace(SCHEDULE, batch_size=3, last_batch=2, steps_per_move=3, check_every=6)
+    assert schedule.batches == [3, 3, 2, 3, 3, 2]
+    problem = Problem(target=2, images=torch.arange(8), seed=0)
+    network = FrozenNetwork(subject)
+    invert(network, subject.examples.images, [problem], replace(schedule, steps=6))
+    assert network.backward_passes == 16
+    rows = Rows([problem], MaskAndPattern(), schedule, (3, 12, 12), torch.device("cpu"))
+    for _ in range(3):
+        assert sorted(rows.draw(8)[0].tolist()) == list(range(8))
+
+
+PUBLISHED = replace(
+    SCHEDULE, acceptance="moving", smoothing=0.0, steps_per_move=4, check_every=4, disturbance=0.01
+)
+
+
+@pytest.mark.parametrize(("acceptance", "accepted"), [("moving", True), ("measured", False)])
+def test_what_counts_as_valid_is_the_schedules_to_say(acceptance: str, *, accepted: bool) -> None:
+    schedule = replace(PUBLISHED, acceptance=acceptance, success_rate=0.9)
+    problem = Problem(target=2, images=torch.arange(8), seed=0)
+    rows = Rows([problem], MaskAndPattern(), schedule, (3, 12, 12), torch.device("cpu"))
+    rows.controller.rate[:] = 0.95
+    rows.settle(schedule, MaskAndPattern(), lambda problem, trigger, enough: 0.5)
+    assert bool(torch.isfinite(rows.best_size[0])) is accepted
+    assert float(rows.best_rate[0]) == (0.5 if accepted else 0.0)
+    rows.controller.rate[:] = 0.85
+    rows.best_size[:] = torch.inf
+    rows.settle(schedule, MaskAndPattern(), lambda problem, trigger, enough: 0.85)
+    assert not torch.isfinite(rows.best_size[0])
+
+
+def test_a_published_record_comes_with_its_measured_success_rate(subject: Subject) -> None:
+    images = subject.examples.images
+    for result in invert(FrozenNetwork(subject), images, problems(subject), PUBLISHED):
+        assert result.valid
+        stamped = torch.lerp(images[result.problem.images], result.pattern, result.mask)
+        hits = subject.logits(stamped).argmax(1) == result.problem.target
+        assert result.asr == pytest.approx(hits.float().mean().item(), abs=1e-6)
+
+
+def test_a_disturbance_moves_the_best_trigger_on_and_leaves_its_record() -> None:
+    how = MaskAndPattern(reach=9.0)
+    problem = Problem(target=2, images=torch.arange(8), seed=0)
+    rows = Rows([problem] * 2, how, PUBLISHED, (3, 12, 12), torch.device("cpu"))
+    rows.controller.rate[:] = torch.tensor([1.0, 0.5])
+    before = [part.clone() for part in how.render(rows.parameters)]
+    rows.settle(PUBLISHED, how, lambda problem, trigger, enough: 0.5)
+    for old, new, best in zip(
+        before, how.render(rows.parameters), how.render(rows.best), strict=True
+    ):
+        change = (new - old).abs().flatten(1).amax(1)
+        assert 0.005 < float(change[0]) <= 0.01 + 1e-6
+        assert float(change[1]) == 0.0
+        torch.testing.assert_close(best[0], old[0])
+
+
+def test_a_schedule_that_contradicts_itself_is_refused() -> None:
+    with pytest.raises(ScanError, match="goes by the moves of the cost"):
+        replace(PUBLISHED, check_every=8)
+    with pytest.raises(ScanError, match="acceptance must be measured or moving"):
+        replace(PUBLISHED, acceptance="best")
+    with pytest.raises(ScanError, match="expected last_batch between 1 and batch_size"):
+        replace(PUBLISHED, last_batch=17)
+    with pytest.raises(ScanError, match="disturbance must be in"):
+        replace(PUBLISHED, disturbance=1.0)
