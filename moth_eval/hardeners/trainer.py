@@ -35,6 +35,9 @@ class Recipe:
             on hard images from throwing an unknown network off.
         weight_average: decay per step, in `[0, 1)`, of a running average of the weights, which is
             what comes out in the end; 0: the last weights. Source: Polyak and Juditsky, 1992.
+        interpolation: share of the way, in `(0, 1]`, from the weights as they came to the trained ones
+            at which the weights lie that come out; 1: at its end. It gives back more accuracy than
+            hardness. Source: Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022.
         batch_norm: `train` normalises by the batch and moves the running statistics; `eval` uses
             and keeps the statistics of the network as it came, and leaves dropout out.
         shift: most pixels by which training images are moved either way.
@@ -54,6 +57,7 @@ class Recipe:
     weight_decay: float = 1e-4
     largest_gradient: float | None = None
     weight_average: float = 0.0
+    interpolation: float = 1.0
     batch_norm: BatchNormPolicy = "eval"
     shift: int = 0
     flip: bool = False
@@ -71,6 +75,8 @@ class Recipe:
         for name in ("warm_up", "weight_average"):
             if not 0 <= getattr(self, name) < 1:
                 raise HardeningError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+        if not 0 < self.interpolation <= 1:
+            raise HardeningError(f"interpolation must be in (0, 1], got {self.interpolation}")
         if self.optimiser not in ("adamw", "sgd"):
             raise HardeningError(f"optimiser must be adamw or sgd, got {self.optimiser!r}")
         if not 0 <= self.distillation <= 1 or self.temperature < 1:
@@ -191,11 +197,16 @@ class Trainer:
         return (1 - share) * loss + share * heat**2 * apart
 
     def finished(self) -> nn.Module:
-        """The network with its averaged weights, in eval mode; training it further starts anew."""
+        """The network as the recipe hands it out, in eval mode; training it further starts anew."""
         self._optimiser.zero_grad()
         with torch.no_grad():
             for mean, weight in self._averaged():
                 weight.copy_(mean)
+            if self._recipe.interpolation < 1:
+                before = self._teacher.state_dict()
+                for name, value in self.network.state_dict().items():
+                    if value.is_floating_point():
+                        value.copy_(before[name].lerp(value, self._recipe.interpolation))
         return self.network.eval()
 
     def tensors(self) -> dict[str, Tensor]:

@@ -320,6 +320,25 @@ def test_averaged_weights_lie_between_the_original_and_the_last_ones(
     torch.testing.assert_close(ends[1], (original + ends[0]) / 2)
 
 
+def test_interpolated_weights_lie_on_the_way_from_the_original_to_the_trained_ones(
+    subject: Subject, data: Examples
+) -> None:
+    ends = []
+    for share in (1.0, 0.25):
+        recipe = Recipe(learning_rate=1e-2, interpolation=share, batch_norm="train")
+        trainer = Trainer(subject, recipe, torch.Generator().manual_seed(0))
+        trainer.step(data.images, (data.labels + 1) % 4, done=0.0)
+        ends.append({k: v.clone() for k, v in trainer.finished().state_dict().items()})
+    for name, original in subject.module.state_dict().items():
+        trained, between = ends[0][name], ends[1][name]
+        if original.is_floating_point():
+            torch.testing.assert_close(between, 0.75 * original + 0.25 * trained)
+        else:
+            assert torch.equal(between, trained)
+    with pytest.raises(HardeningError, match="interpolation must be in"):
+        Recipe(learning_rate=1e-2, interpolation=0.0)
+
+
 def test_averaged_weights_go_on_where_an_earlier_trainer_stopped(
     subject: Subject, data: Examples
 ) -> None:
