@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Literal, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -110,6 +110,8 @@ def _assignment(owner: str, text: str, known: Mapping[str, tuple[Any, Any]]) -> 
             f"{', '.join(known)}"
         )
     _, kind = known[name]
+    if value.lower() == "none" and type(None) in get_args(kind):
+        return name, None
     if get_origin(kind) is Literal:
         return name, value  # the class itself says best what it expects
     try:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from moth_eval.distance import DistanceProtocol, class_distances
-from moth_eval.errors import HardeningError
+from moth_eval.errors import HardeningError, InputError
 from moth_eval.hardeners import ENTRY_POINTS, HARDENERS
 from moth_eval.hardeners.batches import Batches, augmented
 from moth_eval.hardeners.held_triggers import Held, HeldTriggers
@@ -405,3 +405,18 @@ def test_kept_triggers_are_found_by_direction_and_fall_back_on_the_universal_one
     found = again.get(0, 2)
     assert found is not None
     assert found.cost == pytest.approx(0.9)
+
+
+def test_a_limit_is_taken_away_by_none() -> None:
+    _, settings = parse_spec(
+        "moth:recipe.largest_gradient=none,seconds=None",
+        HARDENERS,
+        ENTRY_POINTS,
+        kind="method",
+        contract=Hardener,
+    )
+    method = build(Moth, settings)
+    assert Moth().recipe.largest_gradient == 5.0
+    assert (method.recipe.largest_gradient, method.seconds) == (None, None)
+    with pytest.raises(InputError, match="rounds takes a int, got 'none'"):
+        parse_spec("moth:rounds=none", HARDENERS, ENTRY_POINTS, kind="method", contract=Hardener)
