@@ -15,8 +15,7 @@ from .distance_table import ClassDistances, Pair, SeedDistance
 from .errors import InputError
 from .inversion.engine import invert
 from .inversion.frozen import PRECISIONS, FrozenNetwork, Precision
-from .inversion.objective import MaskAndPattern
-from .inversion.presets import FAST, PAPER, PAPER_OBJECTIVE
+from .inversion.presets import FAST, PAPER, STICKY
 from .inversion.problems import Inversion, Problem
 from .inversion.schedule import Schedule
 from .seeds import derive_seed, generator_for
@@ -94,11 +93,6 @@ class DistanceProtocol:
             steps_per_move=batches,
             check_every=batches,
         )
-
-    @property
-    def objective(self) -> MaskAndPattern:
-        """The preset's parametrisation."""
-        return PAPER_OBJECTIVE if self.preset == "paper" else MaskAndPattern()
 
 
 def class_distances(
@@ -276,7 +270,7 @@ def _measured(
         subject.examples.images,
         problems,
         schedule,
-        objective=protocol.objective,
+        objective=STICKY,
         # Rows that fill one pass through the network finish together, and early: more at a time
         # would be no faster, and an interruption would cost more of them.
         window=max(1, network.images_per_pass // schedule.batch_size),

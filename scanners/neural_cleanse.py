@@ -39,7 +39,7 @@ PAPER = Schedule(
 )
 """The published example for GTSRB: 1000 moves of 31 batches of 32, one move of the cost each."""
 
-FAST = replace(presets.FAST, steps=250, success_rate=0.99, warm_up=True, check_every=25)
+FAST = replace(presets.SHORT, steps=250, success_rate=0.99, warm_up=True, check_every=25)
 """Ours: the cost moves at every step, averages are tried, and their faint rest is pruned, so that
 a fraction of the images finds the same sizes."""
 

@@ -10,7 +10,7 @@ from ..errors import HardeningError
 from ..hardening import SILENT, Hardening, Journal
 from ..inversion.engine import invert
 from ..inversion.frozen import FrozenNetwork, Precision
-from ..inversion.presets import FAST
+from ..inversion.presets import SHORT
 from ..inversion.problems import universal_problems
 from ..subject import Examples, Subject
 from .moth import Moth
@@ -101,7 +101,7 @@ class NCTriggers:
             network,
             images,
             universal_problems(labels, targets, seeds),
-            replace(FAST, success_rate=self.success_rate),
+            replace(SHORT, success_rate=self.success_rate),
         )
         rounds.passes[0] += network.forward_passes
         rounds.passes[1] += network.backward_passes

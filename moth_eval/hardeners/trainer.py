@@ -35,9 +35,10 @@ class Recipe:
             on hard images from throwing an unknown network off.
         weight_average: decay per step, in `[0, 1)`, of a running average of the weights, which is
             what comes out in the end; 0: the last weights. Source: Polyak and Juditsky, 1992.
-        interpolation: share of the way, in `(0, 1]`, from the weights as they came to the trained ones
-            at which the weights lie that come out; 1: at its end. It gives back more accuracy than
-            hardness. Source: Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022.
+        interpolation: share of the way, in `(0, 1]`, from the weights as they came to the trained
+            ones at which the weights lie that come out; 1: at its end. It gives back more accuracy
+            than hardness. Source: Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR
+            2022.
         batch_norm: `train` normalises by the batch and moves the running statistics; `eval` uses
             and keeps the statistics of the network as it came, and leaves dropout out.
         shift: most pixels by which training images are moved either way.
