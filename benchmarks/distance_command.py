@@ -10,6 +10,8 @@ from click.core import ParameterSource
 
 from moth_eval.errors import InputError
 
+from .comma_lists import number, pair
+
 if TYPE_CHECKING:
     from .distance_study import DistancePlan, DistanceStudy
     from .progress import Reporter
@@ -104,10 +106,10 @@ def distance(
     protocol = DistanceProtocol(
         preset=preset,
         samples=samples,
-        seeds=tuple(_number("--seeds", text) for text in seeds.split(",")),
+        seeds=tuple(number("--seeds", text) for text in seeds.split(",")),
         precision="bfloat16" if precision == "bfloat16" else "float32",
     )
-    wanted = tuple(_pair(text) for text in pairs.split(",")) if pairs else None
+    wanted = tuple(pair("--pairs", text) for text in pairs.split(",")) if pairs else None
     admit_own_code(architecture, model)
     study = DistanceStudy(
         model=model,
@@ -173,16 +175,3 @@ class _Percent:
         while self._shown < int(100 * now / self._total):
             self._shown += 1
             self._reporter.advance(f"% of the steps; {finished} of {self._total} inversions done")
-
-
-def _number(option: str, text: str) -> int:
-    if not text.strip().isdecimal():
-        raise InputError(f"{option}: expected whole numbers such as 1,2,3, got {text!r}")
-    return int(text)
-
-
-def _pair(text: str) -> tuple[int, int]:
-    source, dash, target = text.partition("-")
-    if not dash:
-        raise InputError(f"--pairs: expected SOURCE-TARGET such as 0-1, got {text!r}")
-    return _number("--pairs", source), _number("--pairs", target)

@@ -42,6 +42,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
         "benchmarks.false_positives_command:false_positives",
         "Scan models, harden those that are flagged, and scan them again.",
     ),
+    "honesty": (
+        "benchmarks.honesty_command:honesty",
+        "Check in several ways whether hardening moved the classes of a model apart.",
+    ),
     "report": (
         "reports.report_command:report",
         "Rebuild every table, figure and page of the run folder RUN.",

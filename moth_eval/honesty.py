@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
 from .errors import InputError
-from .inversion.frozen import FrozenNetwork
+from .inversion.frozen import PRECISIONS, FrozenNetwork, Precision
 from .inversion.presets import FAST
 from .inversion.schedule import Schedule
-from .inverter_checks import MASK_AND_PATTERN, SIGNED_PIXELS, InverterCheck
+from .inverter_checks import MASK_AND_PATTERN, SIGNED_PIXELS
+from .inverter_table import InverterCheck, growth_ratio
 from .paired import PairedAccuracy, paired_accuracy
 from .patch_curves import KINDS, CurvePoint, Kind, Pair, patch_curve
 from .robustness import PGD, Robustness, robust_accuracy
@@ -34,6 +37,7 @@ class HonestySettings:
         patch_kinds: whose curves are measured.
         patch_sizes: sides of the square patches (pixels).
         patch_tries: patches per pair, size and kind.
+        precision: of the gradients, `float32` or `bfloat16`; what counts is always float32.
     """
 
     pairs: tuple[Pair, ...]
@@ -45,6 +49,7 @@ class HonestySettings:
     patch_kinds: tuple[Kind, ...] = KINDS
     patch_sizes: tuple[int, ...] = (2, 4, 6, 8)
     patch_tries: int = 3
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         if not self.pairs or any(source == target for source, target in self.pairs):
@@ -56,6 +61,23 @@ class HonestySettings:
                 "restarts and images_per_class must be at least 1, got "
                 f"{self.restarts} and {self.images_per_class}"
             )
+        if self.precision not in PRECISIONS:
+            raise InputError(
+                f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}"
+            )
+
+    @property
+    def checks(self) -> tuple[str, ...]:
+        """Names of all checks, in the order in which they are made.
+
+        `accuracy`, one per inverter, `pgd-N` for attack N from 0, and `patches-KIND`.
+        """
+        return (
+            "accuracy",
+            *(inverter.name for inverter in (MASK_AND_PATTERN, SIGNED_PIXELS)),
+            *(f"pgd-{number}" for number in range(len(self.attacks))),
+            *(f"patches-{kind}" for kind in self.patch_kinds),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,8 +128,7 @@ class HonestyReport:
         Near 1, both inverters tell the same story. Well above 1, the one that hardening usually
         trains against sees a growth that the other does not.
         """
-        trained, other = (check.growth() for check in self.inverters)
-        return None if trained is None or other is None else trained.factor / other.factor
+        return growth_ratio(*self.inverters)
 
     def to_json(self) -> dict[str, object]:
         """All fields and derived figures as plain values that `json` writes."""
@@ -115,6 +136,21 @@ class HonestyReport:
         for entry, check in zip(plain["inverters"], self.inverters, strict=True):
             entry["derived"] = check.derived()
         return plain | {"growth_ratio": self.growth_ratio}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinishedCheck:
+    """One check on both networks.
+
+    Attributes:
+        name: one of `HonestySettings.checks`.
+        result: what was measured.
+        cost: passes spent on both networks together.
+    """
+
+    name: str
+    result: InverterCheck | RobustnessCheck | CurveCheck | PairedAccuracy
+    cost: Cost
 
 
 def honesty_checks(
@@ -132,34 +168,105 @@ def honesty_checks(
         InputError: the subjects do not share classes, examples and device, or a class of a pair
             lacks examples.
     """
-    _check_comparable(before, after)
-    base = int(torch.randint(2**62, (), generator=generator))
-    subjects = (before, after)
-    networks = (FrozenNetwork(before), FrozenNetwork(after))
-    examples = _sources(before, settings, base)
-    right = [
-        network.logits(before.examples.images).argmax(1) == before.examples.labels
-        for network in networks
-    ]
+    checks = list(finished_checks(before, after, settings, generator=generator))
+    results = [check.result for check in checks]
+    trained, other = (r for r in results if isinstance(r, InverterCheck))
+    [accuracy] = (r for r in results if isinstance(r, PairedAccuracy))
     return HonestyReport(
         before=before.name,
         after=after.name,
         settings=settings,
-        inverters=_inverters(networks, examples, settings, base),
-        robustness=tuple(_robustness(subjects, networks, a, base) for a in settings.attacks),
-        curves=tuple(
-            _curves(subjects, networks, kind, settings, base) for kind in settings.patch_kinds
-        ),
-        accuracy=paired_accuracy(*right),
+        inverters=(trained, other),
+        robustness=tuple(r for r in results if isinstance(r, RobustnessCheck)),
+        curves=tuple(r for r in results if isinstance(r, CurveCheck)),
+        accuracy=accuracy,
         cost=Cost(
-            forward_passes=sum(network.forward_passes for network in networks),
-            backward_passes=sum(network.backward_passes for network in networks),
+            forward_passes=sum(check.cost.forward_passes for check in checks),
+            backward_passes=sum(check.cost.backward_passes for check in checks),
         ),
     )
 
 
+def finished_checks(
+    before: Subject,
+    after: Subject,
+    settings: HonestySettings,
+    *,
+    generator: torch.Generator,
+    skip: Container[str] = (),
+) -> Iterator[FinishedCheck]:
+    """The checks of :func:`honesty_checks` one by one, each as soon as it is finished.
+
+    What a check finds does not depend on which others are made.
+
+    Args:
+        before: the network as it was.
+        after: the hardened one, with the same examples.
+        settings: what is checked.
+        generator: decides images, starts and patches, alike for both; on the CPU.
+        skip: names of checks that are not wanted.
+
+    Raises:
+        InputError: see :func:`honesty_checks`.
+    """
+    _check_comparable(before, after)
+    base = int(torch.randint(2**62, (), generator=generator))
+    examples = _sources(before, settings, base)
+    networks = (
+        FrozenNetwork(before, precision=settings.precision),
+        FrozenNetwork(after, precision=settings.precision),
+    )
+    measurements = _measurements((before, after), networks, examples, settings, base)
+    for name, measure in zip(settings.checks, measurements, strict=True):
+        if name in skip:
+            continue
+        spent = _spent(networks)
+        result = measure()
+        now = _spent(networks)
+        cost = Cost(forward_passes=now[0] - spent[0], backward_passes=now[1] - spent[1])
+        yield FinishedCheck(name=name, result=result, cost=cost)
+
+
 Subjects = tuple[Subject, Subject]
 Networks = tuple[FrozenNetwork, FrozenNetwork]
+Measurement = Callable[[], InverterCheck | RobustnessCheck | CurveCheck | PairedAccuracy]
+
+
+def _spent(networks: Networks) -> tuple[int, int]:
+    """Images that went forward and backward so far."""
+    return sum(n.forward_passes for n in networks), sum(n.backward_passes for n in networks)
+
+
+def _measurements(
+    subjects: Subjects, networks: Networks, examples: Examples, settings: HonestySettings, base: int
+) -> list[Measurement]:
+    """In the order of `HonestySettings.checks`."""
+    inverters = ((MASK_AND_PATTERN, settings.schedule), (SIGNED_PIXELS, settings.signed_schedule))
+    return [
+        partial(_accuracy, subjects, networks),
+        *(
+            partial(
+                inverter.check,
+                networks,
+                examples,
+                settings.pairs,
+                restarts=settings.restarts,
+                schedule=schedule,
+                seed=base,
+            )
+            for inverter, schedule in inverters
+        ),
+        *(partial(_robustness, subjects, networks, a, base) for a in settings.attacks),
+        *(partial(_curves, subjects, networks, k, settings, base) for k in settings.patch_kinds),
+    ]
+
+
+def _accuracy(subjects: Subjects, networks: Networks) -> PairedAccuracy:
+    before, after = (
+        network.logits(subject.examples.images).argmax(1) == subject.examples.labels
+        for subject, network in zip(subjects, networks, strict=True)
+    )
+    return paired_accuracy(before, after)
 
 
 def _check_comparable(before: Subject, after: Subject) -> None:
@@ -203,26 +310,6 @@ def _sources(subject: Subject, settings: HonestySettings, base: int) -> Examples
     chosen = torch.cat(parts)
     images = subject.examples.images
     return Examples(images=images[chosen.to(images.device)], labels=labels[chosen])
-
-
-def _inverters(
-    networks: Networks, examples: Examples, settings: HonestySettings, base: int
-) -> tuple[InverterCheck, InverterCheck]:
-    trained, other = (
-        inverter.check(
-            networks,
-            examples,
-            settings.pairs,
-            restarts=settings.restarts,
-            schedule=schedule,
-            seed=base,
-        )
-        for inverter, schedule in (
-            (MASK_AND_PATTERN, settings.schedule),
-            (SIGNED_PIXELS, settings.signed_schedule),
-        )
-    )
-    return trained, other
 
 
 def _robustness(subjects: Subjects, networks: Networks, attack: PGD, base: int) -> RobustnessCheck:

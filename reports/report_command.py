@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import click
 
 from moth_eval.records import MANIFEST
 
-_STUDIES = ("hardening-study", "false-positives")
+Report = tuple[list[str], list[Path], dict[str, object]]
+"""Lines of the summary, files that were written, and the data."""
 
 
 @click.command()
@@ -26,8 +28,9 @@ def report(run: Path, as_json: bool) -> None:
     if is_distance_run(run):
         _report_distance(run, as_json)
         return
-    if kind_of_run(run) in _STUDIES:
-        _report_study(run, as_json)
+    kind = kind_of_run(run)
+    if kind in _STUDIES:
+        _report_study(_STUDIES[kind](run), as_json)
         return
     from .build import work_out, write_reports
     from .summary import lines_of, summary_data
@@ -69,10 +72,8 @@ def kind_of_run(run: Path) -> str:
     return str(manifest.get("kind", "")) if isinstance(manifest, dict) else ""
 
 
-def _report_study(run: Path, as_json: bool) -> None:
-    lines, written, data = (
-        _hardening(run) if kind_of_run(run) == "hardening-study" else _false_positives(run)
-    )
+def _report_study(made: Report, as_json: bool) -> None:
+    lines, written, data = made
     if as_json:
         click.echo(json.dumps(data, indent=2, allow_nan=False))
         return
@@ -80,7 +81,7 @@ def _report_study(run: Path, as_json: bool) -> None:
         click.echo(line)
 
 
-def _hardening(run: Path) -> tuple[list[str], list[Path], dict[str, object]]:
+def _hardening(run: Path) -> Report:
     from .hardening_study import hardening_data, work_out_hardening, write_hardening_report
     from .hardening_summary import hardening_lines
 
@@ -88,7 +89,7 @@ def _hardening(run: Path) -> tuple[list[str], list[Path], dict[str, object]]:
     return hardening_lines(found), write_hardening_report(found), hardening_data(found)
 
 
-def _false_positives(run: Path) -> tuple[list[str], list[Path], dict[str, object]]:
+def _false_positives(run: Path) -> Report:
     from .false_positives import (
         false_positives_data,
         work_out_false_positives,
@@ -99,3 +100,19 @@ def _false_positives(run: Path) -> tuple[list[str], list[Path], dict[str, object
     found = work_out_false_positives(run)
     written = write_false_positives_report(found)
     return false_positives_lines(found), written, false_positives_data(found)
+
+
+def _honesty(run: Path) -> Report:
+    from .honesty import honesty_data, work_out_honesty, write_honesty_report
+    from .honesty_summary import honesty_lines
+
+    found = work_out_honesty(run)
+    return honesty_lines(found), write_honesty_report(found), honesty_data(found)
+
+
+_STUDIES: Mapping[str, Callable[[Path], Report]] = {
+    "hardening-study": _hardening,
+    "false-positives": _false_positives,
+    "honesty": _honesty,
+}
+"""Kind of run -> what reports on it."""

@@ -10,9 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from moth_eval.errors import InputError
-from moth_eval.honesty import HonestyReport, HonestySettings, honesty_checks
+from moth_eval.honesty import (
+    HonestyReport,
+    HonestySettings,
+    finished_checks,
+    honesty_checks,
+)
 from moth_eval.inversion.presets import FAST
-from moth_eval.inverter_checks import InverterCheck, PairCheck, Restarts
+from moth_eval.inverter_table import InverterCheck, PairCheck, Restarts
 from moth_eval.robustness import PGD
 from moth_eval.seeds import generator_for
 from moth_eval.subject import Subject
@@ -222,6 +227,7 @@ def test_no_growth_means_a_factor_of_one() -> None:
         ({"pairs": ()}, "at least one pair of two different classes"),
         ({"pairs": ((1, 1),)}, "at least one pair of two different classes"),
         ({"restarts": 0}, "restarts and images_per_class must be at least 1"),
+        ({"precision": "float16"}, "precision must be one of float32, bfloat16, got .float16."),
     ],
 )
 def test_settings_that_cannot_be_meant_are_refused(fields: dict[str, Any], message: str) -> None:
@@ -252,3 +258,23 @@ def test_nothing_of_the_subjects_changes(before: Subject, mended: HonestyReport)
     held = before.module.state_dict()
     assert all(torch.equal(held[k], v) for k, v in fresh.module.state_dict().items())
     assert all(p.grad is None for p in before.module.parameters())
+
+
+def test_checks_one_by_one_are_the_checks_of_the_whole_whatever_is_skipped(
+    before: Subject, mended: HonestyReport
+) -> None:
+    after = replace(before, name="mended", module=prototype_subject().module)
+    left = {"signed-pixels", "patches-optimised"}
+    skip = set(SETTINGS.checks) - left
+    made = list(finished_checks(before, after, SETTINGS, generator=generator_for(0), skip=skip))
+    assert [check.name for check in made] == ["signed-pixels", "patches-optimised"]
+    assert [check.result for check in made] == [mended.inverters[1], mended.curves[1]]
+    assert all(check.cost.backward_passes > 0 for check in made)
+
+
+def test_every_check_has_a_name_of_its_own() -> None:
+    settings = replace(SETTINGS, attacks=(PGD(), PGD(epsilon=0.5)))
+    assert settings.checks == (
+        "accuracy", "mask-and-pattern", "signed-pixels", "pgd-0", "pgd-1", "patches-crop",
+        "patches-optimised",
+    )  # fmt: skip
