@@ -11,7 +11,7 @@ import torch
 
 from .errors import InputError
 from .inversion.frozen import PRECISIONS, FrozenNetwork, Precision
-from .inversion.presets import FAST
+from .inversion.presets import SHORT
 from .inversion.schedule import Schedule
 from .inverter_checks import MASK_AND_PATTERN, SIGNED_PIXELS
 from .inverter_table import InverterCheck, growth_ratio
@@ -43,8 +43,8 @@ class HonestySettings:
     pairs: tuple[Pair, ...]
     restarts: int = 3
     images_per_class: int = 100
-    schedule: Schedule = FAST
-    signed_schedule: Schedule = FAST
+    schedule: Schedule = SHORT
+    signed_schedule: Schedule = SHORT
     attacks: tuple[PGD, ...] = (PGD(),)
     patch_kinds: tuple[Kind, ...] = KINDS
     patch_sizes: tuple[int, ...] = (2, 4, 6, 8)
