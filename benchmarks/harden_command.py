@@ -9,6 +9,7 @@ import click
 
 if TYPE_CHECKING:
     from moth_eval.hardening_records import HardeningCard
+    from moth_eval.inversion.frozen import Precision
 
     from .harden_plan import HardenPlan, HardenStudy
 
@@ -67,6 +68,13 @@ INCOMPLETE = 3
     show_default=True,
     help="Inversions per pair; the smallest counts.",
 )
+@click.option(
+    "--distance-precision",
+    type=click.Choice(["float32", "bfloat16"]),
+    default="float32",
+    show_default=True,
+    help="Of the gradients of these inversions; what counts is always float32.",
+)
 @click.option("--seed", default=0, show_default=True, help="Decides everything random.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.")
@@ -88,6 +96,7 @@ def harden(
     architecture: str,
     distance_pairs: int,
     distance_seeds: int,
+    distance_precision: Precision,
     seed: int,
     device: str,
     threads: int | None,
@@ -114,6 +123,7 @@ def harden(
         architecture=architecture,
         distance_pairs=distance_pairs,
         distance_seeds=distance_seeds,
+        distance_precision=distance_precision,
         seed=seed,
         device=device,
         threads=threads,

@@ -24,6 +24,7 @@ from moth_eval.hardening_records import (
     HardeningManifest,
     read_record,
 )
+from moth_eval.inversion.frozen import Precision
 from moth_eval.loading.files import sha256_of
 from moth_eval.loading.rounds import RoundModel, read_round
 from moth_eval.loading.subjects import Opened, open_subject
@@ -53,6 +54,7 @@ class HardenStudy:
         architecture: where the network comes from if the file holds only weights (`--arch`).
         distance_pairs: pairs of classes whose distance is measured before and after; 0: none.
         distance_seeds: inversions per pair, 1 to 3; the smallest counts.
+        distance_precision: of the gradients of these inversions.
         seed: decides everything random.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         threads: CPU threads; None: as many as torch takes.
@@ -69,6 +71,7 @@ class HardenStudy:
     architecture: str = ""
     distance_pairs: int = 20
     distance_seeds: int = 1
+    distance_precision: Precision = "float32"
     seed: int = 0
     device: str = "auto"
     threads: int | None = None
@@ -86,7 +89,11 @@ class HardenStudy:
                 f"--distance-seeds must be from 1 to {len(PUBLISHED_SEEDS)}, got "
                 f"{self.distance_seeds}"
             )
-        return DistanceProtocol(preset="fast", seeds=PUBLISHED_SEEDS[: self.distance_seeds])
+        return DistanceProtocol(
+            preset="fast",
+            seeds=PUBLISHED_SEEDS[: self.distance_seeds],
+            precision=self.distance_precision,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

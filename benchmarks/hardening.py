@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from moth_eval.errors import InputError, MothError, RunError
 from moth_eval.hardening_cells import CELLS, CellState
@@ -22,6 +22,9 @@ from moth_eval.loading.rounds import Round, RoundModel, read_round
 from .cells import Cell, folder_names, is_open, model_path, run_cells
 from .harden_plan import HardenStudy
 from .versions import versions
+
+if TYPE_CHECKING:
+    from moth_eval.inversion.frozen import Precision
 
 METHODS = ("moth", "pairwise", "universal", "adversarial")
 """What is compared unless asked otherwise: the table of the MOTH paper, without its last column."""
@@ -50,6 +53,7 @@ class HardeningStudy:
         architecture: where networks come from whose files hold only weights (`--arch`).
         distance_pairs: pairs whose distance is measured before and after; None: all, 0: none.
         distance_seeds: inversions per pair, 1 to 3; the smallest counts.
+        distance_precision: of the gradients of these inversions.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         threads: CPU threads; None: as many as torch takes.
         timeout: seconds after which a cell is given up; None: never.
@@ -68,6 +72,7 @@ class HardeningStudy:
     architecture: str = ""
     distance_pairs: int | None = 20
     distance_seeds: int = 1
+    distance_precision: Precision = "float32"
     device: str = "auto"
     threads: int | None = None
     timeout: float | None = None
@@ -248,6 +253,7 @@ def _cells(study: HardeningStudy, found: Round, manifest: HardeningStudyManifest
                 architecture=study.architecture,
                 distance_pairs=ALL_PAIRS if study.distance_pairs is None else study.distance_pairs,
                 distance_seeds=study.distance_seeds,
+                distance_precision=study.distance_precision,
                 seed=seed,
                 device=manifest.device,
                 threads=study.threads,
@@ -283,6 +289,7 @@ def _manifest(
         seeds=seeds,
         distance_pairs=study.distance_pairs,
         distance_seeds=study.distance_seeds,
+        distance_precision=study.distance_precision,
         device=device,
         timeout_seconds=study.timeout,
         versions=versions(),
@@ -314,7 +321,7 @@ def _continued(folder: HardeningStudyFolder, new: HardeningStudyManifest) -> Har
     old = folder.manifest()
     same = (
         "models", "data_sha256", "test_sha256", "share", "first", "architecture",
-        "distance_pairs", "distance_seeds", "device",
+        "distance_pairs", "distance_seeds", "distance_precision", "device",
     )  # fmt: skip
     pairs: list[tuple[str, object, object]] = [
         (name, getattr(old, name), getattr(new, name)) for name in same

@@ -12,6 +12,7 @@ from moth_eval.text import visible
 
 if TYPE_CHECKING:
     from moth_eval.hardening_cells import CellState
+    from moth_eval.inversion.frozen import Precision
 
     from .hardening import HardeningStudy, HardeningStudyPlan
 
@@ -83,6 +84,13 @@ INCOMPLETE = 3
     show_default=True,
     help="Inversions per pair; the smallest counts.",
 )
+@click.option(
+    "--distance-precision",
+    type=click.Choice(["float32", "bfloat16"]),
+    default="float32",
+    show_default=True,
+    help="Of the gradients of these inversions; what counts is always float32.",
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.")
 @click.option(
@@ -113,6 +121,7 @@ def hardening(
     architecture: str,
     distance_pairs: str,
     distance_seeds: int,
+    distance_precision: Precision,
     device: str,
     threads: int | None,
     timeout: float | None,
@@ -144,6 +153,7 @@ def hardening(
         if distance_pairs == "all"
         else number("--distance-pairs", distance_pairs),
         distance_seeds=distance_seeds,
+        distance_precision=distance_precision,
         device=device,
         threads=threads,
         timeout=timeout,

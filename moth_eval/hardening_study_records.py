@@ -58,6 +58,7 @@ class HardeningStudyManifest(Record):
     distance_pairs: int | None
     """Pairs per model whose distance is measured; null: all."""
     distance_seeds: int
+    distance_precision: str
     device: str
     timeout_seconds: float | None
     versions: dict[str, str]

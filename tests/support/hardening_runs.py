@@ -191,6 +191,7 @@ def make_hardening_run(
         "seeds": tuple(seeds),
         "distance_pairs": 2,
         "distance_seeds": 1,
+        "distance_precision": "float32",
         "device": "cpu",
         "timeout_seconds": None,
         "versions": VERSIONS,
