@@ -20,6 +20,13 @@ TENSORS_PER_ROW = 12
 """Copies of a row's parameters that are alive at once: Adam, averages, gradients, scratch."""
 
 
+WEAKEST = 0.7
+"""No trigger is scaled below this share of its strength when it is trimmed."""
+
+TRIMMINGS = 7
+"""Halvings of the search for that share."""
+
+
 def invert(
     network: FrozenNetwork,
     images: Tensor,
@@ -185,12 +192,22 @@ def _result(
     valid = bool(torch.isfinite(rows.best_size[row]))
     stack = rows.best if valid else rows.parameters
     trigger = tuple(part[row : row + 1] for part in stack)
-    mask, pattern = (torch.nan_to_num(part) for part in objective.render(trigger))
     rate = (
         float(rows.best_rate[row])
         if valid
         else success_rate(network, images, problem, objective, trigger)
     )
+    if schedule.trim and rate >= schedule.success_rate:
+        trigger, rate = _trimmed(
+            trigger,
+            rate,
+            objective,
+            lambda t: success_rate(
+                network, images, problem, objective, t, at_least=schedule.success_rate
+            ),
+            schedule.success_rate,
+        )
+    mask, pattern = (torch.nan_to_num(part) for part in objective.render(trigger))
     return Inversion(
         problem=problem,
         mask=mask[0].cpu(),
@@ -201,3 +218,31 @@ def _result(
         steps=int(rows.steps[row]),
         cost=float(rows.controller.cost[row]),
     )
+
+
+def _trimmed(
+    trigger: Parameters,
+    rate: float,
+    objective: Objective,
+    measure: Callable[[Parameters], float],
+    wanted: float,
+) -> tuple[Parameters, float]:
+    """The weakest that a trigger can be made with its success rate still as wanted, and that rate.
+
+    Args:
+        trigger: parameters `(1, ...)` that work.
+        rate: their success rate.
+        objective: the parametrisation.
+        measure: success rate of a trigger; below `wanted` it need not be exact.
+        wanted: success rate to hold.
+    """
+    works, fails, best = 1.0, WEAKEST, trigger
+    for _ in range(TRIMMINGS):
+        share = (works + fails) / 2
+        weaker = objective.scaled(trigger, share)
+        found = measure(weaker)
+        if found >= wanted:
+            works, best, rate = share, weaker, found
+        else:
+            fails = share
+    return best, rate

@@ -39,6 +39,10 @@ class Objective(Protocol):
         """The same triggers without the parts that are fainter than `threshold` `(R,)`."""
         ...
 
+    def scaled(self, parameters: Parameters, share: float) -> Parameters:
+        """The same triggers at this share of their strength, in `(0, 1]`, with no larger sizes."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class MaskAndPattern:
@@ -87,6 +91,11 @@ class MaskAndPattern:
         raw, pattern = parameters
         faint = self._constrained(raw) < threshold.view(-1, 1, 1, 1)
         return torch.where(faint, -torch.inf, raw), pattern
+
+    def scaled(self, parameters: Parameters, share: float) -> Parameters:
+        """Masks times `share`; patterns stay."""
+        raw, pattern = parameters
+        return self._unconstrained(self._constrained(raw) * share), pattern
 
     def _constrained(self, raw: Tensor) -> Tensor:
         return (raw.tanh() / (2 - self.epsilon) + 0.5).clamp(0, 1)

@@ -43,6 +43,8 @@ class Schedule:
             beside the present one; 0 for none. Averaging takes out the noise of small batches.
         prune: whether the average is also tried without the faint rest of its mask, at a threshold
             per row that rises while the trigger keeps working and falls when it does not.
+        trim: whether the mask of the trigger that is returned is scaled down as far as its measured
+            success rate holds.
         check_every: steps between two looks at the rows: verification of candidates, early stop.
         stop_patience: checks without improvement after which a row with a valid trigger leaves.
         stop_tolerance: relative shrinking that counts as an improvement.
@@ -66,6 +68,7 @@ class Schedule:
     smoothing: float = 0.8
     average: float = 0.0
     prune: bool = False
+    trim: bool = False
     check_every: int = 25
     stop_patience: int = 4
     stop_tolerance: float = 0.01

@@ -77,6 +77,11 @@ class SignedPixels:
         plus, minus = parameters
         return plus.masked_fill(faint, 0.0), minus.masked_fill(faint, 0.0)
 
+    def scaled(self, parameters: Parameters, share: float) -> Parameters:
+        """All changes times `share`; those that become too faint are gone."""
+        plus, minus = parameters
+        return plus * share, minus * share
+
     def applied(self, mask: Tensor, pattern: Tensor, images: Tensor) -> Tensor:
         """Images `(N, C, H, W)` with a rendered mask and pattern stamped on them."""
         trigger = tuple(part[None].to(images.device) for part in self.resumed(mask, pattern))

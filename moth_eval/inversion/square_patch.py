@@ -57,6 +57,10 @@ class SquarePatch:
         """The same patches: no part of a square is faint, whatever the threshold `(R,)`."""
         return parameters
 
+    def scaled(self, parameters: Parameters, share: float) -> Parameters:
+        """The same patches: a square is opaque, whatever the `share`."""
+        return parameters
+
 
 def random_square(side: int, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:
     """A mask `(1, H, W)` that is 1 in a square of `side` x `side` pixels at a random place.

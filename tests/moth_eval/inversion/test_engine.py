@@ -9,10 +9,12 @@ from torch import Tensor, nn
 from moth_eval.errors import ScanError
 from moth_eval.inversion.engine import invert, success_rate
 from moth_eval.inversion.frozen import FrozenNetwork, fold_batch_norm, freeze
-from moth_eval.inversion.objective import MaskAndPattern
+from moth_eval.inversion.objective import MaskAndPattern, Objective
 from moth_eval.inversion.problems import Problem, pair_problems, universal_problems
 from moth_eval.inversion.rows import Rows
 from moth_eval.inversion.schedule import Schedule
+from moth_eval.inversion.signed_pixels import SignedPixels
+from moth_eval.inversion.square_patch import SquarePatch
 from moth_eval.subject import Subject
 from tests.support.subjects import PATCH, prototype_subject
 
@@ -318,3 +320,31 @@ def test_a_schedule_that_contradicts_itself_is_refused() -> None:
         replace(PUBLISHED, last_batch=17)
     with pytest.raises(ScanError, match="disturbance must be in"):
         replace(PUBLISHED, disturbance=1.0)
+
+
+def test_a_trimmed_trigger_is_weaker_and_still_holds(subject: Subject) -> None:
+    images, how = subject.examples.images, replace(SCHEDULE, steps=60, success_rate=0.9)
+    plain = invert(FrozenNetwork(subject), images, problems(subject), how)
+    trimmed = invert(FrozenNetwork(subject), images, problems(subject), replace(how, trim=True))
+    for one, other in zip(plain, trimmed, strict=True):
+        assert one.valid
+        assert other.valid
+        assert 0.69 * one.size < other.size <= one.size
+        stamped = torch.lerp(images[other.problem.images], other.pattern, other.mask)
+        hits = subject.logits(stamped).argmax(1) == other.problem.target
+        assert other.asr == pytest.approx(hits.float().mean().item(), abs=1e-6)
+        assert other.asr >= 0.9 - 1e-6
+        torch.testing.assert_close(one.pattern, other.pattern)
+    assert sum(r.size for r in trimmed) < sum(r.size for r in plain)
+
+
+@pytest.mark.parametrize("how", [MaskAndPattern(), SignedPixels(), SquarePatch(side=3)])
+def test_a_scaled_trigger_is_no_larger_and_at_full_strength_the_same(how: Objective) -> None:
+    start = how.initial((3, 12, 12), torch.Generator().manual_seed(0))
+    parameters = tuple(part[None] for part in start)
+    same, half = how.scaled(parameters, 1.0), how.scaled(parameters, 0.5)
+    for one, other in zip(how.render(parameters), how.render(same), strict=True):
+        torch.testing.assert_close(one, other)
+    assert float(how.size(half)[0]) <= float(how.size(parameters)[0])
+    if isinstance(how, MaskAndPattern):
+        torch.testing.assert_close(how.size(half), how.size(parameters) / 2)
