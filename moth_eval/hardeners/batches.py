@@ -96,18 +96,3 @@ def augmented(images: Tensor, generator: torch.Generator, *, shift: int, flip: b
     number = torch.arange(count, device=images.device)
     moved = padded[number[:, None, None], :, rows[:, :, None], columns[:, None, :]]
     return moved.permute(0, 3, 1, 2)
-
-
-def blended(images: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """The first `count` images, each blended with any other one at a uniform weight.
-
-    Args:
-        images: `(N, C, H, W)`, left as they are.
-        count: at most N.
-        generator: on the CPU; not drawn from where `count` is 0.
-    """
-    if not count:
-        return images[:0]
-    others = torch.randint(len(images), (count,), generator=generator).to(images.device)
-    weights = torch.rand(count, generator=generator).to(images.device)
-    return torch.lerp(images[:count], images[others], weights.view(-1, 1, 1, 1))

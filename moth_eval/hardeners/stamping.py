@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ..hardening import LogEntry
-from .batches import Batches, augmented, blended
-from .trainer import NO_LABEL, Recipe, Trainer
+from .batches import Batches, augmented
+from .trainer import Recipe, Trainer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +91,7 @@ def stamped_step(
         stamped: images stamped per trigger.
         clean: clean images, spread over the classes.
         done: share of the training that is over, in `[0, 1]`.
-        recipe: how images are moved, mirrored and blended before stamping.
+        recipe: how images are moved and mirrored before stamping.
         generator: on the CPU.
         attack: changes the clean images `(N, C, H, W)` of labels `(N,)` before the step; None: not.
     """
@@ -105,9 +105,6 @@ def stamped_step(
     ]
     chosen = torch.cat(rows)
     images = augmented(batches.images(chosen), generator, shift=recipe.shift, flip=recipe.flip)
-    labels = batches.labels(chosen).clone()
-    mixed = int(recipe.mixing * clean)
-    images[:mixed] = blended(images[:clean], mixed, generator)
     answers = trainer.original_answers(images)
     for place, stamp in enumerate(usable):
         part = slice(clean + place * stamped, clean + (place + 1) * stamped)
@@ -115,10 +112,9 @@ def stamped_step(
         images[part] = torch.lerp(images[part], pattern, mask)
     if attack is not None:
         plain = slice(0, clean)
-        images[plain] = attack(images[plain], labels[plain])
-    labels[:mixed] = NO_LABEL
-    loss, right = trainer.step(images, labels, done=done, answers=answers)
+        images[plain] = attack(images[plain], batches.labels(chosen[plain]))
+    loss, right = trainer.step(images, batches.labels(chosen), done=done, answers=answers)
     tally.losses.append(loss)
-    tally.clean.append(right[mixed:clean].cpu())
+    tally.clean.append(right[:clean].cpu())
     if usable:
         tally.stamped.append(right[clean:].cpu())

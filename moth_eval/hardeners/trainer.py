@@ -16,8 +16,6 @@ from torch import Tensor, nn
 from ..errors import HardeningError
 from ..subject import Subject
 
-NO_LABEL = -100
-
 BatchNormPolicy = Literal["train", "eval"]
 
 
@@ -50,11 +48,6 @@ class Recipe:
             little data cannot teach anew. Source: Hinton et al., "Distilling the Knowledge in a
             Neural Network", 2015, with its square of the temperature as a factor.
         temperature: of those answers, at least 1.
-        mixing: share of the clean images of a step, in `[0, 1)`, that are blended with another one
-            each, at random weights, and carry the answers of the network as it came but no label.
-            Its answers on images that it was fitted to say little; those on blends say more.
-            Source: Beyer et al., "Knowledge distillation: a good teacher is patient and
-            consistent", CVPR 2022.
     """
 
     learning_rate: float
@@ -71,7 +64,6 @@ class Recipe:
     flip: bool = False
     distillation: float = 0.0
     temperature: float = 4.0
-    mixing: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.learning_rate > 0 or not 0 <= self.final_share <= 1:
@@ -81,7 +73,7 @@ class Recipe:
             )
         if self.largest_gradient is not None and not self.largest_gradient > 0:
             raise HardeningError(f"largest_gradient must be above 0, got {self.largest_gradient}")
-        for name in ("warm_up", "weight_average", "mixing"):
+        for name in ("warm_up", "weight_average"):
             if not 0 <= getattr(self, name) < 1:
                 raise HardeningError(f"{name} must be in [0, 1), got {getattr(self, name)}")
         if not 0 < self.interpolation <= 1:
@@ -93,8 +85,6 @@ class Recipe:
                 "distillation must be in [0, 1] and temperature at least 1, got "
                 f"{self.distillation} and {self.temperature}"
             )
-        if self.mixing and not self.distillation:
-            raise HardeningError("mixing needs the answers of distillation, which is 0")
         if self.batch_norm not in ("train", "eval"):
             raise HardeningError(f"batch_norm must be train or eval, got {self.batch_norm!r}")
 
@@ -156,7 +146,7 @@ class Trainer:
 
         Args:
             images: float32 `(N, C, H, W)` in `[0, 1]`.
-            labels: int64 `(N,)`; `NO_LABEL` for an image that only has an answer.
+            labels: int64 `(N,)`.
             done: share of the training that is over, in `[0, 1]`; decides the learning rate.
             answers: from `original_answers`, of the images without their stamps.
         """
@@ -195,7 +185,7 @@ class Trainer:
             yield
 
     def _loss(self, logits: Tensor, labels: Tensor, answers: Tensor | None) -> Tensor:
-        loss = F.cross_entropy(logits, labels, ignore_index=NO_LABEL)
+        loss = F.cross_entropy(logits, labels)
         if answers is None:
             return loss
         heat, share = self._recipe.temperature, self._recipe.distillation

@@ -10,12 +10,12 @@ import torch
 from moth_eval.distance import DistanceProtocol, class_distances
 from moth_eval.errors import HardeningError, InputError
 from moth_eval.hardeners import ENTRY_POINTS, HARDENERS
-from moth_eval.hardeners.batches import Batches, augmented, blended
+from moth_eval.hardeners.batches import Batches, augmented
 from moth_eval.hardeners.held_triggers import Held, HeldTriggers
 from moth_eval.hardeners.moth import Moth, moth_paper
 from moth_eval.hardeners.scheduling import PairScores
 from moth_eval.hardeners.stamping import Stamp, Tally, stamped_step
-from moth_eval.hardeners.trainer import NO_LABEL, Recipe, Trainer
+from moth_eval.hardeners.trainer import Recipe, Trainer
 from moth_eval.hardening import Hardener, Hardening, HardeningStatus
 from moth_eval.inversion.problems import Inversion, Problem
 from moth_eval.plugins import build, parse_spec
@@ -405,54 +405,6 @@ def test_kept_triggers_are_found_by_direction_and_fall_back_on_the_universal_one
     found = again.get(0, 2)
     assert found is not None
     assert found.cost == pytest.approx(0.9)
-
-
-def test_blended_images_lie_between_two_and_leave_the_rest_alone() -> None:
-    images = torch.arange(6.0).view(6, 1, 1, 1)
-    found = blended(images, 4, torch.Generator().manual_seed(3))
-    assert found.shape == (4, 1, 1, 1)
-    assert not torch.equal(found, images[:4])
-    assert float(found.min()) >= 0.0
-    assert float(found.max()) <= 5.0
-    assert torch.equal(images.flatten(), torch.arange(6.0))
-    generator = torch.Generator().manual_seed(3)
-    before = generator.get_state()
-    assert len(blended(images, 0, generator)) == 0
-    assert torch.equal(before, generator.get_state())
-
-
-def test_an_image_without_a_label_has_no_part_in_the_loss_of_labels(
-    subject: Subject, data: Examples
-) -> None:
-    recipe = Recipe(learning_rate=1e-2, distillation=0.5)
-    trainer = Trainer(subject, recipe, torch.Generator().manual_seed(0))
-    labels = (data.labels + 1) % 4
-    labels[::2] = NO_LABEL
-    own = trainer.original_answers(data.images)
-    loss, _ = trainer.step(data.images, labels, done=0.0, answers=own)
-    labelled = torch.nn.functional.cross_entropy(
-        subject.logits(data.images)[1::2], labels[1::2]
-    )  # the answers are the network's own, so that distance is 0
-    assert loss == pytest.approx(0.5 * float(labelled), rel=1e-5)
-
-
-def test_a_step_blends_the_stated_share_and_counts_accuracy_on_the_rest(
-    subject: Subject, data: Examples
-) -> None:
-    generator = torch.Generator().manual_seed(0)
-    recipe = Recipe(learning_rate=1e-2, distillation=0.5, mixing=0.75)
-    trainer, tally = Trainer(subject, recipe, generator), Tally()
-    stamped_step(
-        trainer, Batches(data, generator), [], tally, stamped=1, clean=12, done=0.0, recipe=recipe,
-        generator=generator,
-    )  # fmt: skip
-    assert [len(right) for right in tally.clean] == [3]
-    assert trainer.images == 12
-    assert math.isfinite(tally.losses[0])
-    with pytest.raises(HardeningError, match="mixing needs the answers"):
-        Recipe(learning_rate=1e-2, mixing=0.5)
-    with pytest.raises(HardeningError, match="mixing must be in"):
-        Recipe(learning_rate=1e-2, distillation=0.5, mixing=1.0)
 
 
 def test_a_limit_is_taken_away_by_none() -> None:
