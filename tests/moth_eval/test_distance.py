@@ -332,13 +332,13 @@ def test_distances_of_the_published_network_are_near_the_published_ones(shared: 
     source = ArchitectureSource.parse("moth_eval.networks:moth_resnet20")
     subject = open_subject(found, architecture=source, device=torch.device("cpu")).subject
     first = Examples(images=subject.examples.images[:2000], labels=subject.examples.labels[:2000])
-    # The first of the table and its largest. Of four pairs that were tried, these are the two that
-    # come within the bound; 3 to 0 and 6 to 2 come out 30 and 36 % larger than published.
-    pairs = [(0, 1), (1, 4)]
-    measured = class_distances(replace(subject, examples=first), DistanceProtocol(), pairs=pairs)
+    pairs = [(0, 1), (1, 4), (2, 3), (3, 5), (4, 7), (5, 8), (6, 2), (7, 9), (8, 0), (9, 6)]
+    protocol = DistanceProtocol(precision="bfloat16")
+    measured = class_distances(replace(subject, examples=first), protocol, pairs=pairs)
     lines = (folder / "distance_natural.csv").read_text().splitlines()
     published = [list(map(float, cells)) for cells in csv.reader(lines)]
-    for source_class, target in pairs:
-        # The published table leaves the diagonal out.
-        expected = published[source_class][target - (target > source_class)]
-        assert measured.distance(source_class, target) == pytest.approx(expected, rel=0.25)
+    # The published table leaves the diagonal out.
+    expected = torch.tensor([published[a][b - (b > a)] for a, b in pairs])
+    found = torch.tensor([measured.distance(a, b) or torch.nan for a, b in pairs])
+    assert float(found.mean()) == pytest.approx(float(expected.mean()), rel=0.1)
+    assert float(torch.corrcoef(torch.stack([expected, found]))[0, 1]) >= 0.9
