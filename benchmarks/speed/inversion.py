@@ -12,7 +12,7 @@ from torch import Tensor
 
 from moth_eval.inversion.engine import invert
 from moth_eval.inversion.frozen import PRECISIONS, FrozenNetwork, Precision
-from moth_eval.inversion.presets import FAST
+from moth_eval.inversion.presets import SHORT
 from moth_eval.inversion.problems import Problem, pair_problems
 from moth_eval.seeds import derive_seed
 from moth_eval.subject import Subject
@@ -103,7 +103,7 @@ def _run_engine(subject: Subject, problems: Sequence[Problem], precision: Precis
 
     with torch.no_grad():
         network = FrozenNetwork(subject, precision=precision)
-    invert(network, subject.examples.images, problems, FAST, on_check=note)
+    invert(network, subject.examples.images, problems, SHORT, on_check=note)
     for trace in traces.values():
         trace.ends.append(time.perf_counter() - started)
     return [traces[problem.seed] for problem in problems]

@@ -16,20 +16,20 @@ from moth_eval.honesty import (
     finished_checks,
     honesty_checks,
 )
-from moth_eval.inversion.presets import FAST
+from moth_eval.inversion.presets import SHORT
 from moth_eval.inverter_table import InverterCheck, PairCheck, Restarts
 from moth_eval.robustness import PGD
 from moth_eval.seeds import generator_for
 from moth_eval.subject import Subject
 from tests.support.subjects import prototype_subject
 
-SHORT = replace(FAST, steps=160)
+BRIEF = replace(SHORT, steps=160)
 
 SETTINGS = HonestySettings(
     pairs=((0, 2), (1, 2), (3, 4)),
     restarts=2,
-    schedule=SHORT,
-    signed_schedule=SHORT,
+    schedule=BRIEF,
+    signed_schedule=BRIEF,
     attacks=(PGD(epsilon=0.4, step_size=0.1, steps=10),),
     patch_kinds=("crop", "optimised"),
     patch_sizes=(4, 9),

@@ -10,7 +10,7 @@ import torch
 from moth_eval.inversion.engine import invert
 from moth_eval.inversion.frozen import FrozenNetwork
 from moth_eval.inversion.objective import Objective
-from moth_eval.inversion.presets import FAST
+from moth_eval.inversion.presets import SHORT
 from moth_eval.inversion.problems import Inversion, Problem, pair_problems, universal_problems
 from moth_eval.inversion.signed_pixels import SignedPixels
 from moth_eval.loading.architectures import ArchitectureSource
@@ -18,7 +18,7 @@ from moth_eval.loading.files import load_network
 from moth_eval.subject import Examples, Subject
 from tests.support.subjects import PATCH, prototype_subject
 
-SCHEDULE = replace(FAST, steps=200)
+SCHEDULE = replace(SHORT, steps=200)
 SIGNED = SignedPixels()
 
 
@@ -198,7 +198,7 @@ def test_on_a_real_network_fewer_pixels_change_than_by_mask_and_pattern(shared: 
 
     def changed(objective: Objective | None) -> float:
         problems = pair_problems(labels, [(6, 2), (1, 4)], [1, 2])
-        found = invert(FrozenNetwork(subject), images, problems, FAST, objective=objective)
+        found = invert(FrozenNetwork(subject), images, problems, SHORT, objective=objective)
         assert all(result.valid for result in found)
         total = 0.0
         for result in found:
