@@ -11,8 +11,11 @@ from click.core import ParameterSource
 from moth_eval.errors import InputError
 
 from .comma_lists import number, pair
+from .sittings import sitting
 
 if TYPE_CHECKING:
+    from moth_eval.inversion.frozen import Precision
+
     from .distance_study import DistancePlan, DistanceStudy
     from .progress import Reporter
 
@@ -85,7 +88,7 @@ def distance(
     samples: int,
     pairs: str,
     stability: int | None,
-    precision: str,
+    precision: Precision,
     device: str,
     threads: int | None,
     out: Path | None,
@@ -107,7 +110,7 @@ def distance(
         preset=preset,
         samples=samples,
         seeds=tuple(number("--seeds", text) for text in seeds.split(",")),
-        precision="bfloat16" if precision == "bfloat16" else "float32",
+        precision=precision,
     )
     wanted = tuple(pair("--pairs", text) for text in pairs.split(",")) if pairs else None
     admit_own_code(architecture, model)
@@ -130,18 +133,10 @@ def distance(
 def run_study(ctx: click.Context, study: DistanceStudy) -> int:
     """Plan, carry out and report a study; the exit code."""
     from .distance_study import plan
-    from .trojai import exclusively, terminable
     from .trojai_command import write_reports
 
-    try:
-        with terminable(), exclusively(study.run):
-            _carry_out(plan(study), study.run)
-    except KeyboardInterrupt:
-        click.echo(
-            f"moth-eval: stopped; {study.run} holds what was finished, the same command continues",
-            err=True,
-        )
-        return 3
+    with sitting(study.run):
+        _carry_out(plan(study), study.run)
     write_reports(ctx, study.run)
     return 0
 

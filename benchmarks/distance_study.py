@@ -32,15 +32,17 @@ from moth_eval.distance_records import (
     kept_records,
 )
 from moth_eval.distance_table import Pair, SeedDistance
-from moth_eval.errors import InputError, RunError
+from moth_eval.errors import InputError
 from moth_eval.inversion.problems import Inversion
 from moth_eval.loading.architectures import ArchitectureSource
 from moth_eval.loading.rounds import RoundModel, read_round
 from moth_eval.loading.subjects import Opened, open_subject
 from moth_eval.records import LEDGER, TRIGGERS, canonical, write_whole
 from moth_eval.runner import resolve_device
-from moth_eval.subject import Examples, Subject
+from moth_eval.subject import Subject
 
+from .harden_data import first_of, hash_of
+from .sittings import refuse_differences, same_ground
 from .versions import versions
 
 Records = dict[tuple[Pair, int], DistanceRecord]
@@ -238,11 +240,7 @@ def _opened(study: DistanceStudy) -> tuple[RoundModel, Opened]:
         source = ArchitectureSource.parse(study.architecture, forbidden=study.model.resolve())
     device = resolve_device(study.device)
     opened = open_subject(models[0], architecture=source, device=device)
-    examples = opened.subject.examples
-    if study.first is not None:
-        examples = Examples(
-            images=examples.images[: study.first], labels=examples.labels[: study.first]
-        )
+    examples = first_of(opened.subject.examples, study.first)
     return models[0], replace(opened, subject=replace(opened.subject, examples=examples))
 
 
@@ -266,7 +264,7 @@ def _manifest(
         num_classes=subject.num_classes,
         image_shape=subject.image_shape,
         examples=str(found.examples.resolve()) if found.examples else "",
-        examples_sha256=_hash_of(subject.examples),
+        examples_sha256=hash_of(subject.examples),
         example_count=len(subject.examples),
         clean_accuracy=subject.accuracy(),
         doubts=subject.doubts,
@@ -283,12 +281,6 @@ def _protocol_record(protocol: DistanceProtocol) -> ProtocolRecord:
     # As JSON gives it back, so that it can be compared with the one of an earlier sitting.
     schedule = json.loads(canonical(asdict(protocol.schedule)))
     return ProtocolRecord(**asdict(protocol), schedule=schedule)
-
-
-def _hash_of(examples: Examples) -> str:
-    digest = hashlib.sha256(examples.images.cpu().contiguous().numpy().tobytes())
-    digest.update(examples.labels.cpu().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _continued(folder: DistanceFolder, new: DistanceManifest) -> DistanceManifest:
@@ -308,14 +300,7 @@ def _continued(folder: DistanceFolder, new: DistanceManifest) -> DistanceManifes
             for name, value in old.protocol
         ),
         ("--stability", old.stability_sets, new.stability_sets),
-        ("the device", old.device.partition(":")[0], new.device.partition(":")[0]),
-        ("torch", old.versions.get("torch"), new.versions.get("torch")),
-        ("moth-eval", old.versions.get("moth-eval"), new.versions.get("moth-eval")),
+        *same_ground(old.device, new.device, old.versions, new.versions),
     ]
-    for what, before, now in pairs:
-        if before != now:
-            raise RunError(
-                f"{folder.path} holds a run with {what} {before!r}, this one has {now!r}: "
-                "choose another --out, or repeat the earlier command to continue it"
-            )
+    refuse_differences(folder.path, pairs)
     return old.model_copy(update={"pairs": tuple(sorted({*old.pairs, *new.pairs}))})

@@ -35,8 +35,8 @@ from .hardening import (
     content_hash,
     parse_hardener,
     problem_of,
-    refuse_differences,
 )
+from .sittings import refuse_differences
 from .tasks import Task
 from .versions import versions
 

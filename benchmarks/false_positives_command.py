@@ -11,6 +11,8 @@ import click
 from moth_eval.errors import InputError
 from moth_eval.text import visible
 
+from .sittings import INCOMPLETE, sitting
+
 if TYPE_CHECKING:
     from moth_eval.hardening_cells import CellState
     from moth_eval.records import ScanRecord
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
     from .cells import Cell
     from .false_positives import FalsePositivesPlan, FalsePositivesStudy
 
-INCOMPLETE = 3
 PUBLISHED = "published"
 
 
@@ -163,21 +164,13 @@ def false_positives(
 def run_study(ctx: click.Context, study: FalsePositivesStudy) -> int:
     """Plan, carry out and report a study; the exit code."""
     from .false_positives import plan
-    from .trojai import exclusively, terminable
     from .trojai_command import write_reports
 
-    try:
-        with terminable(), exclusively(study.run):
-            planned = plan(study)
-            for note in planned.scan.round.notes:
-                click.echo(f"note: {visible(note)}", err=True)
-            complete = _carry_out(planned, study)
-    except KeyboardInterrupt:
-        click.echo(
-            f"moth-eval: stopped; {study.run} holds what was done, the same command continues",
-            err=True,
-        )
-        return INCOMPLETE
+    with sitting(study.run, kept="was done"):
+        planned = plan(study)
+        for note in planned.scan.round.notes:
+            click.echo(f"note: {visible(note)}", err=True)
+        complete = _carry_out(planned, study)
     write_reports(ctx, study.run)
     return 0 if complete else INCOMPLETE
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .sittings import INCOMPLETE, sitting
+
 if TYPE_CHECKING:
     from moth_eval.hardening_records import HardeningCard
     from moth_eval.inversion.frozen import Precision
 
     from .harden_plan import HardenPlan, HardenStudy
-
-INCOMPLETE = 3
 
 
 @click.command()
@@ -135,20 +135,12 @@ def harden(
 def run_study(study: HardenStudy) -> int:
     """Plan and carry out a study, and say what came of it; the exit code."""
     from .harden_plan import plan
-    from .trojai import exclusively, terminable
 
-    try:
-        with terminable(), exclusively(study.run):
-            planned = plan(study)
-            if planned.finished is not None:
-                click.echo(f"{study.run} is finished already, nothing is done again", err=True)
-            card = _carry_out(planned)
-    except KeyboardInterrupt:
-        click.echo(
-            f"moth-eval: stopped; {study.run} holds what was done, the same command continues",
-            err=True,
-        )
-        return INCOMPLETE
+    with sitting(study.run, kept="was done"):
+        planned = plan(study)
+        if planned.finished is not None:
+            click.echo(f"{study.run} is finished already, nothing is done again", err=True)
+        card = _carry_out(planned)
     _say(card, study.run, finished_before=planned.finished is not None)
     return 0 if card.training.status == "hardened" else INCOMPLETE
 

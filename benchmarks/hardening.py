@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moth_eval.errors import InputError, MothError, RunError
+from moth_eval.errors import InputError, MothError
 from moth_eval.hardening_cells import CELLS, CellState
 from moth_eval.hardening_study_records import (
     HardeningStudyFolder,
@@ -21,6 +21,7 @@ from moth_eval.loading.rounds import Round, RoundModel, read_round
 
 from .cells import Cell, folder_names, is_open, model_path, run_cells
 from .harden_plan import HardenStudy
+from .sittings import refuse_differences
 from .versions import versions
 
 if TYPE_CHECKING:
@@ -213,24 +214,6 @@ def model_hash(model: RoundModel) -> str:
 def problem_of(model: RoundModel) -> str:
     """Why a model cannot be opened, as its round tells; empty if nothing is known."""
     return "" if model.usable else f"{model.name} cannot be opened: {'; '.join(model.problems)}"
-
-
-def refuse_differences(folder: Path, pairs: list[tuple[str, object, object]]) -> None:
-    """Make sure that a run goes on as it was begun.
-
-    Args:
-        folder: of the run.
-        pairs: what it is, what it was, what it would be now.
-
-    Raises:
-        RunError: something differs.
-    """
-    for what, before, now in pairs:
-        if before != now:
-            raise RunError(
-                f"{folder} holds a run with {what} {before!r}, this one has {now!r}: choose "
-                "another --out, or repeat the earlier command to continue it"
-            )
 
 
 def _cells(study: HardeningStudy, found: Round, manifest: HardeningStudyManifest) -> list[Cell]:

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from moth_eval.errors import InputError
 from moth_eval.text import visible
+
+from .comma_lists import number
+from .sittings import INCOMPLETE, sitting
 
 if TYPE_CHECKING:
     from moth_eval.hardening_cells import CellState
     from moth_eval.inversion.frozen import Precision
 
     from .hardening import HardeningStudy, HardeningStudyPlan
-
-INCOMPLETE = 3
 
 
 @click.command()
@@ -166,34 +166,15 @@ def hardening(
 def run_study(ctx: click.Context, study: HardeningStudy) -> int:
     """Plan, carry out and report a study; the exit code."""
     from .hardening import plan
-    from .trojai import exclusively, terminable
     from .trojai_command import write_reports
 
-    try:
-        with terminable(), exclusively(study.run):
-            planned = plan(study)
-            for note in planned.round.notes:
-                click.echo(f"note: {visible(note)}", err=True)
-            states = _carry_out(planned, study)
-    except KeyboardInterrupt:
-        click.echo(
-            f"moth-eval: stopped; {study.run} holds what was done, the same command continues",
-            err=True,
-        )
-        return INCOMPLETE
+    with sitting(study.run, kept="was done"):
+        planned = plan(study)
+        for note in planned.round.notes:
+            click.echo(f"note: {visible(note)}", err=True)
+        states = _carry_out(planned, study)
     write_reports(ctx, study.run)
     return 0 if all(state.hardened for state in states) else INCOMPLETE
-
-
-def number(option: str, text: str) -> int:
-    """A whole number from the command line.
-
-    Raises:
-        InputError: it is none.
-    """
-    if not text.strip().isdecimal():
-        raise InputError(f"{option}: expected whole numbers such as 1,2,3, got {text!r}")
-    return int(text)
 
 
 def _carry_out(planned: HardeningStudyPlan, study: HardeningStudy) -> list[CellState]:

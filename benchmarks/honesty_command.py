@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 import click
 
 from .comma_lists import fraction, number, pair, words
+from .sittings import sitting
 
 if TYPE_CHECKING:
     from moth_eval.honesty_records import CheckRecord
+    from moth_eval.inversion.frozen import Precision
 
     from .honesty_plan import HonestyPlan, HonestyStudy
 
-INCOMPLETE = 3
 ALL = "all"
 """What `--pairs` says for every ordered pair."""
 
@@ -106,7 +107,7 @@ def honesty(
     patches: str,
     patch_sizes: str,
     epsilons: str,
-    precision: str,
+    precision: Precision,
     seed: int,
     device: str,
     threads: int | None,
@@ -137,7 +138,7 @@ def honesty(
         patch_kinds=words(patches),
         patch_sizes=tuple(number("--patch-sizes", text) for text in words(patch_sizes)),
         epsilons=tuple(dict.fromkeys(fraction("--epsilon", text) for text in words(epsilons))),
-        precision="bfloat16" if precision == "bfloat16" else "float32",
+        precision=precision,
         seed=seed,
         device=device,
         threads=threads,
@@ -154,18 +155,10 @@ def honesty(
 def run_study(ctx: click.Context, study: HonestyStudy) -> int:
     """Plan, carry out and report a study; the exit code."""
     from .honesty_plan import plan
-    from .trojai import exclusively, terminable
     from .trojai_command import write_reports
 
-    try:
-        with terminable(), exclusively(study.run):
-            _carry_out(plan(study))
-    except KeyboardInterrupt:
-        click.echo(
-            f"moth-eval: stopped; {study.run} holds what was finished, the same command continues",
-            err=True,
-        )
-        return INCOMPLETE
+    with sitting(study.run):
+        _carry_out(plan(study))
     write_reports(ctx, study.run)
     return 0
 

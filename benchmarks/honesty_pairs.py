@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import torch
-
 from moth_eval.errors import InputError
 from moth_eval.honesty import HonestySettings
 from moth_eval.patch_curves import Pair
 from moth_eval.subject import Examples, Subject
+
+from .harden_data import per_class
 
 FEW_CLASSES = 4
 """Up to so many classes, all ordered pairs are checked unless some are named."""
@@ -57,7 +57,7 @@ def check_patches(settings: HonestySettings, subject: Subject) -> None:
             f"--patch-sizes: expected sides from 1 to {side} pixels, which is the image's, got "
             f"{wrong[0] if wrong else 'none'}"
         )
-    counts = class_counts(subject)
+    counts = per_class(subject.examples, subject.num_classes)
     short = [s for s, _ in settings.pairs if min(counts[s], settings.images_per_class) < 2]
     if short:
         raise InputError(
@@ -71,11 +71,3 @@ def check_patches(settings: HonestySettings, subject: Subject) -> None:
             f"patches of the kind crop are cut out of images of the target class, but there is "
             f"none of class {absent[0]}: give examples of it, or leave crop out of --patches"
         )
-
-
-def class_counts(subject: Subject) -> list[int]:
-    """Images of each class, K entries."""
-    counted: list[int] = torch.bincount(
-        subject.examples.labels.cpu(), minlength=subject.num_classes
-    ).tolist()
-    return counted

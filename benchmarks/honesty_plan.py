@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from moth_eval.distance import checked_pairs
-from moth_eval.errors import InputError, MothError, RunError
+from moth_eval.errors import InputError, MothError
 from moth_eval.honesty import HonestySettings
 from moth_eval.honesty_records import (
     ChecksRecord,
@@ -29,8 +29,9 @@ from moth_eval.robustness import PGD
 from moth_eval.runner import resolve_device
 from moth_eval.subject import Subject
 
-from .harden_data import first_of, hash_of
-from .honesty_pairs import FEW_CLASSES, check_patches, class_counts, default_pairs
+from .harden_data import first_of, hash_of, per_class
+from .honesty_pairs import FEW_CLASSES, check_patches, default_pairs
+from .sittings import refuse_differences, same_ground
 from .versions import versions
 
 STEPS_ACROSS = 4
@@ -288,7 +289,7 @@ def _notes(
             f"the networks are read with different normalisations, {before.normalisation} before "
             f"and {after.normalisation} after"
         )
-    counts = class_counts(subject)
+    counts = per_class(subject.examples, subject.num_classes)
     if study.pairs is None:
         chosen = "one pair per source class, each with the next class as its target"
         if subject.num_classes <= FEW_CLASSES:
@@ -318,16 +319,9 @@ def _continued(folder: HonestyFolder, new: HonestyManifest) -> HonestyManifest:
         ("images with the hash", old.examples_sha256, new.examples_sha256),
         *_differences("the setting", old.settings.model_dump(), new.settings.model_dump()),
         ("--seed", old.seed, new.seed),
-        ("the device", old.device.partition(":")[0], new.device.partition(":")[0]),
-        ("torch", old.versions.get("torch"), new.versions.get("torch")),
-        ("moth-eval", old.versions.get("moth-eval"), new.versions.get("moth-eval")),
+        *same_ground(old.device, new.device, old.versions, new.versions),
     ]
-    for what, before, now in pairs:
-        if before != now:
-            raise RunError(
-                f"{folder.path} holds a run with {what} {before!r}, this one has {now!r}: "
-                "choose another --out, or repeat the earlier command to continue it"
-            )
+    refuse_differences(folder.path, pairs)
     return old
 
 

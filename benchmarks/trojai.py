@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import math
 import os
-import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from moth_eval.errors import InputError, MothError, RunError
+from moth_eval.errors import InputError, MothError
 from moth_eval.loading.rounds import Round, RoundModel, read_round
 from moth_eval.machine import available_bytes, processors
 from moth_eval.records import ModelEntry, RunFolder, RunManifest, ScanRecord
 
 from .ledger import LedgerWriter
+from .sittings import refuse_differences
 from .tasks import Task, parse_scanner
 from .versions import versions
 from .workers import run_tasks
 
 BYTES_PER_JOB = 2 << 30
 """Memory that one scan may take: the imported libraries, the network and its activations."""
-
-LOCK = ".lock"
-"""File of the run folder that the process working on it holds locked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,12 +247,7 @@ def _continued(folder: RunFolder, new: RunManifest) -> RunManifest:
     ]
     shared = old.scanners.keys() & new.scanners.keys()
     pairs += [(f"scanner {name}", old.scanners[name], new.scanners[name]) for name in shared]
-    for what, before, now in pairs:
-        if before != now:
-            raise RunError(
-                f"{folder.path} holds a run with {what} {before!r}, this one has {now!r}: "
-                "choose another --out, or repeat the earlier command to continue it"
-            )
+    refuse_differences(folder.path, pairs)
     entries = {entry.name: entry for entry in old.entries}
     for entry in new.entries:
         before = entries.get(entry.name, entry)
@@ -300,47 +291,6 @@ def _read_hashes(model: RoundModel) -> tuple[str, str]:
     files = sorted(path for path in model.examples.rglob("*") if path.is_file())
     lines = [f"{path.relative_to(model.examples)} {sha256_of(path)}" for path in files]
     return weights, hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-@contextmanager
-def exclusively(run: Path) -> Iterator[None]:
-    """Hold the run folder for this process until leaving.
-
-    Raises:
-        RunError: another process works on it.
-    """
-    run.mkdir(parents=True, exist_ok=True)
-    with (run / LOCK).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(
-                f"another process is working on {run}: wait for it, or choose another --out"
-            ) from None
-        try:
-            yield
-        finally:
-            if [path.name for path in run.iterdir()] == [LOCK]:  # nothing came of it
-                (run / LOCK).unlink()
-                run.rmdir()
-
-
-@contextmanager
-def terminable() -> Iterator[None]:
-    """Make SIGTERM end the run as Ctrl-C does, as far as this thread may say so."""
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    try:
-        before = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # not the main thread: signals are somebody else's business
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def called_as() -> tuple[str, ...]:

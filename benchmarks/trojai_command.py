@@ -9,6 +9,8 @@ import click
 
 from moth_eval.text import visible
 
+from .sittings import sitting
+
 if TYPE_CHECKING:
     from moth_eval.records import ScanRecord
 
@@ -114,20 +116,13 @@ def trojai(
 
 def run_study(ctx: click.Context, study: TrojaiStudy) -> int:
     """Plan, carry out and report a study; the exit code."""
-    from .trojai import exclusively, exit_code, plan, terminable
+    from .trojai import exit_code, plan
 
-    try:
-        with terminable(), exclusively(study.run):
-            planned = plan(study)
-            for note in planned.round.notes:
-                click.echo(f"note: {visible(note)}", err=True)
-            records = _carry_out(planned, study)
-    except KeyboardInterrupt:
-        click.echo(
-            f"moth-eval: stopped; {study.run} holds what was finished, the same command continues",
-            err=True,
-        )
-        return 3
+    with sitting(study.run):
+        planned = plan(study)
+        for note in planned.round.notes:
+            click.echo(f"note: {visible(note)}", err=True)
+        records = _carry_out(planned, study)
     write_reports(ctx, study.run)
     return exit_code(planned, records)
 

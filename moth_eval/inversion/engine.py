@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -192,21 +193,12 @@ def _result(
     valid = bool(torch.isfinite(rows.best_size[row]))
     stack = rows.best if valid else rows.parameters
     trigger = tuple(part[row : row + 1] for part in stack)
-    rate = (
-        float(rows.best_rate[row])
-        if valid
-        else success_rate(network, images, problem, objective, trigger)
-    )
-    if schedule.trim and rate >= schedule.success_rate:
-        trigger, rate = _trimmed(
-            trigger,
-            rate,
-            objective,
-            lambda t: success_rate(
-                network, images, problem, objective, t, at_least=schedule.success_rate
-            ),
-            schedule.success_rate,
-        )
+    measure = partial(success_rate, network, images, problem, objective)
+    rate = float(rows.best_rate[row]) if valid else measure(trigger)
+    wanted = schedule.success_rate
+    if schedule.trim and rate >= wanted:
+        holds = partial(measure, at_least=wanted)
+        trigger, rate = _trimmed(trigger, rate, objective, holds, wanted)
     mask, pattern = (torch.nan_to_num(part) for part in objective.render(trigger))
     return Inversion(
         problem=problem,

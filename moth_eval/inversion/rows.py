@@ -187,11 +187,14 @@ class Rows:
 
     def accept(self, row: int, stack: Parameters, sizes: Tensor, rate: float) -> None:
         """Make one row of a stack its best trigger, with its measured success rate."""
-        chosen = torch.zeros(len(self), dtype=torch.bool, device=self.steps.device)
-        chosen[row] = True
+        chosen = self._only(row)
         self.best = _choose(chosen, stack, self.best)
         self.best_size = torch.where(chosen, sizes, self.best_size)
         self.best_rate = torch.where(chosen, rate, self.best_rate)
+
+    def _only(self, row: int) -> Tensor:
+        """Bool `(R,)`: true for this row alone."""
+        return torch.arange(len(self), device=self.steps.device) == row
 
     def _disturb(self, row: int, most: float, objective: Objective) -> None:
         """Add a random change of at most `most` to every element of one row's mask and pattern."""
@@ -200,9 +203,8 @@ class Rows:
         parts = objective.render(tuple(part[row : row + 1] for part in self.parameters))
         changed = [self.streams[row].disturbed(part[0], most) for part in parts]
         fresh = objective.resumed(changed[0], changed[1])
-        chosen = torch.arange(len(self), device=self.steps.device) == row
         stack = tuple(f[None].to(p) for f, p in zip(fresh, self.parameters, strict=True))
-        self.parameters = _choose(chosen, stack, self.parameters)
+        self.parameters = _choose(self._only(row), stack, self.parameters)
 
     def keep(self, rows: Sequence[int]) -> None:
         """Drop all rows but these."""

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from benchmarks.trojai import exclusively
+from benchmarks.sittings import exclusively
 from moth_eval.cli import main
 from moth_eval.loading.files import MODEL_SUFFIXES
 from moth_eval.records import RunFolder
