@@ -10,7 +10,10 @@ import click
 if TYPE_CHECKING:
     from .trojai import TrojaiStudy
 
-HARDENING = "moth:rounds=12,pairs_per_round=3,warm_up_rounds=1,inversion_images=16,clean=40"
+HARDENING = (
+    "moth:rounds=12,pairs_per_round=3,warm_up_rounds=1,inversion_images=16,clean=40,"
+    "first_steps=12,next_steps=6"
+)
 """A short training, for a network of five classes and a hundred images."""
 
 

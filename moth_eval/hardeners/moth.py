@@ -77,8 +77,8 @@ class Moth:
     seconds: float | None = None
     pairs_per_round: int = 5
     repeats: int = 2
-    first_steps: int = 12
-    next_steps: int = 6
+    first_steps: int = 24
+    next_steps: int = 8
     fresh_steps: int = 80
     inversion_images: int = 48
     inversion_batch: int = 16
@@ -100,9 +100,10 @@ class Moth:
     recipe: Recipe = field(
         default_factory=lambda: Recipe(
             learning_rate=2e-3,
-            final_share=0.0,
             warm_up=0.1,
-            largest_gradient=5.0,
+            largest_gradient=20.0,
+            average_over=0.5,
+            interpolation=0.8,
             shift=2,
             distillation=0.5,
         )

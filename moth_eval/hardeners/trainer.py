@@ -33,8 +33,9 @@ class Recipe:
         weight_decay: of the optimiser.
         largest_gradient: norm to which longer gradients are cut; None: none is. It keeps one step
             on hard images from throwing an unknown network off.
-        weight_average: decay per step, in `[0, 1)`, of a running average of the weights, which is
-            what comes out in the end; 0: the last weights. Source: Polyak and Juditsky, 1992.
+        average_over: share of the training, in `[0, 1)`, at its end over whose steps the weights
+            are averaged; 0: the last weights come out. Source: Polyak and Juditsky, 1992; Izmailov
+            et al., "Averaging Weights Leads to Wider Optima and Better Generalization", UAI 2018.
         interpolation: share of the way, in `(0, 1]`, from the weights as they came to the trained
             ones at which the weights lie that come out; 1: at its end. It gives back more accuracy
             than hardness. Source: Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR
@@ -57,7 +58,7 @@ class Recipe:
     momentum: float = 0.9
     weight_decay: float = 1e-4
     largest_gradient: float | None = None
-    weight_average: float = 0.0
+    average_over: float = 0.0
     interpolation: float = 1.0
     batch_norm: BatchNormPolicy = "eval"
     shift: int = 0
@@ -73,7 +74,7 @@ class Recipe:
             )
         if self.largest_gradient is not None and not self.largest_gradient > 0:
             raise HardeningError(f"largest_gradient must be above 0, got {self.largest_gradient}")
-        for name in ("warm_up", "weight_average"):
+        for name in ("warm_up", "average_over"):
             if not 0 <= getattr(self, name) < 1:
                 raise HardeningError(f"{name} must be in [0, 1), got {getattr(self, name)}")
         if not 0 < self.interpolation <= 1:
@@ -127,8 +128,9 @@ class Trainer:
         for weight in weights:
             weight.requires_grad_()
         self._optimiser = _optimiser(weights, recipe)
+        self._averaged_steps = 0
         self._average = (
-            [weight.detach().clone() for weight in weights] if recipe.weight_average else []
+            [weight.detach().clone() for weight in weights] if recipe.average_over else []
         )
 
     @torch.no_grad()
@@ -162,16 +164,21 @@ class Trainer:
         if self._recipe.largest_gradient is not None:
             nn.utils.clip_grad_norm_(self.network.parameters(), self._recipe.largest_gradient)
         self._optimiser.step()
-        with torch.no_grad():
-            for mean, weight in self._averaged():
-                mean.lerp_(weight, 1 - self._recipe.weight_average)
+        if done >= 1 - self._recipe.average_over:
+            self._average_in()
         self.network.eval()
         self.steps += 1
         self.images += len(images)
         return float(loss.detach()), logits.detach().argmax(1) == labels
 
+    @torch.no_grad()
+    def _average_in(self) -> None:
+        self._averaged_steps += 1
+        for mean, weight in self._averaged():
+            mean.lerp_(weight, 1 / self._averaged_steps)
+
     def _averaged(self) -> list[tuple[Tensor, nn.Parameter]]:
-        """Running means with their weights; none where the recipe keeps the last weights."""
+        """Means with their weights; none where the recipe keeps the last weights."""
         if not self._average:
             return []
         return list(zip(self._average, self.network.parameters(), strict=True))
@@ -201,7 +208,7 @@ class Trainer:
         """The network as the recipe hands it out, in eval mode; training it further starts anew."""
         self._optimiser.zero_grad()
         with torch.no_grad():
-            for mean, weight in self._averaged():
+            for mean, weight in self._averaged() if self._averaged_steps else []:
                 weight.copy_(mean)
             if self._recipe.interpolation < 1:
                 before = self._teacher.state_dict()
@@ -219,6 +226,7 @@ class Trainer:
                     state[f"optimiser.{key}.{name}"] = value.clone()
         for number, (mean, _) in enumerate(self._averaged()):
             state[f"average.{number}"] = mean.clone()
+        state["averaged_steps"] = torch.tensor(self._averaged_steps)
         return state
 
     def restore(self, tensors: Mapping[str, Tensor], *, steps: int, images: int) -> None:
@@ -234,6 +242,7 @@ class Trainer:
                 # Adam's step counter stays on the CPU.
                 place = value.device if key == "step" else weights[name].device
                 self._optimiser.state[weights[name]][key] = value.to(place).clone()
+        self._averaged_steps = int(tensors["averaged_steps"])
         self.steps, self.images = steps, images
 
 

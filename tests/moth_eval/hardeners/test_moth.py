@@ -307,17 +307,22 @@ def test_distillation_holds_on_to_the_answers_of_the_network_as_it_came(
     assert drift[1] < 0.1 * drift[0]
 
 
-def test_averaged_weights_lie_between_the_original_and_the_last_ones(
+def test_the_weights_that_come_out_are_the_mean_over_the_last_steps(
     subject: Subject, data: Examples
 ) -> None:
-    ends = []
-    for decay in (0.0, 0.5):
-        recipe = Recipe(learning_rate=1e-2, weight_average=decay)
-        trainer = Trainer(subject, recipe, torch.Generator().manual_seed(0))
-        trainer.step(data.images, (data.labels + 1) % 4, done=0.0)
-        ends.append(trainer.finished().get_parameter("fc.weight").detach())
-    original = subject.module.get_parameter("fc.weight").detach()
-    torch.testing.assert_close(ends[1], (original + ends[0]) / 2)
+    recipe = Recipe(learning_rate=1e-2, average_over=0.5)
+    trainer = Trainer(subject, recipe, torch.Generator().manual_seed(0))
+    weight = trainer.network.get_parameter("fc.weight")
+    after = []
+    for done in (0.0, 0.25, 0.5, 0.75):
+        trainer.step(data.images, (data.labels + 1) % 4, done=done)
+        after.append(weight.detach().clone())
+    assert not torch.equal(after[2], after[3])
+    torch.testing.assert_close(
+        trainer.finished().get_parameter("fc.weight"), (after[2] + after[3]) / 2
+    )
+    with pytest.raises(HardeningError, match="average_over must be in"):
+        Recipe(learning_rate=1e-2, average_over=1.0)
 
 
 def test_interpolated_weights_lie_on_the_way_from_the_original_to_the_trained_ones(
@@ -343,15 +348,15 @@ def test_averaged_weights_go_on_where_an_earlier_trainer_stopped(
     subject: Subject, data: Examples
 ) -> None:
     def trainer() -> Trainer:
-        recipe = Recipe(learning_rate=1e-2, weight_average=0.5)
+        recipe = Recipe(learning_rate=1e-2, average_over=0.5)
         return Trainer(subject, recipe, torch.Generator().manual_seed(0))
 
     whole, first, second = trainer(), trainer(), trainer()
     for _ in range(2):
-        whole.step(data.images, data.labels.flip(0), done=0.0)
-    first.step(data.images, data.labels.flip(0), done=0.0)
+        whole.step(data.images, data.labels.flip(0), done=0.5)
+    first.step(data.images, data.labels.flip(0), done=0.5)
     second.restore(first.tensors(), steps=1, images=len(data))
-    second.step(data.images, data.labels.flip(0), done=0.0)
+    second.step(data.images, data.labels.flip(0), done=0.5)
     expected, found = (t.finished().state_dict() for t in (whole, second))
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
@@ -416,7 +421,7 @@ def test_a_limit_is_taken_away_by_none() -> None:
         contract=Hardener,
     )
     method = build(Moth, settings)
-    assert Moth().recipe.largest_gradient == 5.0
+    assert Moth().recipe.largest_gradient == 20.0
     assert (method.recipe.largest_gradient, method.seconds) == (None, None)
     with pytest.raises(InputError, match="rounds takes a int, got 'none'"):
         parse_spec("moth:rounds=none", HARDENERS, ENTRY_POINTS, kind="method", contract=Hardener)
