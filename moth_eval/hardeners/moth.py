@@ -103,7 +103,7 @@ class Moth:
             warm_up=0.1,
             largest_gradient=20.0,
             average_over=0.5,
-            interpolation=0.8,
+            interpolation=0.6,
             shift=2,
             distillation=0.5,
         )
