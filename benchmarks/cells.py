@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import hashlib
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from multiprocessing import connection, get_context
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
-from moth_eval.errors import MothError, RefusedFile
-from moth_eval.hardening_cells import CellOutcome, CellState, outcome_path, read_cell, write_outcome
+from moth_eval.errors import MothError, OutOfMemory, RefusedFile
+from moth_eval.hardening_cells import (
+    CellOutcome,
+    CellState,
+    log_path,
+    outcome_path,
+    read_cell,
+    write_outcome,
+)
 from moth_eval.loading.layouts import FILES
 from moth_eval.loading.rounds import RoundModel
-from moth_eval.records import canonical, write_whole
+from moth_eval.records import AttemptRecord, canonical, write_whole
 
+from .budget import Budget
 from .harden_plan import HardenPlan, HardenStudy
+from .pool import Pool
+from .sittings import waiting_for
+from .supervisor import Ended, Place, Tell
 from .tasks import file_name
-from .workers import GRACE_SECONDS, epitaph, leave_with
-
-Tell = Callable[[str, float | None, str], None]
-"""As in `harden_study`: what is going on, which share of it is done (None: unknown), a line."""
-
-Message = tuple[str, float | None, str] | CellOutcome | None
-"""From a worker: progress; in the end an outcome, or None where it left a card."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +63,8 @@ class Cell:
         )
 
 
-Work = Callable[[Cell, Tell], None]
+Work = Callable[[Cell, Place, Tell], CellOutcome | None]
+"""Carries out a cell; it leaves a card, or says why there is none."""
 
 FolderNames = dict[str, dict[str, dict[int, str]]]
 """Model -> method -> seed -> name of the cell's folder."""
@@ -93,44 +97,91 @@ def is_open(cell: Cell, *, retry: bool) -> bool:
 
 
 def run_cells(
-    cells: Iterable[Cell],
+    cells: Sequence[Cell],
+    budget: Budget,
+    device: str,
     *,
-    timeout: float | None,
     tell: Callable[[Cell, str, float | None, str], None],
     work: Work | None = None,
 ) -> Iterator[CellState]:
-    """Carry out cells one after the other; how each stands in the end.
+    """Carry out cells; how each stands in the end, as they end.
 
-    On leaving early (an exception, or the caller stops) the process at work is killed. A cell that
-    was stopped, killed or out of time goes on where it was when it is carried out again.
+    On leaving early (an exception, or the caller stops) the processes at work are killed. A cell
+    that was stopped, killed or out of time goes on where it was when it is carried out again.
 
     Args:
         cells: those to carry out.
-        timeout: seconds after which a cell is given up; None: never.
+        budget: what they may use of the machine.
+        device: where: `cpu`, `cuda` for all GPUs, or `cuda:N`.
         tell: told of the progress within a cell.
         work: what a worker does; a function of a module, for tests.
     """
+    pool = Pool(
+        work=work or harden_cell,
+        places=budget.places(device),
+        limits=budget.limits(device),
+        alone=budget.alone(),
+        on_message=tell,
+        log=lambda cell: log_path(cell.study.run),
+    )
     for cell in cells:
         outcome_path(cell.study.run).unlink(missing_ok=True)
-        outcome = _carried_out(cell, timeout, tell, work or harden_cell)
-        if outcome is not None:
-            write_outcome(cell.study.run, outcome)
-        yield cell.state
+    for cell in cells:
+        if cell.problem:
+            failed = CellOutcome(status="failed", reason=cell.problem, seconds=0.0)
+            write_outcome(cell.study.run, failed)
+            yield cell.state
+    with closing(pool.run(cell for cell in cells if not cell.problem)) as outcomes:
+        for outcome in outcomes:
+            ended = outcome.ended
+            if ended.status != "answered":
+                write_outcome(outcome.task.study.run, _outcome(ended, outcome.earlier))
+            elif ended.answer is not None:
+                write_outcome(outcome.task.study.run, ended.answer)
+            yield outcome.task.state
 
 
-def harden_cell(cell: Cell, tell: Tell) -> None:
-    """Carry out a cell here and now; its folder then holds the card.
+def _outcome(ended: Ended[CellOutcome | None], earlier: tuple[AttemptRecord, ...]) -> CellOutcome:
+    return CellOutcome.model_validate(
+        {
+            "status": ended.status,
+            "reason": ended.reason,
+            "seconds": ended.seconds,
+            "attempts": earlier,
+        }
+    )
+
+
+def harden_cell(cell: Cell, place: Place, tell: Tell) -> CellOutcome | None:
+    """Carry out a cell here and now; its folder then holds the card, or it is said why not.
+
+    Args:
+        cell: what to do.
+        place: where; its threads are those that are used.
+        tell: told of the progress.
 
     Raises:
-        MothError: the model, the images or an option cannot be used.
+        OutOfMemory: memory ran out, which says nothing about the model.
     """
     from .harden_plan import plan
     from .harden_study import carry_out
 
-    planned = plan(cell.study)
-    if planned.finished is None:
-        _share_originals(planned, cell.originals, tell)
-    carry_out(planned, tell=tell)
+    started = time.monotonic()
+    study = replace(cell.study, threads=place.threads, device=place.device)
+    try:
+        planned = plan(study)
+        if planned.finished is None:
+            _share_originals(planned, cell.originals, tell)
+        carry_out(planned, tell=tell)
+    except OutOfMemory:
+        raise
+    except MothError as error:
+        status: Literal["refused", "failed"] = "failed"
+        if isinstance(error, RefusedFile):
+            status = "refused"
+        seconds = time.monotonic() - started
+        return CellOutcome(status=status, reason=str(error), seconds=seconds)
+    return None
 
 
 def _share_originals(planned: HardenPlan, folder: Path, tell: Tell) -> None:
@@ -154,73 +205,14 @@ def _share_originals(planned: HardenPlan, folder: Path, tell: Tell) -> None:
         "versions": run.versions,
     }
     shared = folder / f"{hashlib.sha256(canonical(what).encode()).hexdigest()[:32]}.jsonl"
-    shared.parent.mkdir(parents=True, exist_ok=True)
-    measured = Measurements(shared, planned.data.test, planned.protocol)
-    measured.right(planned.subject)
-    if run.pairs:
-        pairs = f"{len(run.pairs)} pairs"
-        measured.distances(
-            planned.subject,
-            run.pairs,
-            on_share=lambda share: tell("distances before", share, pairs),
-        )
+    with waiting_for(shared.with_suffix(".lock")):  # of a cell that measures the same
+        measured = Measurements(shared, planned.data.test, planned.protocol)
+        measured.right(planned.subject)
+        if run.pairs:
+            pairs = f"{len(run.pairs)} pairs"
+            measured.distances(
+                planned.subject,
+                run.pairs,
+                on_share=lambda share: tell("distances before", share, pairs),
+            )
     write_whole(own, shared.read_bytes())
-
-
-def _carried_out(
-    cell: Cell,
-    timeout: float | None,
-    tell: Callable[[Cell, str, float | None, str], None],
-    work: Work,
-) -> CellOutcome | None:
-    """How a cell ended; None if it left a card."""
-    if cell.problem:
-        return CellOutcome(status="failed", reason=cell.problem, seconds=0.0)
-    context = get_context("forkserver")
-    context.set_forkserver_preload(["benchmarks.preload"])
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(cell, theirs, work), daemon=True)
-    process.start()
-    theirs.close()
-    started = time.monotonic()
-    try:
-        while ours.poll(None if timeout is None else max(0.0, started + timeout - _now())):
-            message: Message = ours.recv()
-            if not isinstance(message, tuple):
-                process.join(GRACE_SECONDS)
-                return message
-            tell(cell, *message)
-        reason = f"no result within {timeout:g} s (--timeout)"
-        return CellOutcome(status="timed-out", reason=reason, seconds=_now() - started)
-    except (EOFError, OSError):  # it died before or while it answered
-        process.join(GRACE_SECONDS)
-        reason = epitaph(process.exitcode)
-        return CellOutcome(status="failed", reason=reason, seconds=_now() - started)
-    finally:
-        ours.close()
-        if process.is_alive():
-            process.kill()
-        process.join(GRACE_SECONDS)
-
-
-def _now() -> float:
-    return time.monotonic()
-
-
-def _work(cell: Cell, answer: connection.Connection, work: Work) -> None:
-    """In the worker process: carry out the cell and say how it ended."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=leave_with, args=(answer,), daemon=True).start()
-    started = time.monotonic()
-    try:
-        work(cell, lambda *message: answer.send(message))
-        answer.send(None)
-        return
-    except RefusedFile as error:
-        ended: Mapping[str, str] = {"status": "refused", "reason": str(error)}
-    except MothError as error:
-        ended = {"status": "failed", "reason": str(error)}
-    except Exception as error:  # a worker must answer, whatever a file or the machine does to it
-        ended = {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
-    seconds = time.monotonic() - started
-    answer.send(CellOutcome.model_validate({**ended, "seconds": seconds}))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,17 +21,17 @@ from moth_eval.false_positive_records import (
 from moth_eval.hardening_cells import CELLS, CellState
 from moth_eval.hardening_records import WEIGHTS
 from moth_eval.loading.rounds import RoundModel, read_round
-from moth_eval.records import ModelEntry, RunFolder, ScanRecord
+from moth_eval.records import ModelEntry, RunFolder, ScanRecord, attempts_of
 from moth_eval.seeds import derive_seed
 
 from . import trojai
+from .budget import Budget
 from .cells import Cell, folder_names, is_open, model_path, run_cells
 from .harden_plan import HardenStudy
 from .hardening import (
     ORIGINALS,
     OnTell,
     as_json,
-    check_timeout,
     content_hash,
     parse_hardener,
     problem_of,
@@ -58,9 +58,7 @@ class FalsePositivesStudy:
         ground_truth: where the answers are, if they do not lie with the models.
         seed: decides everything random.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        jobs: models scanned at a time; None: as `trojai` chooses.
-        threads: CPU threads of a hardening; None: as many as torch takes.
-        timeout: seconds after which a scan or a hardening is given up; None: never.
+        budget: what the run may use of the machine.
         retry: whether scans and hardenings without a result are done again.
         command: how the run was called, for the record.
     """
@@ -77,9 +75,7 @@ class FalsePositivesStudy:
     ground_truth: Path | None = None
     seed: int = 0
     device: str = "auto"
-    jobs: int | None = None
-    threads: int | None = None
-    timeout: float | None = None
+    budget: Budget = field(default_factory=Budget)
     retry: bool = False
     command: tuple[str, ...] = ()
 
@@ -92,8 +88,7 @@ class FalsePositivesStudy:
             scanners=(self.scanner,),
             seed=self.seed,
             device=self.device,
-            jobs=self.jobs,
-            timeout=self.timeout,
+            budget=self.budget,
             architecture=self.architecture,
             examples=self.data,
             ground_truth=self.ground_truth,
@@ -139,7 +134,7 @@ def plan(study: FalsePositivesStudy) -> FalsePositivesPlan:
         InputError: an option or the folder of models is unusable.
         RunError: the run folder holds another run.
     """
-    check_timeout(study.timeout)
+    study.budget.check()
     if study.threshold is not None and not math.isfinite(study.threshold):
         raise InputError(f"--threshold must be 'published' or a number, got {study.threshold}")
     folder = FalsePositivesFolder(study.run)
@@ -177,7 +172,7 @@ def _manifest(study: FalsePositivesStudy) -> FalsePositivesManifest:
         architecture=study.architecture,
         seed=study.seed,
         device=str(resolve_device(study.device)),
-        timeout_seconds=study.timeout,
+        timeout_seconds=study.budget.timeout,
         versions=versions(),
         folders={},
     )
@@ -288,14 +283,20 @@ def _further_scan(
     manifest = plan.scan.manifest.model_copy(update={"entries": entries, "seed": seed})
     folder.write_manifest(manifest)
     records = folder.records()
-    again = ("failed", "timed-out") if study.retry else ()
+    again = trojai.UNANSWERED if study.retry else ()
     finished = {
         task.key: records[task.key]
         for task in tasks
         if task.key in records and records[task.key].status not in again
     }
     found = replace(plan.scan.round, models=tuple(task.model for task in tasks), truth={})
-    return trojai.Plan(round=found, manifest=manifest, tasks=tuple(tasks), finished=finished)
+    return trojai.Plan(
+        round=found,
+        manifest=manifest,
+        tasks=tuple(tasks),
+        finished=finished,
+        earlier=attempts_of(folder.lines()),
+    )
 
 
 def _harden(
@@ -307,7 +308,7 @@ def _harden(
     cells = [_cell(plan, study, task) for task in flagged]
     waiting = [cell for cell in cells if is_open(cell, retry=study.retry)]
     listen.begin("hardening", len(cells), len(cells) - len(waiting))
-    for state in run_cells(waiting, timeout=study.timeout, tell=listen.tell):
+    for state in run_cells(waiting, study.budget, plan.manifest.device, tell=listen.tell):
         listen.hardened(state)
     return [cell.state for cell in cells]
 
@@ -332,7 +333,6 @@ def _cell(plan: FalsePositivesPlan, study: FalsePositivesStudy, task: Task) -> C
             distance_pairs=study.distance_pairs,
             seed=study.seed,
             device=plan.manifest.device,
-            threads=study.threads,
             # The command line says where the answers are; it stands in the study's manifest alone.
             command=(),
         ),

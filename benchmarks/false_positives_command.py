@@ -11,12 +11,14 @@ import click
 from moth_eval.errors import InputError
 from moth_eval.text import visible
 
+from .budget_options import budget_options
 from .sittings import INCOMPLETE, sitting
 
 if TYPE_CHECKING:
     from moth_eval.hardening_cells import CellState
     from moth_eval.records import ScanRecord
 
+    from .budget import Budget
     from .cells import Cell
     from .false_positives import FalsePositivesPlan, FalsePositivesStudy
 
@@ -87,17 +89,7 @@ PUBLISHED = "published"
 )
 @click.option("--seed", default=0, show_default=True, help="Decides everything random.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option(
-    "--jobs",
-    type=click.IntRange(min=1),
-    help="Models scanned at a time.  [default: one per processor as memory allows; one on a GPU]",
-)
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of a hardening.")
-@click.option(
-    "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
-    help="Seconds after which a scan or a hardening is given up.",
-)
+@budget_options("task", jobs="one per processor as memory allows; one per GPU")
 @click.option(
     "--retry-failed",
     "retry",
@@ -123,9 +115,7 @@ def false_positives(
     ground_truth: Path | None,
     seed: int,
     device: str,
-    jobs: int | None,
-    threads: int | None,
-    timeout: float | None,
+    budget: Budget,
     retry: bool,
     out: Path | None,
 ) -> None:
@@ -152,9 +142,7 @@ def false_positives(
         ground_truth=ground_truth,
         seed=seed,
         device=device,
-        jobs=jobs,
-        threads=threads,
-        timeout=timeout,
+        budget=budget,
         retry=retry,
         command=called_as(),
     )

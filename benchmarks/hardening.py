@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from moth_eval.hardening_study_records import (
 )
 from moth_eval.loading.rounds import Round, RoundModel, read_round
 
+from .budget import Budget
 from .cells import Cell, folder_names, is_open, model_path, run_cells
 from .harden_plan import HardenStudy
 from .sittings import refuse_differences
@@ -56,8 +56,7 @@ class HardeningStudy:
         distance_seeds: inversions per pair, 1 to 3; the smallest counts.
         distance_precision: of the gradients of these inversions.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        threads: CPU threads; None: as many as torch takes.
-        timeout: seconds after which a cell is given up; None: never.
+        budget: what the run may use of the machine.
         retry: whether cells that left no model are carried out again.
         command: how the run was called, for the record.
     """
@@ -75,8 +74,7 @@ class HardeningStudy:
     distance_seeds: int = 1
     distance_precision: Precision = "float32"
     device: str = "auto"
-    threads: int | None = None
-    timeout: float | None = None
+    budget: Budget = field(default_factory=lambda: Budget(jobs=1))
     retry: bool = False
     command: tuple[str, ...] = ()
 
@@ -107,7 +105,7 @@ def plan(study: HardeningStudy) -> HardeningStudyPlan:
     """
     from moth_eval.runner import resolve_device
 
-    check_timeout(study.timeout)
+    study.budget.check()
     methods = {spec: parse_hardener(spec) for spec in study.methods}
     if not methods or not study.seeds:
         raise InputError("expected at least one method and one seed, got none")
@@ -148,7 +146,7 @@ def carry_out(
         tell: told of the progress within a cell.
         on_end: told of every cell that is over.
     """
-    for state in run_cells(plan.open, timeout=study.timeout, tell=tell):
+    for state in run_cells(plan.open, study.budget, plan.manifest.device, tell=tell):
         on_end(state)
     return [cell.state for cell in plan.cells]
 
@@ -164,16 +162,6 @@ def parse_hardener(spec: str) -> tuple[str, dict[str, Any]]:
     from moth_eval.plugins import parse_spec
 
     return parse_spec(spec, HARDENERS, ENTRY_POINTS, kind="method", contract=Hardener)
-
-
-def check_timeout(timeout: float | None) -> None:
-    """Make sure that a time limit is one.
-
-    Raises:
-        InputError: it is not a finite number above 0.
-    """
-    if timeout is not None and not (math.isfinite(timeout) and timeout > 0):
-        raise InputError(f"--timeout must be a number of seconds above 0, got {timeout}")
 
 
 def check_architecture(architecture: str, models: Path) -> None:
@@ -239,7 +227,6 @@ def _cells(study: HardeningStudy, found: Round, manifest: HardeningStudyManifest
                 distance_precision=study.distance_precision,
                 seed=seed,
                 device=manifest.device,
-                threads=study.threads,
                 command=study.command,
             ),
         )
@@ -274,7 +261,7 @@ def _manifest(
         distance_seeds=study.distance_seeds,
         distance_precision=study.distance_precision,
         device=device,
-        timeout_seconds=study.timeout,
+        timeout_seconds=study.budget.timeout,
         versions=versions(),
         entries=tuple(
             StudyModel(

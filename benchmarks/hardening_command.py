@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ import click
 
 from moth_eval.text import visible
 
+from .budget_options import budget_options
 from .comma_lists import number
 from .sittings import INCOMPLETE, sitting
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from moth_eval.hardening_cells import CellState
     from moth_eval.inversion.frozen import Precision
 
+    from .budget import Budget
     from .hardening import HardeningStudy, HardeningStudyPlan
 
 
@@ -92,12 +95,7 @@ if TYPE_CHECKING:
     help="Of the gradients of these inversions; what counts is always float32.",
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.")
-@click.option(
-    "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
-    help="Seconds after which a cell is given up, measurements included.",
-)
+@budget_options("hardening", jobs="1, so that times can be compared")
 @click.option(
     "--retry-failed",
     "retry",
@@ -123,8 +121,7 @@ def hardening(
     distance_seeds: int,
     distance_precision: Precision,
     device: str,
-    threads: int | None,
-    timeout: float | None,
+    budget: Budget,
     retry: bool,
     out: Path,
 ) -> None:
@@ -155,8 +152,7 @@ def hardening(
         distance_seeds=distance_seeds,
         distance_precision=distance_precision,
         device=device,
-        threads=threads,
-        timeout=timeout,
+        budget=replace(budget, jobs=budget.jobs or 1),
         retry=retry,
         command=called_as(),
     )

@@ -8,7 +8,7 @@ import uuid
 from pathlib import Path
 from types import TracebackType
 
-from moth_eval.records import LEDGER, LedgerLine, ScanRecord, encode
+from moth_eval.records import LEDGER, AttemptRecord, LedgerLine, ScanRecord, encode
 
 from .tasks import Task
 
@@ -39,6 +39,18 @@ class LedgerWriter:
         """Note that a task has been handed out."""
         self._append(
             LedgerLine(event="start", key=task.key, model=task.model.name, scanner=task.scanner)
+        )
+
+    def retry(self, task: Task, attempt: AttemptRecord) -> None:
+        """Note how an attempt ended that is not the last at its task."""
+        self._append(
+            LedgerLine(
+                event="retry",
+                key=task.key,
+                model=task.model.name,
+                scanner=task.scanner,
+                attempt=attempt,
+            )
         )
 
     def end(self, record: ScanRecord) -> None:

@@ -68,6 +68,15 @@ def exclusively(run: Path) -> Iterator[None]:
 
 
 @contextmanager
+def waiting_for(lock: Path) -> Iterator[None]:
+    """Hold a lock file until leaving, when whoever holds it now has let it go."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
 def terminable() -> Iterator[None]:
     """Make SIGTERM end the run as Ctrl-C does, as far as this thread may say so."""
 

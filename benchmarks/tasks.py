@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import io
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moth_eval import __version__
-from moth_eval.errors import MothError, RefusedFile
+from moth_eval.errors import MothError, OutOfMemory, RefusedFile
 from moth_eval.loading.rounds import RoundModel
+from moth_eval.machine import is_out_of_memory
 from moth_eval.records import (
     TRIGGERS,
     RuleRecord,
@@ -24,6 +25,9 @@ from moth_eval.records import (
 if TYPE_CHECKING:
     from moth_eval.loading.subjects import Opened
     from moth_eval.scan import Scan, Trigger
+
+    from .pool import Outcome
+    from .supervisor import Place, Tell
 
 RESULT_VERSION = 2
 """Raised when the same task would give another result than before."""
@@ -49,7 +53,6 @@ class Task:
         architecture: what `--arch` said, or empty.
         models: the folder of models, from which no code is imported.
         run: the run folder.
-        threads: CPU threads of the worker.
     """
 
     model: RoundModel
@@ -63,7 +66,6 @@ class Task:
     architecture: str
     models: Path
     run: Path
-    threads: int
 
     @property
     def key(self) -> str:
@@ -86,10 +88,15 @@ class Task:
         }
         return hashlib.sha256(canonical(parts).encode()).hexdigest()
 
-    def without_answer(self, status: str, reason: str, seconds: float = 0.0) -> ScanRecord:
-        """The record of a task that gave no score."""
+    @property
+    def file_name(self) -> str:
+        """Stem of the files that are this task's alone."""
+        return f"{file_name(self.model.name)}--{file_name(self.scanner)}"
+
+    def without_answer(self, status: str, reason: str, **more: Any) -> ScanRecord:
+        """The record of a task that gave no score; `more` are further fields of it."""
         return ScanRecord.model_validate(
-            {**self._identity(), "status": status, "reason": reason, "seconds": seconds}
+            {**self._identity(), "status": status, "reason": reason, **more}
         )
 
     def _identity(self) -> dict[str, Any]:
@@ -105,19 +112,46 @@ class Task:
         }
 
 
-def execute(task: Task) -> ScanRecord:
+def execute(task: Task, place: Place, tell: Tell) -> ScanRecord:
     """The record of a task, carried out here and now; the inverted triggers are on disk before.
 
     Bad files and failing scanners give a record that says so; nothing is raised for them.
+
+    Args:
+        task: what to do.
+        place: its device is the one that is used.
+        tell: not called; scans say nothing until they are over.
+
+    Raises:
+        OutOfMemory: memory ran out, which says nothing about the model.
     """
+    task = replace(task, device=place.device)
     try:
         return _executed(task)
+    except OutOfMemory:
+        raise
     except RefusedFile as error:
         return task.without_answer("refused", str(error))
     except MothError as error:
         return task.without_answer("failed", str(error))
     except Exception as error:  # a worker must answer, whatever a file or the machine does to it
+        if is_out_of_memory(error):
+            raise
         return task.without_answer("failed", f"{type(error).__name__}: {error}")
+
+
+def record_of(outcome: Outcome[Task, ScanRecord]) -> ScanRecord:
+    """The record of a task that a pool has carried out."""
+    ended = outcome.ended
+    if ended.answer is not None:
+        return ended.answer.model_copy(update={"attempts": outcome.earlier})
+    return replace(outcome.task, device=outcome.place.device).without_answer(
+        ended.status,
+        ended.reason,
+        seconds=ended.seconds,
+        peak_memory_bytes=ended.peak_memory_bytes,
+        attempts=outcome.earlier,
+    )
 
 
 def _executed(task: Task) -> ScanRecord:
@@ -205,7 +239,7 @@ def _save_triggers(task: Task, triggers: tuple[Trigger, ...]) -> tuple[str, str]
         asrs=np.array([t.asr for t in triggers]),
         valid=np.array([t.valid for t in triggers]),
     )
-    name = f"{TRIGGERS}/{file_name(task.model.name)}--{file_name(task.scanner)}.npz"
+    name = f"{TRIGGERS}/{task.file_name}.npz"
     write_whole(task.run / name, buffer.getvalue())
     return name, hashlib.sha256(buffer.getvalue()).hexdigest()
 

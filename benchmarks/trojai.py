@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from moth_eval.errors import InputError, MothError
+from moth_eval.errors import MothError
 from moth_eval.loading.rounds import Round, RoundModel, read_round
-from moth_eval.machine import available_bytes, processors
-from moth_eval.records import ModelEntry, RunFolder, RunManifest, ScanRecord
+from moth_eval.records import (
+    LOGS,
+    AttemptRecord,
+    ModelEntry,
+    RunFolder,
+    RunManifest,
+    ScanRecord,
+    attempts_of,
+)
 
+from .budget import Budget
 from .ledger import LedgerWriter
+from .pool import Pool
 from .sittings import refuse_differences
-from .tasks import Task, parse_scanner
+from .tasks import Task, execute, parse_scanner, record_of
 from .versions import versions
-from .workers import run_tasks
 
-BYTES_PER_JOB = 2 << 30
-"""Memory that one scan may take: the imported libraries, the network and its activations."""
+UNANSWERED = ("failed", "timed-out", "crashed", "out-of-memory")
+"""Statuses that another attempt may change."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,10 +45,8 @@ class TrojaiStudy:
         scanners: scanner specifications, `NAME` or `NAME:field=value,...`.
         seed: decides everything random.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        jobs: models scanned at a time, each in a process of its own; None: one per processor, as
-            far as memory reaches, and one on a GPU.
+        budget: what the run may use of the machine.
         limit: only the first so many models; None: all.
-        timeout: seconds after which a scan is given up; None: never.
         architecture: where networks come from whose files hold only weights (`--arch`).
         examples: clean images for every model, if they do not lie with it.
         ground_truth: where the answers are, if they do not lie with the models.
@@ -54,9 +59,8 @@ class TrojaiStudy:
     scanners: tuple[str, ...] = ("nc",)
     seed: int = 0
     device: str = "auto"
-    jobs: int | None = None
+    budget: Budget = field(default_factory=Budget)
     limit: int | None = None
-    timeout: float | None = None
     architecture: str = ""
     examples: Path | None = None
     ground_truth: Path | None = None
@@ -66,12 +70,21 @@ class TrojaiStudy:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a study will do: all its tasks, and the records that are there already."""
+    """What a study will do: all its tasks, and what is known of them already.
+
+    Attributes:
+        round: the models.
+        manifest: of the run.
+        tasks: all of them.
+        finished: task key -> record, of those that need not be done.
+        earlier: task key -> attempts at those that were begun and not finished.
+    """
 
     round: Round
     manifest: RunManifest
     tasks: tuple[Task, ...]
     finished: dict[str, ScanRecord]
+    earlier: dict[str, tuple[AttemptRecord, ...]]
 
     @property
     def open_tasks(self) -> list[Task]:
@@ -88,17 +101,13 @@ def plan(study: TrojaiStudy) -> Plan:
     """
     from moth_eval.runner import resolve_device
 
-    if study.timeout is not None and not (math.isfinite(study.timeout) and study.timeout > 0):
-        raise InputError(f"--timeout must be a number of seconds above 0, got {study.timeout}")
-    if study.jobs is not None and study.jobs < 1:
-        raise InputError(f"--jobs must be at least 1, got {study.jobs}")
+    study.budget.check()
     found = read_round(study.models, examples=study.examples, ground_truth=study.ground_truth)
     models = found.models[: study.limit]
     methods = {spec: parse_scanner(spec) for spec in study.scanners}
     _check_architecture(study)
     device = str(resolve_device(study.device))
     hashes = {model.name: _hashes(model) for model in models}
-    threads = max(1, processors() // jobs_for(study, device))
     folder = RunFolder(study.run)
     tasks = tuple(
         Task(
@@ -113,7 +122,6 @@ def plan(study: TrojaiStudy) -> Plan:
             architecture=study.architecture,
             models=study.models.resolve(),
             run=study.run.resolve(),
-            threads=threads,
         )
         for model in models
         for spec, (method, parameters) in methods.items()
@@ -123,13 +131,14 @@ def plan(study: TrojaiStudy) -> Plan:
         manifest = _continued(folder, manifest)
     folder.write_manifest(manifest)
     records = folder.records()
-    again = ("failed", "timed-out") if study.retry else ()
+    again = UNANSWERED if study.retry else ()
     finished = {
         task.key: records[task.key]
         for task in tasks
         if task.key in records and records[task.key].status not in again
     }
-    return Plan(round=found, manifest=manifest, tasks=tasks, finished=finished)
+    earlier = attempts_of(folder.lines())
+    return Plan(round=found, manifest=manifest, tasks=tasks, finished=finished, earlier=earlier)
 
 
 def carry_out(
@@ -146,32 +155,25 @@ def carry_out(
         on_end: called with every record as soon as it is on disk.
     """
     records = dict(plan.finished)
+    device, budget = plan.manifest.device, study.budget
     with LedgerWriter(study.run) as ledger:
-        results = run_tasks(
-            plan.open_tasks,
-            jobs=jobs_for(study, plan.manifest.device),
-            timeout=study.timeout,
-            on_start=ledger.start,
+        pool = Pool(
+            work=execute,
+            places=budget.places(device),
+            limits=budget.limits(device),
+            alone=budget.alone(),
+            earlier=lambda task: plan.earlier.get(task.key, ()),
+            on_start=lambda task, number, place: ledger.start(task),
+            on_retry=ledger.retry,
+            log=lambda task: task.run / LOGS / f"{task.file_name}.log",
         )
-        with closing(results):
-            for record in results:
+        with closing(pool.run(plan.open_tasks)) as outcomes:
+            for outcome in outcomes:
+                record = record_of(outcome)
                 ledger.end(record)
                 records[record.key] = record
                 on_end(record)
     return records
-
-
-def jobs_for(study: TrojaiStudy, device: str) -> int:
-    """Models scanned at a time: as asked for, else what processors, memory and device allow.
-
-    One thread per process and a process per processor is faster than one process with all threads
-    for networks of this size.
-    """
-    if study.jobs is not None:
-        return study.jobs
-    if not device.startswith("cpu"):
-        return 1
-    return max(1, min(processors(), available_bytes() // BYTES_PER_JOB))
 
 
 def exit_code(plan: Plan, records: dict[str, ScanRecord]) -> int:
@@ -181,7 +183,7 @@ def exit_code(plan: Plan, records: dict[str, ScanRecord]) -> int:
     pass for a clean one.
     """
     statuses = [records[t.key].status if t.key in records else "pending" for t in plan.tasks]
-    if any(status in ("pending", "failed", "timed-out", "inconclusive") for status in statuses):
+    if any(status not in ("scored", "refused") for status in statuses):
         return 3
     return int(any(is_finding(records[task.key]) for task in plan.tasks))
 
@@ -216,7 +218,7 @@ def _manifest(
         versions=versions(),
         architecture=study.architecture,
         examples=str(study.examples.resolve()) if study.examples else "",
-        timeout_seconds=study.timeout,
+        timeout_seconds=study.budget.timeout,
         entries=tuple(
             ModelEntry(
                 name=model.name,

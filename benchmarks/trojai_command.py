@@ -9,11 +9,13 @@ import click
 
 from moth_eval.text import visible
 
+from .budget_options import budget_options
 from .sittings import sitting
 
 if TYPE_CHECKING:
     from moth_eval.records import ScanRecord
 
+    from .budget import Budget
     from .trojai import Plan, TrojaiStudy
 
 
@@ -57,20 +59,14 @@ if TYPE_CHECKING:
     "or a CSV with model_name and poisoned.",
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option(
-    "--jobs",
-    type=click.IntRange(min=1),
-    help="Models scanned at a time.  [default: one per processor as memory allows; one on a GPU]",
-)
+@budget_options("scan", jobs="one per processor as memory allows; one per GPU")
 @click.option("--seed", default=0, show_default=True, help="Decides everything random.")
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first so many models.")
 @click.option(
-    "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
-    help="Seconds after which a model is given up, loading included.",
-)
-@click.option(
-    "--retry-failed", "retry", is_flag=True, help="Do tasks again that failed or timed out."
+    "--retry-failed",
+    "retry",
+    is_flag=True,
+    help="Do tasks again that failed, crashed, or ran out of time or memory.",
 )
 @click.pass_context
 def trojai(
@@ -82,11 +78,10 @@ def trojai(
     examples: Path | None,
     ground_truth: Path | None,
     device: str,
-    jobs: int | None,
     seed: int,
     limit: int | None,
-    timeout: float | None,
     retry: bool,
+    budget: Budget,
 ) -> None:
     """Scan a folder of models; leave scores, ROC and a report.
 
@@ -102,9 +97,8 @@ def trojai(
         scanners=scanners,
         seed=seed,
         device=device,
-        jobs=jobs,
+        budget=budget,
         limit=limit,
-        timeout=timeout,
         architecture=architecture,
         examples=examples,
         ground_truth=ground_truth,

@@ -9,6 +9,7 @@
     |-- RefusedFile             a model file that is not opened because that would not be safe
     |-- RunError                a run folder that is damaged, or holds another run
     |-- InstallationError       another distribution stands where ours should
+    |-- OutOfMemory             the machine, or a limit on memory, stood in the way; exit code 3
     |-- ScanError               a scanner was given a subject it cannot work on
     `-- HardeningError          a hardener was given a subject or data it cannot work on
 """
@@ -42,6 +43,12 @@ class RunError(MothError):
 
 class InstallationError(MothError):
     """Another distribution's package stands where one of ours should."""
+
+
+class OutOfMemory(MothError):  # noqa: N818 - it is about the machine, no mistake of the caller's
+    """Memory ran out, on the machine or under a limit: nothing is said about the model."""
+
+    exit_code = 3
 
 
 class ScanError(MothError):

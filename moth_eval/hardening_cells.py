@@ -4,6 +4,7 @@ A folder of cells holds::
 
     <model>--<method>--<seed>/       what `moth-eval harden` leaves, `card.json` among it
     <model>--<method>--<seed>.json   one CellOutcome, where a cell ended without a card
+    <model>--<method>--<seed>.log    what the work wrote while it was under way, if anything
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ from typing import Literal
 
 from .errors import RunError
 from .hardening_records import CARD, HardeningCard, read_record
-from .records import Record, write_whole
+from .records import AttemptRecord, Record, write_whole
 
 CELLS = "cells"
 PENDING = "pending"
 STATUSES = (
-    "hardened", "inapplicable", "failed", "timed-out", "refused", "unreadable", PENDING,
+    "hardened", "inapplicable", "failed", "crashed", "timed-out", "out-of-memory", "refused",
+    "unreadable", PENDING,
 )  # fmt: skip
 
 
@@ -27,10 +29,12 @@ class CellOutcome(Record):
     """How a cell ended that left no card."""
 
     schema_version: Literal[1] = 1
-    status: Literal["failed", "timed-out", "refused"]
+    status: Literal["failed", "crashed", "timed-out", "out-of-memory", "refused"]
     reason: str
     seconds: float
-    """Since this sitting of the cell began (s)."""
+    """Of the last attempt (s)."""
+    attempts: tuple[AttemptRecord, ...] = ()
+    """Attempts before that one in the same sitting, oldest first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +71,11 @@ class CellState:
 def outcome_path(folder: Path) -> Path:
     """Where the outcome of the cell in `folder` is, if it left no card."""
     return folder.with_name(f"{folder.name}.json")
+
+
+def log_path(folder: Path) -> Path:
+    """Where the words are that the work on the cell in `folder` wrote."""
+    return folder.with_name(f"{folder.name}.log")
 
 
 def write_outcome(folder: Path, outcome: CellOutcome) -> None:

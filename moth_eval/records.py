@@ -6,6 +6,7 @@ A run folder holds::
     ledger/<writer>.jsonl       one LedgerLine per line, append-only, one file per writer
     triggers/<model>--<scanner>.npz   arrays targets, sources (-1: any), masks, patterns, sizes,
                                 asrs, valid; one row per inverted trigger
+    logs/<model>--<scanner>.log what the work wrote while it was under way, if anything
     results.csv, report.html ... made from the above by `reports`, never read back
 """
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -27,6 +28,7 @@ SCHEMA_VERSION = 1
 MANIFEST = "run.json"
 LEDGER = "ledger"
 TRIGGERS = "triggers"
+LOGS = "logs"
 
 
 class Record(BaseModel):
@@ -120,6 +122,22 @@ class TriggerRecord(Record):
     valid: bool
 
 
+class AttemptRecord(Record):
+    """One attempt at a task that was made again."""
+
+    status: Literal["failed", "crashed", "timed-out", "out-of-memory", "lost"]
+    """`lost`: it was begun, and the run ended before it did."""
+    reason: str
+    seconds: float | None
+    """Wall-clock time (s); None where nobody was left to take it."""
+    peak_memory_bytes: int = 0
+
+
+LOST = AttemptRecord(
+    status="lost", reason="the run ended while this attempt was under way", seconds=None
+)
+
+
 class ScanRecord(Record):
     """One model x scanner: the row that every table is made from."""
 
@@ -129,8 +147,12 @@ class ScanRecord(Record):
     model: str
     scanner: str
     sha256: str
-    status: Literal["scored", "inconclusive", "refused", "timed-out", "failed"]
+    status: Literal[
+        "scored", "inconclusive", "refused", "timed-out", "failed", "crashed", "out-of-memory"
+    ]
     reason: str = ""
+    attempts: tuple[AttemptRecord, ...] = ()
+    """Attempts before the one that is recorded, oldest first."""
     score: float | None = None
     target: int | None = None
     source: int | None = None
@@ -158,12 +180,18 @@ class ScanRecord(Record):
 
 
 class LedgerLine(Record):
-    """One line of a ledger file."""
+    """One line of a ledger file.
 
-    event: Literal["start", "end"]
+    An attempt at a task begins with `start`. It ends with `retry` if another one follows, else with
+    `end`; with neither, the run ended first.
+    """
+
+    event: Literal["start", "retry", "end"]
     key: str
     model: str
     scanner: str
+    attempt: AttemptRecord | None = None
+    """Present on `retry` only."""
     record: ScanRecord | None = None
     """Present on `end` only."""
 
@@ -268,6 +296,26 @@ class RunFolder:
         return {
             line.key: line.record for line in self.lines() if line.event == "end" and line.record
         }
+
+
+def attempts_of(lines: Iterable[LedgerLine]) -> dict[str, tuple[AttemptRecord, ...]]:
+    """Task key -> attempts at a task that has no result yet, oldest first."""
+    known: dict[str, list[AttemptRecord]] = {}
+    begun: set[str] = set()
+    for line in lines:
+        if line.event == "end":
+            known.pop(line.key, None)
+            begun.discard(line.key)
+        elif line.event == "retry" and line.attempt is not None:
+            known.setdefault(line.key, []).append(line.attempt)
+            begun.discard(line.key)
+        else:
+            if line.key in begun:
+                known.setdefault(line.key, []).append(LOST)
+            begun.add(line.key)
+    for key in begun:
+        known.setdefault(key, []).append(LOST)
+    return {key: tuple(attempts) for key, attempts in known.items()}
 
 
 def write_whole(path: Path, content: bytes) -> None:

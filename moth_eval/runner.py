@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from .errors import InputError, MothError, ScanError
+from .errors import InputError, MothError, OutOfMemory, ScanError
 from .hardening import SILENT, Hardener, Hardening, HardeningStatus, Journal
+from .machine import is_out_of_memory
 from .scan import Scan, Scanner, Status
 from .seeds import generator_for
 from .subject import Examples, Subject
@@ -33,6 +34,9 @@ def run_scan(scanner: Scanner, subject: Subject, *, name: str, seed: int) -> Sca
         subject: what is scanned.
         name: the scanner's name in tables.
         seed: the run's seed.
+
+    Raises:
+        OutOfMemory: memory ran out, which says nothing about the model.
     """
     started = time.perf_counter()
     try:
@@ -40,9 +44,12 @@ def run_scan(scanner: Scanner, subject: Subject, *, name: str, seed: int) -> Sca
         with untouched(subject.module):
             generator = generator_for(seed, subject.sha256 or subject.name, name)
             scan = scanner.scan(subject, generator=generator)
+    except OutOfMemory:
+        raise
     except MothError as error:
         scan = Scan(status=Status.FAILED, reason=str(error))
     except Exception as error:  # any failure of a third party's scanner is a result, not our end
+        _pass_on_lack_of_memory(error, subject)
         scan = Scan(status=Status.FAILED, reason=f"{type(error).__name__}: {error}")
     seconds = time.perf_counter() - started
     cost = replace(scan.cost, seconds=seconds, peak_memory_bytes=_peak(subject))
@@ -71,6 +78,9 @@ def run_hardening(
         name: the hardener's name in tables.
         seed: the run's seed.
         journal: keeps the log, and the state between sittings.
+
+    Raises:
+        OutOfMemory: memory ran out, which says nothing about the model.
     """
     started = time.perf_counter()
     try:
@@ -78,9 +88,12 @@ def run_hardening(
         with untouched(subject.module):
             generator = generator_for(seed, subject.sha256 or subject.name, name)
             done = hardener.harden(subject, data, generator=generator, journal=journal)
+    except OutOfMemory:
+        raise
     except MothError as error:
         done = Hardening(status=HardeningStatus.FAILED, reason=str(error))
     except Exception as error:  # any failure of a third party's hardener is a result
+        _pass_on_lack_of_memory(error, subject)
         done = Hardening(status=HardeningStatus.FAILED, reason=f"{type(error).__name__}: {error}")
     seconds = done.log[-1].seconds if done.log else time.perf_counter() - started
     cost = replace(done.cost, seconds=seconds, peak_memory_bytes=_peak(subject))
@@ -124,6 +137,12 @@ def resolve_device(text: str) -> torch.device:
             f"device {text!r} cannot be used here ({error}): expected auto, cpu, cuda or cuda:N"
         ) from error
     return device
+
+
+def _pass_on_lack_of_memory(error: Exception, subject: Subject) -> None:
+    if is_out_of_memory(error):
+        what = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise OutOfMemory(f"{subject.name}: {what}") from error
 
 
 def _check(subject: Subject) -> None:

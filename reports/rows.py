@@ -16,7 +16,9 @@ from moth_eval.records import (
 )
 
 PENDING = "pending"
-STATUSES = ("scored", "inconclusive", "refused", "timed-out", "failed", PENDING)
+STATUSES = (
+    "scored", "inconclusive", "refused", "timed-out", "failed", "crashed", "out-of-memory", PENDING,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,8 @@ STATUS_WORDS = {
     "refused": "refused",
     "timed-out": "timed out",
     "failed": "failed",
+    "crashed": "crashed",
+    "out-of-memory": "out of memory",
     PENDING: "pending",
 }
 

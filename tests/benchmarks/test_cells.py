@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.cells import Cell, folder_names, is_open, run_cells
+from benchmarks.budget import Budget
+from benchmarks.cells import Cell, folder_names, harden_cell, is_open, run_cells
 from benchmarks.harden_plan import HardenStudy
-from moth_eval.hardening_cells import CellOutcome, write_outcome
+from benchmarks.supervisor import Place
+from moth_eval.hardening_cells import CellOutcome, outcome_path, write_outcome
 from tests.support.cell_work import misbehave
 from tests.support.hardening_runs import card, digest, write_card
 
@@ -23,21 +25,21 @@ def cell(folder: Path, model: str, *, problem: str = "") -> Cell:
 
 
 def test_a_worker_that_dies_or_raises_is_a_status_and_the_next_cell_goes_on(tmp_path: Path) -> None:
-    names = ("killed", "exit", "refused", "bad", "defect", "good")
+    names = ("killed", "exit", "refused", "defect", "good")
     told: list[tuple[str, str]] = []
     states = list(
         run_cells(
             [cell(tmp_path, name) for name in names],
-            timeout=None,
+            Budget(jobs=2),
+            "cpu",
             tell=lambda one, stage, share, line: told.append((stage, line)),
             work=misbehave,
         )
     )
     assert {state.model: (state.status, state.reason) for state in states} == {
-        "killed": ("failed", "the worker process was ended by SIGKILL: out of memory?"),
-        "exit": ("failed", "the worker process ended with exit code 7 and no answer"),
+        "killed": ("crashed", "the worker process was ended by SIGKILL: out of memory?"),
+        "exit": ("crashed", "the worker process ended with exit code 7 and no answer"),
         "refused": ("refused", "not opened"),
-        "bad": ("failed", "no images"),
         "defect": ("failed", "ZeroDivisionError: a defect"),
         "good": ("hardened", ""),
     }
@@ -45,14 +47,31 @@ def test_a_worker_that_dies_or_raises_is_a_status_and_the_next_cell_goes_on(tmp_
 
 
 def test_a_worker_that_hangs_is_given_up(tmp_path: Path) -> None:
-    [state] = run_cells([cell(tmp_path, "hang")], timeout=1.5, tell=lambda *_: None, work=misbehave)
-    assert (state.status, state.reason) == ("timed-out", "no result within 1.5 s (--timeout)")
+    budget = Budget(jobs=1, timeout=1.5)
+    one = cell(tmp_path, "hang")
+    [state] = run_cells([one], budget, "cpu", tell=lambda *_: None, work=misbehave)
+    assert (state.status, state.reason) == ("timed-out", "no answer within 1.5 s")
+
+
+def test_a_cell_that_cannot_be_planned_says_why(tmp_path: Path) -> None:
+    outcome = harden_cell(cell(tmp_path, "a"), Place(), lambda *told: None)
+    assert outcome is not None
+    assert outcome.status == "failed"
+    assert "does not exist" in outcome.reason
+
+
+def test_the_attempts_at_a_cell_are_kept(tmp_path: Path) -> None:
+    one = cell(tmp_path, "killed")
+    list(run_cells([one], Budget(jobs=1), "cpu", tell=lambda *_: None, work=misbehave))
+    outcome = CellOutcome.model_validate_json(outcome_path(one.study.run).read_bytes())
+    assert [attempt.status for attempt in outcome.attempts] == ["crashed", "crashed"]
 
 
 def test_a_model_with_a_known_problem_costs_no_process(tmp_path: Path) -> None:
     [state] = run_cells(
         [cell(tmp_path, "a", problem="a cannot be opened: no file")],
-        timeout=None,
+        Budget(),
+        "cpu",
         tell=lambda *_: None,
         work=misbehave,
     )
@@ -65,6 +84,7 @@ def test_a_model_with_a_known_problem_costs_no_process(tmp_path: Path) -> None:
         ("pending", True, True),
         ("timed-out", False, True),
         ("failed", False, True),
+        ("crashed", False, True),
         ("hardened", False, False),
     ],
 )

@@ -118,7 +118,7 @@ def test_the_answers_reach_neither_a_scan_nor_a_hardening(
         (bare / path.name).write_bytes(path.read_bytes())
     cells: list[Cell] = []
     monkeypatch.setattr(
-        study_module, "run_cells", lambda waiting, **_: iter(cells.extend(waiting) or [])
+        study_module, "run_cells", lambda waiting, *_, **__: iter(cells.extend(waiting) or [])
     )
     monkeypatch.setattr("benchmarks.trojai.called_as", lambda: ("--ground-truth", str(truth)))
     result = false_positives(bare, tmp_path / "run", "--ground-truth", str(truth))

@@ -84,7 +84,7 @@ def test_all_methods_are_held_against_one_measurement_of_the_original(
     for row in rows:
         assert row["accuracy_before"] == original["accuracy_before"] != ""
         assert row["distance_before"] == original["distance_before"] != ""
-    [file] = (run / "originals").iterdir()
+    [file] = (run / "originals").glob("*.jsonl")
     assert len(file.read_text().splitlines()) == 3  # one accuracy, two distances
 
 

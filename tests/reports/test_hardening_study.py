@@ -24,7 +24,7 @@ HEADER = (
     "rounds,forward_passes,backward_passes,seconds,peak_memory_mb,notes"
 )
 SUMMARY_HEADER = (
-    "method,cells,hardened,inapplicable,failed,timed_out,refused,unreadable,pending,models,"
+    "method,cells,hardened,inapplicable,failed,crashed,timed_out,out_of_memory,refused,unreadable,pending,models,"
     "accuracy_before,accuracy_after,degradation,degradation_low,degradation_high,increase_cells,"
     "mean_of_ratios,mean_of_ratios_low,mean_of_ratios_high,ratio_of_means,ratio_of_means_low,"
     "ratio_of_means_high,failed_pairs_before,failed_pairs_after,seconds,seconds_low,seconds_high,"

@@ -176,7 +176,10 @@ def test_each_trigger_type_is_set_against_all_clean_models(tmp_path: Path) -> No
 def test_every_model_has_exactly_one_status(tmp_path: Path) -> None:
     build_reports(large_run(tmp_path, 6))
     for row in table(tmp_path / "metrics.csv"):
-        statuses = ("scored", "inconclusive", "refused", "timed_out", "failed", "pending")
+        statuses = (
+            "scored", "inconclusive", "refused", "timed_out", "failed", "crashed",
+            "out_of_memory", "pending",
+        )  # fmt: skip
         assert sum(int(row[status]) for status in statuses) == int(row["n_models"])
 
 

@@ -1,33 +1,99 @@
-"""What workers do in tests of the workers."""
+"""What workers do in tests of the supervisor and the pool."""
 
 from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
+from pathlib import Path
 
-from benchmarks.tasks import Task
-from moth_eval.records import ScanRecord
-
-
-def answer(task: Task) -> ScanRecord:
-    return task.without_answer("inconclusive", f"seen {task.model.name}")
+from benchmarks.supervisor import Place, Tell
 
 
-def misbehave(task: Task) -> ScanRecord:
-    """Do what the model's name says."""
-    if task.model.name == "killed":
+def misbehave(what: str, place: Place, tell: Tell) -> str:
+    """Do what the text says; a path behind a colon is a file to leave a process number in."""
+    what, _, file = what.partition(":")
+    if file:
+        Path(file).write_text(str(os.getpid()))
+    if what in DEEDS:
+        DEEDS[what]()
+    tell("seen", what)
+    return f"seen {what} on {place.device}"
+
+
+def crash_twice(folder: str, place: Place, tell: Tell) -> int:
+    """Die at the first two attempts; the number of the attempt at the third."""
+    before = len(list(Path(folder).iterdir()))
+    (Path(folder) / str(before)).touch()
+    if before < 2:
         os.kill(os.getpid(), signal.SIGKILL)
-    if task.model.name == "segfault":
-        os.kill(os.getpid(), signal.SIGSEGV)
-    if task.model.name == "exit":
-        sys.exit(7)
-    if task.model.name == "hang":
-        task.run.parent.joinpath("hanging.pid").write_text(str(os.getpid()))
+    return before + 1
+
+
+def hold(mebibytes: int, place: Place, tell: Tell) -> int:
+    """Hold so much memory for a moment."""
+    block = bytearray(mebibytes << 20)
+    time.sleep(1.0)
+    return len(block)
+
+
+def map_shared(mebibytes: int, place: Place, tell: Tell) -> int:
+    """Fill so much memory that no limit on a process's own data sees."""
+    import mmap
+
+    block = mmap.mmap(-1, mebibytes << 20)
+    for start in range(0, len(block), 1 << 20):
+        block[start : start + (1 << 20)] = bytes(1 << 20)
+        time.sleep(0.002)
+    time.sleep(60)
+    return len(block)
+
+
+def talkative(what: str, place: Place, tell: Tell) -> str:
+    """An answer that does not fit into a pipe."""
+    return "x" * 1_000_000
+
+
+def nap(seconds: float, place: Place, tell: Tell) -> tuple[float, float]:
+    """When it began and ended, on the clock that all processes share."""
+    began = time.monotonic()
+    time.sleep(seconds)
+    return began, time.monotonic()
+
+
+def _die(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+def _spin() -> None:
+    while True:
+        pass
+
+
+def _leave_a_child() -> None:
+    """Start a process that outlives us and holds our streams and pipes open."""
+    if os.fork() == 0:
         time.sleep(600)
-    return answer(task)
 
 
-def talkative(task: Task) -> ScanRecord:
-    return task.without_answer("inconclusive", "x" * 1_000_000)
+def _leave_a_program() -> None:
+    subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+
+
+def _fail() -> None:
+    raise ZeroDivisionError("a defect")
+
+
+DEEDS = {
+    "killed": lambda: _die(signal.SIGKILL),
+    "segfault": lambda: _die(signal.SIGSEGV),
+    "exit": lambda: sys.exit(7),
+    "hang": lambda: time.sleep(600),
+    "spin": _spin,
+    "fork": _leave_a_child,
+    "program": _leave_a_program,
+    "defect": _fail,
+    "speak": lambda: os.write(1, b"spoken\n"),
+}

@@ -1,0 +1,82 @@
+"""The options that say what a run may use of the machine, the same for every command."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import click
+
+from .budget import Budget
+
+GIB = 1 << 30
+
+Command = Callable[..., Any]
+
+
+def budget_options(what: str, *, jobs: str) -> Callable[[Command], Command]:
+    """Give a command `--jobs`, `--threads`, `--timeout`, `--cpu-seconds` and `--memory`.
+
+    The command is called with a `Budget` as `budget` in their place.
+
+    Args:
+        what: one task, such as `scan`.
+        jobs: the default of `--jobs`, in words.
+    """
+    options = (
+        click.option(
+            "--jobs",
+            type=click.IntRange(min=1),
+            help=f"{what.capitalize()}s at a time, each in a process of its own.  "
+            f"[default: {jobs}]",
+        ),
+        click.option(
+            "--threads",
+            type=click.IntRange(min=1),
+            help=f"CPU threads of a {what}.  [default: an equal share of the processors]",
+        ),
+        click.option(
+            "--timeout",
+            type=click.FloatRange(min=0, min_open=True),
+            help=f"Seconds after which a {what} is given up, loading and measuring included.",
+        ),
+        click.option(
+            "--cpu-seconds",
+            type=click.FloatRange(min=1),
+            help=f"Processor time (s), over all threads, after which a {what} is given up.",
+        ),
+        click.option(
+            "--memory",
+            type=click.FloatRange(min=0.1),
+            metavar="GIB",
+            help=f"Memory that a {what} may hold, libraries included (GiB).  [default: an equal "
+            "share of what is free, and nearly all of it for a second attempt]",
+        ),
+    )
+
+    def decorate(command: Command) -> Command:
+        @wraps(command)
+        def called(
+            *args: Any,
+            jobs: int | None,
+            threads: int | None,
+            timeout: float | None,
+            cpu_seconds: float | None,
+            memory: float | None,
+            **others: Any,
+        ) -> Any:
+            budget = Budget(
+                jobs=jobs,
+                threads=threads,
+                timeout=timeout,
+                cpu_seconds=cpu_seconds,
+                memory_bytes=None if memory is None else int(memory * GIB),
+            )
+            return command(*args, budget=budget, **others)
+
+        for option in reversed(options):
+            called = option(called)
+        return called
+
+    return decorate
