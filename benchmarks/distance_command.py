@@ -11,6 +11,7 @@ from click.core import ParameterSource
 from moth_eval.errors import InputError
 
 from .comma_lists import number, pair
+from .options import require_sandbox
 from .sittings import sitting
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     help="Network of a file that holds only weights: a torchvision name, "
     "package.module:factory or package.module (your own, trusted code).",
 )
+@require_sandbox
 @click.option(
     "--examples",
     type=click.Path(path_type=Path),
@@ -81,6 +83,7 @@ def distance(
     ctx: click.Context,
     model: Path,
     architecture: str,
+    require_sandbox: bool,
     examples: Path | None,
     first: int | None,
     preset: str,
@@ -121,6 +124,7 @@ def distance(
         stability_sets=stability,
         pairs=wanted,
         architecture=architecture,
+        require_sandbox=require_sandbox,
         examples=examples,
         first=first,
         device=device,

@@ -55,6 +55,8 @@ class FalsePositivesStudy:
         share: fraction of each class that is trained on, of what is not held out, in `(0, 1]`.
         distance_pairs: pairs of classes whose distance is measured; 0: none.
         architecture: where networks come from whose files hold only weights (`--arch`).
+        require_sandbox: whether to refuse models where the kernel does not offer every guard for
+            the process that opens them.
         ground_truth: where the answers are, if they do not lie with the models.
         seed: decides everything random.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
@@ -72,6 +74,7 @@ class FalsePositivesStudy:
     share: float = 0.05
     distance_pairs: int = 0
     architecture: str = ""
+    require_sandbox: bool = False
     ground_truth: Path | None = None
     seed: int = 0
     device: str = "auto"
@@ -90,6 +93,7 @@ class FalsePositivesStudy:
             device=self.device,
             budget=self.budget,
             architecture=self.architecture,
+            require_sandbox=self.require_sandbox,
             examples=self.data,
             ground_truth=self.ground_truth,
             retry=self.retry,
@@ -330,6 +334,7 @@ def _cell(plan: FalsePositivesPlan, study: FalsePositivesStudy, task: Task) -> C
             method=study.method,
             share=study.share,
             architecture=study.architecture,
+            require_sandbox=study.require_sandbox,
             distance_pairs=study.distance_pairs,
             seed=study.seed,
             device=plan.manifest.device,

@@ -11,7 +11,7 @@ import click
 from moth_eval.errors import InputError
 from moth_eval.text import visible
 
-from .budget_options import budget_options
+from .options import budget_options, require_sandbox
 from .sittings import INCOMPLETE, sitting
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ PUBLISHED = "published"
     help="Network of files that hold only weights: a torchvision name, "
     "package.module:factory or package.module (your own, trusted code).",
 )
+@require_sandbox
 @click.option(
     "--ground-truth",
     type=click.Path(path_type=Path),
@@ -112,6 +113,7 @@ def false_positives(
     share: float,
     distance_pairs: int,
     architecture: str,
+    require_sandbox: bool,
     ground_truth: Path | None,
     seed: int,
     device: str,
@@ -139,6 +141,7 @@ def false_positives(
         share=share,
         distance_pairs=distance_pairs,
         architecture=architecture,
+        require_sandbox=require_sandbox,
         ground_truth=ground_truth,
         seed=seed,
         device=device,

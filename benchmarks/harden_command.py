@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .options import require_sandbox
 from .sittings import INCOMPLETE, sitting
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     help="Network of a file that holds only weights: a torchvision name, "
     "package.module:factory or package.module (your own, trusted code).",
 )
+@require_sandbox
 @click.option(
     "--distance-pairs",
     type=click.IntRange(min=0),
@@ -94,6 +96,7 @@ def harden(
     test: Path | None,
     first: int | None,
     architecture: str,
+    require_sandbox: bool,
     distance_pairs: int,
     distance_seeds: int,
     distance_precision: Precision,
@@ -121,6 +124,7 @@ def harden(
         test=test,
         first=first,
         architecture=architecture,
+        require_sandbox=require_sandbox,
         distance_pairs=distance_pairs,
         distance_seeds=distance_seeds,
         distance_precision=distance_precision,

@@ -52,6 +52,8 @@ class HardenStudy:
         test: images for testing; None: a fifth of each class of the data is held out.
         first: only the first so many images of the data; None: all.
         architecture: where the network comes from if the file holds only weights (`--arch`).
+        require_sandbox: whether to refuse models where the kernel does not offer every guard for
+            the process that opens them.
         distance_pairs: pairs of classes whose distance is measured before and after; 0: none.
         distance_seeds: inversions per pair, 1 to 3; the smallest counts.
         distance_precision: of the gradients of these inversions.
@@ -69,6 +71,7 @@ class HardenStudy:
     test: Path | None = None
     first: int | None = None
     architecture: str = ""
+    require_sandbox: bool = False
     distance_pairs: int = 20
     distance_seeds: int = 1
     distance_precision: Precision = "float32"
@@ -170,7 +173,10 @@ def _opened(study: HardenStudy) -> tuple[RoundModel, Opened, HardeningData]:
             "folder of one model"
         )
     source = Reopening.source(study.architecture, study.model)
-    opened = open_subject(models[0], architecture=source, device=resolve_device(study.device))
+    device = resolve_device(study.device)
+    opened = open_subject(
+        models[0], architecture=source, device=device, require_sandbox=study.require_sandbox
+    )
     test = None if study.test is None else read_test(study.test, models[0], opened.subject)
     given = first_of(opened.subject.examples, study.first)
     return models[0], opened, divide(given, test, share=study.share, seed=study.seed)

@@ -52,6 +52,8 @@ class HardeningStudy:
         test: images for testing; None: a fifth of each class of the data is held out.
         first: only the first so many images of the data; None: all.
         architecture: where networks come from whose files hold only weights (`--arch`).
+        require_sandbox: whether to refuse models where the kernel does not offer every guard for
+            the process that opens them.
         distance_pairs: pairs whose distance is measured before and after; None: all, 0: none.
         distance_seeds: inversions per pair, 1 to 3; the smallest counts.
         distance_precision: of the gradients of these inversions.
@@ -70,6 +72,7 @@ class HardeningStudy:
     test: Path | None = None
     first: int | None = None
     architecture: str = ""
+    require_sandbox: bool = False
     distance_pairs: int | None = 20
     distance_seeds: int = 1
     distance_precision: Precision = "float32"
@@ -222,6 +225,7 @@ def _cells(study: HardeningStudy, found: Round, manifest: HardeningStudyManifest
                 test=study.test and study.test.resolve(),
                 first=study.first,
                 architecture=study.architecture,
+                require_sandbox=study.require_sandbox,
                 distance_pairs=ALL_PAIRS if study.distance_pairs is None else study.distance_pairs,
                 distance_seeds=study.distance_seeds,
                 distance_precision=study.distance_precision,

@@ -10,8 +10,8 @@ import click
 
 from moth_eval.text import visible
 
-from .budget_options import budget_options
 from .comma_lists import number
+from .options import budget_options, require_sandbox
 from .sittings import INCOMPLETE, sitting
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ if TYPE_CHECKING:
     help="Network of files that hold only weights: a torchvision name, "
     "package.module:factory or package.module (your own, trusted code).",
 )
+@require_sandbox
 @click.option(
     "--distance-pairs",
     default="20",
@@ -117,6 +118,7 @@ def hardening(
     test: Path | None,
     first: int | None,
     architecture: str,
+    require_sandbox: bool,
     distance_pairs: str,
     distance_seeds: int,
     distance_precision: Precision,
@@ -146,6 +148,7 @@ def hardening(
         test=test,
         first=first,
         architecture=architecture,
+        require_sandbox=require_sandbox,
         distance_pairs=None
         if distance_pairs == "all"
         else number("--distance-pairs", distance_pairs),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .comma_lists import fraction, number, pair, words
+from .options import require_sandbox
 from .sittings import sitting
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ ALL = "all"
     help="Network of files that hold only weights: a torchvision name, "
     "package.module:factory or package.module (your own, trusted code).",
 )
+@require_sandbox
 @click.option(
     "--arch-after", default="", help="Network of AFTER, if it is another.  [default: as --arch]"
 )
@@ -100,6 +102,7 @@ def honesty(
     examples: Path,
     first: int | None,
     architecture: str,
+    require_sandbox: bool,
     arch_after: str,
     pairs: str,
     restarts: int,
@@ -130,6 +133,7 @@ def honesty(
         examples=examples,
         run=out,
         architecture=architecture,
+        require_sandbox=require_sandbox,
         architecture_after=arch_after,
         first=first,
         pairs=named if pairs else None,

@@ -48,6 +48,8 @@ class HonestyStudy:
         examples: clean, labelled images: a folder, or an `.npz`.
         run: folder for the results.
         architecture: where the first network comes from if its file holds only weights (`--arch`).
+        require_sandbox: whether to refuse models where the kernel does not offer every guard for
+            the process that opens them.
         architecture_after: the same of the second; empty: as the first.
         first: only the first so many images; None: all.
         pairs: `(source, target)` classes; None: chosen; empty: every ordered pair.
@@ -68,6 +70,7 @@ class HonestyStudy:
     examples: Path
     run: Path
     architecture: str = ""
+    require_sandbox: bool = False
     architecture_after: str = ""
     first: int | None = None
     pairs: tuple[Pair, ...] | None = None
@@ -182,7 +185,12 @@ def _opened(study: HonestyStudy) -> tuple[Models, Both]:
 def _open(role: str, model: RoundModel, option: str, study: HonestyStudy) -> Opened:
     source, device = _source(option, study), resolve_device(study.device)
     try:
-        return open_subject(model, architecture=source, device=device)
+        return open_subject(
+            model,
+            architecture=source,
+            device=device,
+            require_sandbox=study.require_sandbox,
+        )
     except MothError as error:
         raise type(error)(f"{role}: {error}") from error
 

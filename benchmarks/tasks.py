@@ -51,6 +51,7 @@ class Task:
         seed: the run's seed.
         device: where to compute.
         architecture: what `--arch` said, or empty.
+        require_sandbox: whether to refuse where the process that opens models lacks a guard.
         models: the folder of models, from which no code is imported.
         run: the run folder.
     """
@@ -66,6 +67,7 @@ class Task:
     architecture: str
     models: Path
     run: Path
+    require_sandbox: bool = False
 
     @property
     def key(self) -> str:
@@ -167,6 +169,7 @@ def _executed(task: Task) -> ScanRecord:
         task.model,
         architecture=source or None,
         device=torch.device(task.device),
+        require_sandbox=task.require_sandbox,
     )
     if opened.subject.sha256 != task.sha256:
         raise RefusedFile(f"{task.model.file} was changed while the run was on; run it again")
@@ -204,6 +207,7 @@ def _record(task: Task, opened: Opened, scan: Scan, file: str, digest: str) -> S
             "normalisation": opened.normalisation,
             "normalisations_tried": dict(opened.tried),
             "doubts": subject.doubts,
+            "guards": opened.guards,
             "rule": RuleRecord(**asdict(scan.rule)) if scan.rule else None,
             "triggers": tuple(
                 TriggerRecord(

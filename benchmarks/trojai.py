@@ -48,6 +48,8 @@ class TrojaiStudy:
         budget: what the run may use of the machine.
         limit: only the first so many models; None: all.
         architecture: where networks come from whose files hold only weights (`--arch`).
+        require_sandbox: whether to refuse models where the kernel does not offer every guard for
+            the process that opens them.
         examples: clean images for every model, if they do not lie with it.
         ground_truth: where the answers are, if they do not lie with the models.
         retry: whether tasks that failed or timed out are done again.
@@ -62,6 +64,7 @@ class TrojaiStudy:
     budget: Budget = field(default_factory=Budget)
     limit: int | None = None
     architecture: str = ""
+    require_sandbox: bool = False
     examples: Path | None = None
     ground_truth: Path | None = None
     retry: bool = False
@@ -120,6 +123,7 @@ def plan(study: TrojaiStudy) -> Plan:
             seed=study.seed,
             device=device,
             architecture=study.architecture,
+            require_sandbox=study.require_sandbox,
             models=study.models.resolve(),
             run=study.run.resolve(),
         )

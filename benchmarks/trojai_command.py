@@ -9,7 +9,7 @@ import click
 
 from moth_eval.text import visible
 
-from .budget_options import budget_options
+from .options import budget_options, require_sandbox
 from .sittings import sitting
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     help="Network of files that hold only weights: a torchvision name, "
     "package.module:factory or package.module (your own, trusted code).",
 )
+@require_sandbox
 @click.option(
     "--examples",
     type=click.Path(path_type=Path),
@@ -75,6 +76,7 @@ def trojai(
     scanners: tuple[str, ...],
     out: Path | None,
     architecture: str,
+    require_sandbox: bool,
     examples: Path | None,
     ground_truth: Path | None,
     device: str,
@@ -100,6 +102,7 @@ def trojai(
         budget=budget,
         limit=limit,
         architecture=architecture,
+        require_sandbox=require_sandbox,
         examples=examples,
         ground_truth=ground_truth,
         retry=retry,

@@ -166,6 +166,8 @@ class ScanRecord(Record):
     normalisations_tried: dict[str, float] = {}
     """Name of every candidate -> clean-example accuracy under it."""
     doubts: tuple[str, ...] = ()
+    guards: tuple[str, ...] = ()
+    """What the kernel held the process to that opened the model file."""
     rule: RuleRecord | None = None
     triggers: tuple[TriggerRecord, ...] = ()
     triggers_file: str = ""

@@ -158,6 +158,7 @@ def _result(row: Row, answers: Probabilities) -> dict[str, Cell]:
         "source": _joined(truth.sources) if truth else None,
         "errata": truth.errata if truth else None,
         "doubts": "; ".join(row.doubts),
+        "guards": " ".join(record.guards) if record else None,
         "seconds": record.seconds if record else None,
         "forward_passes": record.forward_passes if record else None,
         "backward_passes": record.backward_passes if record else None,

@@ -9,10 +9,7 @@ from __future__ import annotations
 import io
 import struct
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO, Literal, Protocol
 
 from ..errors import RefusedFile
@@ -24,6 +21,7 @@ from .zip_directory import Directory, check_names, check_tiling, read_directory
 
 LARGEST_PICKLE = 32 << 20
 MOST_MEMBERS = 20_000
+PART_BYTES = 1 << 20
 #: Flags that torch's writer sets: sizes after the data, and UTF-8 names.
 ALLOWED_FLAGS = 0x0808
 
@@ -31,10 +29,10 @@ _DAMAGE = (ValueError, IndexError, KeyError, OverflowError, struct.error)
 
 
 class StorageBytes(Protocol):
-    """Reads the bytes of storages."""
+    """Where the bytes of storages are."""
 
-    def read(self, record: StorageRecord) -> bytearray:
-        """The bytes of one storage, exactly as many as its record says."""
+    def copy(self, record: StorageRecord, target: BinaryIO) -> None:
+        """Write the bytes of one storage, exactly as many as its record says."""
         ...
 
 
@@ -53,27 +51,23 @@ class Checkpoint:
     container: Literal["zip", "legacy"]
 
 
-@contextmanager
-def open_checkpoint(path: Path, container: Literal["zip", "legacy"]) -> Iterator[Checkpoint]:
-    """Opens a file of torch.save for as long as its storages are needed.
+def read_checkpoint(file: BinaryIO, container: Literal["zip", "legacy"]) -> Checkpoint:
+    """What an open file of torch.save holds.
 
     Raises:
         RefusedFile: the container is damaged, compressed, or not what torch writes.
     """
-    with path.open("rb") as file:
-        if container == "legacy":
-            yield _legacy(file)
-            return
-        directory = read_directory(file)
-        try:
-            archive = zipfile.ZipFile(file)
-        except (zipfile.BadZipFile, NotImplementedError, OSError, *_DAMAGE) as error:
-            raise RefusedFile(
-                f"the zip archive is damaged or cut short ({shown(error)}); "
-                "copy or download it again"
-            ) from error
-        with archive:
-            yield _zip(archive, file, directory)
+    file.seek(0)
+    if container == "legacy":
+        return _legacy(file)
+    directory = read_directory(file)
+    try:
+        archive = zipfile.ZipFile(file)
+    except (zipfile.BadZipFile, NotImplementedError, OSError, *_DAMAGE) as error:
+        raise RefusedFile(
+            f"the zip archive is damaged or cut short ({shown(error)}); copy or download it again"
+        ) from error
+    return _zip(archive, file, directory)
 
 
 def _zip(archive: zipfile.ZipFile, file: BinaryIO, directory: Directory) -> Checkpoint:
@@ -156,10 +150,12 @@ class _ZipStorages:
             return None
         if info.file_size > limit:
             raise RefusedFile(f"{name} in the zip archive has {info.file_size:,} bytes")
-        return bytes(self._content(info))
+        content = io.BytesIO()
+        self._copy(info, content)
+        return content.getvalue()
 
-    def read(self, record: StorageRecord) -> bytearray:
-        """The bytes of one storage."""
+    def copy(self, record: StorageRecord, target: BinaryIO) -> None:
+        """Write the bytes of one storage."""
         try:
             info = self._archive.getinfo(f"{self._root}/data/{record.key}")
         except KeyError as error:
@@ -171,23 +167,22 @@ class _ZipStorages:
                 f"storage {shown(record.key)!r} holds {info.file_size:,} bytes, but the pickle "
                 f"says {record.nbytes:,}"
             )
-        return self._content(info)
+        self._copy(info, target)
 
-    def _content(self, info: zipfile.ZipInfo) -> bytearray:
-        content = bytearray(info.file_size)
+    def _copy(self, info: zipfile.ZipInfo, target: BinaryIO) -> None:
+        count = 0
         try:
             with self._archive.open(info) as member:
-                count = member.readinto(content)  # type: ignore[attr-defined]
-                # Reading on past the last byte makes zipfile compare the checksum.
-                count += len(member.read(1))
+                # The read that finds nothing more makes zipfile compare the checksum.
+                while part := member.read(PART_BYTES):
+                    count += target.write(part)
         except (zipfile.BadZipFile, EOFError, NotImplementedError, OSError, *_DAMAGE) as error:
             raise RefusedFile(
                 f"the zip archive is damaged at {shown(info.filename)} ({shown(error)}); "
                 "copy it again"
             ) from error
-        if count != len(content):
+        if count != info.file_size:
             raise RefusedFile(f"the zip archive is cut short at {info.filename}; copy it again")
-        return content
 
 
 def _legacy(file: BinaryIO) -> Checkpoint:
@@ -232,10 +227,12 @@ class _LegacyStorages:
         self._file = file
         self._offsets = offsets
 
-    def read(self, record: StorageRecord) -> bytearray:
-        """The bytes of one storage."""
-        content = bytearray(record.nbytes)
+    def copy(self, record: StorageRecord, target: BinaryIO) -> None:
+        """Write the bytes of one storage."""
         self._file.seek(self._offsets[record.key])
-        if self._file.readinto(content) != len(content):  # type: ignore[attr-defined]
-            raise RefusedFile("the file shrank while it was read")
-        return content
+        left = record.nbytes
+        while left:
+            part = self._file.read(min(left, PART_BYTES))
+            if not part:
+                raise RefusedFile("the file shrank while it was read")
+            left -= target.write(part)

@@ -23,12 +23,11 @@ from .architectures import (
     without_weights,
 )
 from .checkpoints import Weights, find_weights
-from .containers import open_checkpoint
-from .formats import Format, identify
 from .forward import check_forward as check_forward  # the first use of what was loaded
 from .inert_tree import Instance
 from .layouts import MODEL_SUFFIXES as MODEL_SUFFIXES
 from .module_tree import state_of, unwrapped
+from .quarantine import HandedOver, handed_over
 from .realise import check_attributes, known_classes, realise, unknown_class
 from .rebuild import has_auxiliary, rebuild, why_not
 from .sidecars import SideCar, read_sidecar, write_sidecar
@@ -49,6 +48,8 @@ class LoadedNetwork:
         format: `safetensors`, `state-dict` or `whole-module`, followed by ` (legacy)` for files
             of torch's older container.
         notes: what was done to the weights on the way.
+        sha256: of the bytes that were read.
+        guards: what the kernel held the process to that read them; see `kernel_guards`.
     """
 
     module: nn.Module
@@ -56,6 +57,8 @@ class LoadedNetwork:
     num_classes: int | None
     format: str
     notes: tuple[str, ...] = ()
+    sha256: str = ""
+    guards: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,19 +97,26 @@ def load_network(
     architecture: ArchitectureSource | None = None,
     architecture_name: str | None = None,
     num_classes: int | None = None,
+    require_sandbox: bool = False,
 ) -> LoadedNetwork:
     """The network in an untrusted model file; nothing in the file is executed.
+
+    The file is opened by a process of its own, which can do nothing else; what it found is checked
+    again here and put into a network.
 
     Args:
         path: the file; its format is found from its content.
         architecture: where the user says that networks come from.
         architecture_name: what the model's metadata calls its architecture.
         num_classes: what the model's metadata says; the weights have the last word.
+        require_sandbox: whether to refuse where the kernel does not offer every guard for the
+            process that opens the file.
 
     Raises:
         RefusedFile: the file cannot be read safely; says what was found and what to do.
         ArchitectureError: no network is known for the weights, or they do not fit it.
-        InputError: the file is missing or empty, or its side-car is malformed.
+        InputError: the file is missing or empty, its side-car is malformed, or a guard is missing
+            that was required.
     """
     path = Path(path)
     known_classes()  # the table is made before the file is opened, so no file can influence it
@@ -118,8 +128,11 @@ def load_network(
             sidecar=read_sidecar(path),
         )
         # Fresh networks draw their first weights; the caller's random numbers must not notice.
-        with torch.random.fork_rng(devices=[]):
-            loaded = _load(path, identify(path), request)
+        with (
+            torch.random.fork_rng(devices=[]),
+            handed_over(path, insist=require_sandbox) as handed,
+        ):
+            loaded = _load(handed, request)
     except RefusedFile as error:
         raise RefusedFile(f"{path}: refused: {error}") from error
     except ArchitectureError as error:
@@ -168,19 +181,22 @@ def _no_file(path: Path) -> MothError:
     return InputError(f"{path}: no readable file; check the name")
 
 
-def _load(path: Path, found: Format, request: _Request) -> LoadedNetwork:
-    if found == "safetensors":
-        return _from_state(read_safetensors(path), request, format="safetensors", notes=())
-    suffix = " (legacy)" if found == "legacy" else ""
-    with open_checkpoint(path, found) as checkpoint:
-        weights = find_weights(checkpoint.tree)
-        reader = TensorReader(checkpoint.storages, path.stat().st_size)
-        if weights.network is not None:
-            loaded = _from_network(weights.network, reader, request)
-            return replace(
-                loaded, format=f"whole-module{suffix}", notes=weights.notes + loaded.notes
-            )
-        state = {name: reader.read(record) for name, record in weights.state.items()}
+def _load(handed: HandedOver, request: _Request) -> LoadedNetwork:
+    loaded = _network_in(handed, request)
+    return replace(loaded, sha256=handed.sha256, guards=handed.guards)
+
+
+def _network_in(handed: HandedOver, request: _Request) -> LoadedNetwork:
+    if handed.storages is None:
+        state = read_safetensors(handed.weights)
+        return _from_state(state, request, format="safetensors", notes=())
+    suffix = " (legacy)" if handed.format == "legacy" else ""
+    weights = find_weights(handed.tree)
+    reader = TensorReader(handed.storages, handed.weights.stat().st_size)
+    if weights.network is not None:
+        loaded = _from_network(weights.network, reader, request)
+        return replace(loaded, format=f"whole-module{suffix}", notes=weights.notes + loaded.notes)
+    state = {name: reader.read(record) for name, record in weights.state.items()}
     request = _informed(request, weights)
     return _from_state(state, request, format=f"state-dict{suffix}", notes=weights.notes)
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import os
 import re
 import stat
 import tarfile
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 from ..errors import InputError, RefusedFile
 
@@ -19,6 +24,7 @@ LEGACY_MAGIC_WITHIN = 32
 HEAD_BYTES = 1024
 LARGEST_HEADER = 16 << 20
 
+_NO_FILE = "a model file must be an ordinary file, this is a folder, pipe or device"
 _RESAVE = "save a state dict instead, as safetensors or with torch.save(model.state_dict(), path)"
 
 #: First bytes of formats that are recognised only to be named.
@@ -39,23 +45,22 @@ _FOREIGN = (
 )
 
 
-def identify(path: Path) -> Format:
-    """The format of the model file at `path`; only its first kilobyte and its end are read.
+def identify(file: BinaryIO) -> Format:
+    """The format of an open model file; only its first kilobyte and its end are read.
 
     Raises:
-        InputError: there is no such file, or it is empty.
         RefusedFile: the file is of a kind that is not, or cannot safely be, read.
     """
-    size = regular_file_size(path)
-    with path.open("rb") as file:
-        head = file.read(HEAD_BYTES)
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    head = file.read(HEAD_BYTES)
     found = _readable(head, size)
     if found == "legacy" and _opens_a_tar(head):
         raise RefusedFile(
             "the file begins as a tar archive too (a polyglot), so two programs would read two "
             f"different models from it; {_RESAVE}"
         )
-    if found != "zip" and zipfile.is_zipfile(path):
+    if found != "zip" and zipfile.is_zipfile(file):
         raise RefusedFile(
             "a zip archive is hidden at the end of the file (a polyglot), so two programs would "
             f"read two different models from it; {_RESAVE}"
@@ -65,22 +70,30 @@ def identify(path: Path) -> Format:
     return found
 
 
-def regular_file_size(path: Path) -> int:
-    """Size in bytes of a file that is known to be an ordinary, non-empty one.
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """An ordinary, non-empty file, open for reading; nothing else is ever waited for.
 
     Raises:
         InputError: nothing is there, or nothing is in it.
         RefusedFile: it is a folder, pipe or device.
     """
     try:
-        status = path.stat()
+        number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     except OSError as error:
+        if error.errno == errno.ENXIO:  # a socket
+            raise RefusedFile(_NO_FILE) from error
         raise InputError(f"{path}: no readable model file: {error.strerror}") from error
+    status = os.fstat(number)
     if not stat.S_ISREG(status.st_mode):
-        raise RefusedFile("a model file must be an ordinary file, this is a folder, pipe or device")
-    if status.st_size == 0:
-        raise InputError(f"{path}: the model file is empty (0 bytes); copy or download it again")
-    return status.st_size
+        os.close(number)
+        raise RefusedFile(_NO_FILE)
+    with os.fdopen(number, "rb") as file:
+        if status.st_size == 0:
+            raise InputError(
+                f"{path}: the model file is empty (0 bytes); copy or download it again"
+            )
+        yield file
 
 
 def _readable(head: bytes, size: int) -> Format | None:

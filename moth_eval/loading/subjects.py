@@ -22,7 +22,7 @@ from .doubts import (
     doubts_of_outputs,
     doubts_of_repetition,
 )
-from .files import load_network, sha256_of
+from .files import load_network
 from .forward import Measured, measure_forward
 from .images import read_examples
 from .preprocessing import Choice, choose_preprocessing, forward
@@ -41,6 +41,7 @@ class Opened:
         normalisation: name of the one that was chosen.
         tried: name of every normalisation -> accuracy on the clean examples under it.
         format: format of the model file.
+        guards: what the kernel held the process to that opened the file.
         notes: sentences on what was seen on the way.
     """
 
@@ -48,6 +49,7 @@ class Opened:
     normalisation: str
     tried: Mapping[str, float]
     format: str
+    guards: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -57,6 +59,7 @@ def open_subject(
     architecture: ArchitectureSource | None = None,
     device: torch.device,
     max_examples_per_class: int | None = None,
+    require_sandbox: bool = False,
 ) -> Opened:
     """Reads a model file and its clean examples, and finds out the normalisation.
 
@@ -67,6 +70,8 @@ def open_subject(
         architecture: where to take the network from, if the file does not say.
         device: where network and examples end up.
         max_examples_per_class: only so many clean examples of each class.
+        require_sandbox: whether to refuse where the kernel does not offer every guard for the
+            process that opens the file.
 
     Raises:
         RefusedFile: the model file cannot be read safely, or does not work as a classifier of
@@ -81,8 +86,8 @@ def open_subject(
         architecture=architecture,
         architecture_name=model.architecture or None,
         num_classes=model.num_classes,
+        require_sandbox=require_sandbox,
     )
-    sha256 = sha256_of(model.file)
     if _identity(model.file) != seen:
         raise RefusedFile(f"{model.file} was changed while it was read; let it rest and try again")
     examples = read_examples(
@@ -110,7 +115,7 @@ def open_subject(
         image_shape=_image_shape(examples),
         examples=examples,
         architecture=loaded.architecture or model.architecture,
-        sha256=sha256,
+        sha256=loaded.sha256,
         doubts=(
             *doubts_of_choice(choice, len(examples)),
             *doubts_of_labels(examples.labels, num_classes),
@@ -124,6 +129,7 @@ def open_subject(
         normalisation=choice.name,
         tried=choice.tried,
         format=loaded.format,
+        guards=loaded.guards,
         notes=(*loaded.notes, *model.problems),
     )
 

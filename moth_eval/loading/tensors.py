@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
 from ..errors import RefusedFile
-from .containers import StorageBytes
-from .inert_tree import TensorRecord
+from .inert_tree import StorageRecord, TensorRecord
 
 #: A file may view the same bytes as several tensors (tied weights), but not as many.
 MOST_REUSE = 4
 SPARE_BYTES = 1 << 20
+
+
+class StorageBytes(Protocol):
+    """Where the bytes of storages are."""
+
+    def read(self, record: StorageRecord) -> bytearray:
+        """The bytes of one storage, exactly as many as its record says."""
+        ...
 
 
 class TensorReader:

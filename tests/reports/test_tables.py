@@ -35,20 +35,27 @@ def test_results_have_one_exact_line_per_model(tmp_path: Path) -> None:
         TriggerRecord(target=2, source=None, size=9.0, asr=1.0, valid=True),
     )
     records = [
-        record("m-1", 3.14159265, target=1, triggers=triggers, doubts=("one", "two, or so")),
+        record(
+            "m-1",
+            3.14159265,
+            target=1,
+            triggers=triggers,
+            doubts=("one", "two, or so"),
+            guards=("landlock", "limits"),
+        ),  # fmt: skip
         record("m-2", status="timed-out", reason="no answer within 5 s", clean_accuracy=None),
     ]
     build_reports(make_run(tmp_path, entries, records))
     assert (tmp_path / "results.csv").read_text(encoding="utf-8").splitlines() == [
         "model,architecture,classes,scanner,score,probability,status,reason,suspected_target,"
         "suspected_source,smallest_trigger_size,smallest_trigger_asr,clean_accuracy,normalisation,"
-        "poisoned,trigger_type,target,source,errata,doubts,seconds,forward_passes,backward_passes,"
-        "peak_memory_mb",
+        "poisoned,trigger_type,target,source,errata,doubts,guards,seconds,forward_passes,"
+        "backward_passes,peak_memory_mb",
         "m-1,resnet18,5,nc,3.14159,,scored,,1,,12.3457,0.995,0.99,imagenet,True,patch,0,2,,"
-        '"one; two, or so",1.25,1000,900,50',
-        "m-2,resnet18,5,nc,,,timed-out,no answer within 5 s,,,,,,imagenet,False,,,,,,"
+        '"one; two, or so",landlock limits,1.25,1000,900,50',
+        "m-2,resnet18,5,nc,,,timed-out,no answer within 5 s,,,,,,imagenet,False,,,,,,,"
         "1.25,1000,900,50",
-        "m-3,resnet18,,nc,,,pending,,,,,,,,,,,,,,,,,",
+        "m-3,resnet18,,nc,,,pending,,,,,,,,,,,,,,,,,,",
     ]
 
 

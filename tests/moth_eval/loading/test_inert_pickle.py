@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from moth_eval.errors import RefusedFile
-from moth_eval.loading.containers import open_checkpoint
 from moth_eval.loading.files import load_network
 from moth_eval.loading.inert_pickle import parse
 from moth_eval.loading.inert_tree import Instance, TensorRecord
+from moth_eval.loading.quarantine import handed_over
 from tests.support.pickles import (
     call,
     instance,
@@ -142,6 +142,6 @@ def test_state_dicts_of_torch_keep_passing(protocol: int, tmp_path: Path) -> Non
     buffer = io.BytesIO()
     torch.save(state, buffer, pickle_protocol=protocol, _use_new_zipfile_serialization=False)
     (tmp_path / "model.pt").write_bytes(buffer.getvalue())
-    with open_checkpoint(tmp_path / "model.pt", "legacy") as checkpoint:
+    with handed_over(tmp_path / "model.pt") as checkpoint:
         assert isinstance(checkpoint.tree, OrderedDict)
         assert list(checkpoint.tree) == list(state)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -64,12 +65,19 @@ def open_module(
     examples: Examples | None = None,
     layout: str = "files",
     num_classes: int | None = None,
+    meanwhile: Callable[[], object] = lambda: None,
 ) -> Opened:
     """Opens `module` as if it had been read from a file."""
     loaded = LoadedNetwork(
-        module=module, architecture="small", num_classes=None, format="state-dict", notes=("read",)
-    )
-    monkeypatch.setattr(subjects, "load_network", lambda *_, **__: loaded)
+        module=module, architecture="small", num_classes=None, format="state-dict",
+        notes=("read",), sha256="ab" * 32, guards=("limits",),
+    )  # fmt: skip
+
+    def load(*_: object, **__: object) -> LoadedNetwork:
+        meanwhile()
+        return loaded
+
+    monkeypatch.setattr(subjects, "load_network", load)
     (folder / "net.pth").write_bytes(b"weights")
     model = RoundModel(
         name="net",
@@ -94,7 +102,7 @@ def test_an_opened_subject_carries_everything_that_a_scanner_needs(
     subject = opened.subject
     assert (subject.name, subject.architecture, subject.num_classes) == ("net", "small", 3)
     assert subject.image_shape == (3, SIDE, SIDE)
-    assert subject.sha256 == files.sha256_of(tmp_path / "net.pth")
+    assert (subject.sha256, opened.guards) == ("ab" * 32, ("limits",))
     assert not subject.module.training
     assert subject.accuracy() == opened.tried["unit"] == 1.0
     assert subject.doubts == ()
@@ -322,17 +330,12 @@ def test_an_absurd_label_is_an_error_before_anything_is_counted_up_to_it(
 def test_a_file_that_changes_while_it_is_read_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    whole = files.sha256_of
-
-    def exchanged(path: Path) -> str:
-        found = whole(path)
+    def exchange() -> None:
         (tmp_path / "other").write_bytes(b"weights")
-        (tmp_path / "other").replace(path)
-        return found
+        (tmp_path / "other").replace(tmp_path / "net.pth")
 
-    monkeypatch.setattr(subjects, "sha256_of", exchanged)
     with pytest.raises(RefusedFile, match=r"net\.pth was changed while it was read"):
-        open_module(monkeypatch, tmp_path, ChannelOfMostLight())
+        open_module(monkeypatch, tmp_path, ChannelOfMostLight(), meanwhile=exchange)
 
 
 def test_an_empty_file_has_a_hash_but_no_network(tmp_path: Path) -> None:

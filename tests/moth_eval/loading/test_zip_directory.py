@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from moth_eval.errors import RefusedFile
-from moth_eval.loading.containers import open_checkpoint
 from moth_eval.loading.files import load_network
+from moth_eval.loading.quarantine import handed_over
 
 Members = list[tuple[str, bytes]]
 
@@ -167,10 +167,11 @@ def test_files_of_torch_save_pass_whatever_their_padding(
 ) -> None:
     state = {f"layer{i}": torch.zeros(numbers + i, 1) for i in range(5)}
     torch.save(state, tmp_path / "model.pt", pickle_protocol=protocol)
-    with open_checkpoint(tmp_path / "model.pt", "zip") as checkpoint:
+    with handed_over(tmp_path / "model.pt") as checkpoint:
         assert isinstance(checkpoint.tree, dict)
         assert list(checkpoint.tree) == list(state)
         last = checkpoint.tree["layer4"]
+        assert checkpoint.storages is not None
         assert len(checkpoint.storages.read(last.storage)) == 4 * (numbers + 4)
 
 
@@ -187,6 +188,6 @@ def test_sizes_of_64_bits_after_the_data_of_a_member_are_accepted(tmp_path: Path
     listed = data[table : data.index(b"PK\x06\x06", table)]
     tail = end(count, len(listed), len(large))
     (tmp_path / "model.pt").write_bytes(large + listed + tail)
-    with open_checkpoint(tmp_path / "model.pt", "zip") as checkpoint:
+    with handed_over(tmp_path / "model.pt") as checkpoint:
         assert isinstance(checkpoint.tree, dict)
         assert list(checkpoint.tree) == ["weight"]

@@ -1,4 +1,4 @@
-"""The options that say what a run may use of the machine, the same for every command."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -13,6 +13,13 @@ from .budget import Budget
 GIB = 1 << 30
 
 Command = Callable[..., Any]
+
+require_sandbox = click.option(
+    "--require-sandbox",
+    is_flag=True,
+    help="Refuse models where the kernel does not offer every guard for the process that opens "
+    "them: Landlock, seccomp and limits.",
+)
 
 
 def budget_options(what: str, *, jobs: str) -> Callable[[Command], Command]:
