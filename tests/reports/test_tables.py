@@ -42,7 +42,7 @@ def test_results_have_one_exact_line_per_model(tmp_path: Path) -> None:
             triggers=triggers,
             doubts=("one", "two, or so"),
             guards=("landlock", "limits"),
-        ),  # fmt: skip
+        ),
         record("m-2", status="timed-out", reason="no answer within 5 s", clean_accuracy=None),
     ]
     build_reports(make_run(tmp_path, entries, records))
