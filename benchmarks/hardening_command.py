@@ -11,7 +11,8 @@ import click
 from moth_eval.text import visible
 
 from .comma_lists import number
-from .options import budget_options, require_sandbox
+from .options import budget_options, require_sandbox, shard_option
+from .shards import Shard
 from .sittings import INCOMPLETE, sitting
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ if TYPE_CHECKING:
     "package.module:factory or package.module (your own, trusted code).",
 )
 @require_sandbox
+@shard_option
 @click.option(
     "--distance-pairs",
     default="20",
@@ -119,6 +121,7 @@ def hardening(
     first: int | None,
     architecture: str,
     require_sandbox: bool,
+    shard: str,
     distance_pairs: str,
     distance_seeds: int,
     distance_precision: Precision,
@@ -149,6 +152,7 @@ def hardening(
         first=first,
         architecture=architecture,
         require_sandbox=require_sandbox,
+        shard=Shard.parse(shard) if shard else None,
         distance_pairs=None
         if distance_pairs == "all"
         else number("--distance-pairs", distance_pairs),

@@ -21,6 +21,13 @@ require_sandbox = click.option(
     "them: Landlock, seccomp and limits.",
 )
 
+shard_option = click.option(
+    "--shard",
+    default="",
+    metavar="I/N",
+    help="Only the I-th of N parts of the models, I from 1 to N; merge the runs afterwards.",
+)
+
 
 def budget_options(what: str, *, jobs: str) -> Callable[[Command], Command]:
     """Give a command `--jobs`, `--threads`, `--timeout`, `--cpu-seconds` and `--memory`.

@@ -27,6 +27,7 @@ from moth_eval.records import (
 from .budget import Budget
 from .ledger import LedgerWriter
 from .pool import Pool
+from .shards import Shard
 from .sittings import refuse_differences
 from .tasks import Task, execute, parse_scanner, record_of
 from .versions import versions
@@ -50,6 +51,7 @@ class TrojaiStudy:
         architecture: where networks come from whose files hold only weights (`--arch`).
         require_sandbox: whether to refuse models where the kernel does not offer every guard for
             the process that opens them.
+        shard: the part of the models that is this run's; None: all.
         examples: clean images for every model, if they do not lie with it.
         ground_truth: where the answers are, if they do not lie with the models.
         retry: whether tasks that failed or timed out are done again.
@@ -65,6 +67,7 @@ class TrojaiStudy:
     limit: int | None = None
     architecture: str = ""
     require_sandbox: bool = False
+    shard: Shard | None = None
     examples: Path | None = None
     ground_truth: Path | None = None
     retry: bool = False
@@ -107,6 +110,8 @@ def plan(study: TrojaiStudy) -> Plan:
     study.budget.check()
     found = read_round(study.models, examples=study.examples, ground_truth=study.ground_truth)
     models = found.models[: study.limit]
+    if study.shard is not None:
+        models = study.shard.part(models)
     methods = {spec: parse_scanner(spec) for spec in study.scanners}
     _check_architecture(study)
     device = str(resolve_device(study.device))

@@ -9,7 +9,8 @@ import click
 
 from moth_eval.text import visible
 
-from .options import budget_options, require_sandbox
+from .options import budget_options, require_sandbox, shard_option
+from .shards import Shard
 from .sittings import sitting
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     "package.module:factory or package.module (your own, trusted code).",
 )
 @require_sandbox
+@shard_option
 @click.option(
     "--examples",
     type=click.Path(path_type=Path),
@@ -77,6 +79,7 @@ def trojai(
     out: Path | None,
     architecture: str,
     require_sandbox: bool,
+    shard: str,
     examples: Path | None,
     ground_truth: Path | None,
     device: str,
@@ -103,6 +106,7 @@ def trojai(
         limit=limit,
         architecture=architecture,
         require_sandbox=require_sandbox,
+        shard=Shard.parse(shard) if shard else None,
         examples=examples,
         ground_truth=ground_truth,
         retry=retry,

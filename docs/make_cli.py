@@ -19,7 +19,7 @@ HEAD = """\
 Made by `python docs/make_cli.py`; a test compares this page with the commands. Each command has a
 page that explains it: [trojai](trojai.md), [generate](generate.md), [distance](distance.md),
 [harden](harden.md), [hardening](hardening.md), [false-positives](false-positives.md),
-[honesty](honesty.md), [report](report.md), [demo](demo.md).
+[honesty](honesty.md), [runs](runs.md), [report](report.md), [demo](demo.md).
 """
 
 
@@ -33,6 +33,9 @@ def cli_page() -> str:
         command = load_command(word)
         context = click.Context(command, parent=front, info_name=word, terminal_width=WIDTH)
         parts.append(_section(f"moth-eval {word}", command.get_help(context)))
+        for inner, one in command.commands.items() if isinstance(command, click.Group) else ():
+            below = click.Context(one, parent=context, info_name=inner, terminal_width=WIDTH)
+            parts.append(_section(f"moth-eval {word} {inner}", one.get_help(below)))
     return "\n".join(parts)
 
 

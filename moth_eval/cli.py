@@ -46,6 +46,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
         "benchmarks.honesty_command:honesty",
         "Check in several ways whether hardening moved the classes of a model apart.",
     ),
+    "runs": (
+        "benchmarks.runs_command:runs",
+        "List, show, check and merge run folders.",
+    ),
     "report": (
         "reports.report_command:report",
         "Rebuild every table, figure and page of the run folder RUN.",

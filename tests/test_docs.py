@@ -320,6 +320,12 @@ def test_every_command_has_a_page_with_every_option_and_its_default(word: str) -
             assert table[name][0] == as_text(default)
     documented = {name for name in table if name.startswith("--")}
     assert documented <= {option for p in command.params for option in p.opts}
+    if isinstance(command, click.Group):
+        calls = " ".join(table)
+        for inner, one in command.commands.items():
+            assert f"moth-eval {word} {inner} " in calls
+            text = (DOCS / f"{word}.md").read_text(encoding="utf-8")
+            assert all(o in text for p in one.params for o in p.opts if o.startswith("--"))
 
 
 @pytest.mark.parametrize("word", COMMANDS)

@@ -294,3 +294,18 @@ def test_the_manifest_says_how_to_repeat_the_run(undisturbed: tuple[Path, Result
     assert manifest["scanners"][FAST]["max_images"] == 30
     assert all(len(entry["sha256"]) == 64 for entry in manifest["entries"])
     assert {"torch", "python", "moth-eval"} <= manifest["versions"].keys()
+
+
+def test_two_shards_merged_are_one_run(
+    models: Path, tmp_path: Path, undisturbed: tuple[Path, Result]
+) -> None:
+    for number in (1, 2):
+        result = trojai(models, tmp_path / str(number), "--shard", f"{number}/2")
+        assert result.exit_code in (0, 1), result.output
+        assert len(rows(tmp_path / str(number))) == 2
+    parts = [str(tmp_path / str(number)) for number in (1, 2)]
+    merged = CliRunner().invoke(main, ["runs", "merge", *parts, "--out", str(tmp_path / "whole")])
+    assert merged.exit_code == 0, merged.output
+    assert rows(tmp_path / "whole") == rows(undisturbed[0])
+    again = trojai(models, tmp_path / "whole")
+    assert "4 of 4 tasks are done" in again.output

@@ -92,12 +92,13 @@ def make_run(
     *,
     scanners: Iterable[str] = ("nc",),
     tail: bytes = b"",
+    writer: str = "worker-0",
     **fields: Any,
 ) -> Path:
     """Write a run folder; `tail` is appended to its ledger as it is."""
     RunFolder(path).write_manifest(manifest(entries, scanners, **fields))
     lines = b"".join(_lines(one) for one in records)
-    write_whole(path / LEDGER / "worker-0.jsonl", lines + tail)
+    write_whole(path / LEDGER / f"{writer}.jsonl", lines + tail)
     return path
 
 

@@ -1,0 +1,306 @@
+"""How run folders of every kind stand: what is done, what is not, and whether they are sound."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from hashlib import file_digest
+from pathlib import Path
+from typing import Any
+
+from moth_eval.distance_records import DistanceFolder, kept_records
+from moth_eval.errors import RunError
+from moth_eval.false_positive_records import AFTER, AGAIN, BEFORE, FalsePositivesFolder, flag
+from moth_eval.hardening_cells import CELLS, CellState, read_cell
+from moth_eval.hardening_records import CARD, WEIGHTS, HardeningCard, read_record
+from moth_eval.hardening_study_records import HardeningStudyFolder
+from moth_eval.honesty_records import HonestyFolder
+from moth_eval.records import LEDGER, MANIFEST, AttemptRecord, RunFolder
+
+PENDING = "pending"
+DONE = "done"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """One piece of a run's work.
+
+    Attributes:
+        name: what it is.
+        status: `pending`, `done`, or what the run's tables call it.
+        reason: one sentence; empty where there is nothing to say.
+        attempts: those before the last one.
+    """
+
+    name: str
+    status: str
+    reason: str = ""
+    attempts: tuple[AttemptRecord, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunState:
+    """How a run stands.
+
+    Attributes:
+        path: its folder.
+        kind: what its manifest says that it is; empty if there is none to read.
+        created: when it was begun; empty if that cannot be read.
+        command: what it was called with.
+        versions: of the distributions that made it.
+        pieces: all of its work, in the order of its tables.
+        problem: why the folder cannot be read; empty if it can.
+    """
+
+    path: Path
+    kind: str = ""
+    created: str = ""
+    command: tuple[str, ...] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+    pieces: tuple[Piece, ...] = ()
+    problem: str = ""
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Status -> pieces of work, the commonest first."""
+        return dict(Counter(piece.status for piece in self.pieces).most_common())
+
+    @property
+    def done(self) -> int:
+        """Pieces of work that have been carried out, however they ended."""
+        return sum(piece.status != PENDING for piece in self.pieces)
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is left to do."""
+        return not self.problem and self.done == len(self.pieces)
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """Every run folder in a folder, by name; runs inside another run are parts of it."""
+    if (folder / MANIFEST).is_file() or (folder / CARD).is_file():
+        return [folder]
+    if not folder.is_dir():
+        return []
+    return [run for inner in sorted(folder.iterdir()) if inner.is_dir() for run in find_runs(inner)]
+
+
+def state_of(run: Path) -> RunState:
+    """How the run in a folder stands; a folder that cannot be read is a state too."""
+    try:
+        manifest = _manifest(run)
+        kind = str(manifest["kind"])
+        pieces = tuple(_KINDS[kind](run))
+    except (OSError, ValueError, TypeError) as error:
+        return RunState(path=run, problem=f"{run / MANIFEST} cannot be read: {error}")
+    except KeyError as error:
+        return RunState(path=run, problem=f"{run} is of no known kind of run ({error})")
+    except RunError as error:
+        return RunState(path=run, kind=kind, problem=str(error))
+    return RunState(
+        path=run,
+        kind=kind,
+        created=str(manifest["created"]),
+        command=tuple(manifest["command"]),
+        versions=dict(manifest["versions"]),
+        pieces=pieces,
+    )
+
+
+def _manifest(run: Path) -> dict[str, Any]:
+    """A run's manifest as it stands in the file; a finished hardening keeps it in its card."""
+    if (run / CARD).is_file() and not (run / MANIFEST).is_file():
+        return dict(json.loads((run / CARD).read_bytes())["run"])
+    return dict(json.loads((run / MANIFEST).read_bytes()))
+
+
+def _trojai(run: Path) -> Iterator[Piece]:
+    folder = RunFolder(run)
+    manifest = folder.manifest()
+    records = {(r.model, r.scanner, r.sha256, r.key): r for r in folder.records().values()}
+    keyless = {key[:3]: record for key, record in records.items()}
+    for entry in manifest.entries:
+        for scanner in manifest.scanners:
+            name, same = f"{entry.name} under {scanner}", (entry.name, scanner, entry.sha256)
+            key = entry.keys.get(scanner)
+            record = records.get((*same, key)) if key else keyless.get(same)
+            if record is None:
+                yield Piece(name=name, status=PENDING)
+            else:
+                yield Piece(
+                    name=name,
+                    status=record.status,
+                    reason=record.reason,
+                    attempts=record.attempts,
+                )
+
+
+def _distance(run: Path) -> Iterator[Piece]:
+    folder = DistanceFolder(run)
+    manifest, records = folder.manifest(), folder.records()
+    for pair in manifest.pairs:
+        for seed in manifest.protocol.seeds:
+            done = (pair, seed) in records
+            name = f"{pair[0]} to {pair[1]}, seed {seed}"
+            yield Piece(name=name, status=DONE if done else PENDING)
+
+
+def _honesty(run: Path) -> Iterator[Piece]:
+    folder = HonestyFolder(run)
+    records = folder.records()
+    for name in folder.manifest().checks:
+        yield Piece(name=name, status=DONE if name in records else PENDING)
+
+
+def _hardening(run: Path) -> Iterator[Piece]:
+    if (run / CARD).is_file():
+        card = read_record(run / CARD, HardeningCard)
+        yield Piece(name=card.run.method, status=card.training.status, reason=card.training.reason)
+    else:
+        yield Piece(name="hardening", status=PENDING)
+
+
+def _study(run: Path) -> Iterator[Piece]:
+    return map(_cell, HardeningStudyFolder(run).cells())
+
+
+def _cell(state: CellState) -> Piece:
+    return Piece(name=state.label, status=state.status, reason=state.reason)
+
+
+def _false_positives(run: Path) -> Iterator[Piece]:
+    manifest = FalsePositivesFolder(run).manifest()
+    for part in (BEFORE, AGAIN, AFTER):
+        if (run / part / MANIFEST).is_file():
+            for piece in _trojai(run / part):
+                yield Piece(name=f"{part}: {piece.name}", status=piece.status, reason=piece.reason)
+    if not (run / BEFORE / MANIFEST).is_file():
+        yield Piece(name=BEFORE, status=PENDING)
+        return
+    records = {record.model: record for record in RunFolder(run / BEFORE).records().values()}
+    for model, name in manifest.folders.items():
+        record = records.get(model)
+        cut = record.rule.threshold if record and record.rule else None
+        if record is None or not flag(record.score, cut, manifest.threshold):
+            continue
+        cell = read_cell(
+            run / CELLS / name,
+            model=model,
+            sha256=record.sha256,
+            method=manifest.method,
+            seed=manifest.seed,
+        )
+        yield _cell(cell)
+
+
+_KINDS: Mapping[str, Callable[[Path], Iterator[Piece]]] = {
+    "trojai": _trojai,
+    "distance": _distance,
+    "hardening": _hardening,
+    "hardening-study": _study,
+    "false-positives": _false_positives,
+    "honesty": _honesty,
+}
+
+
+def unsound(run: Path) -> Iterator[str]:
+    """What is wrong with a run folder, in sentences; nothing if it is sound.
+
+    Looked at are manifests, the checksum of every line of every ledger, and the hash of every file
+    that a record names. A torn last line of a ledger is no damage: its writer was stopped.
+    """
+    state = state_of(run)
+    yield from _damaged_lines(run)
+    if state.problem:
+        yield state.problem
+        return
+    parts = {path.parent for name in (MANIFEST, CARD) for path in run.rglob(name)}
+    for part in sorted(parts):
+        inner = state_of(part)
+        if inner.problem:
+            yield inner.problem
+        elif inner.kind in _FILES:
+            yield from _FILES[inner.kind](part)
+    for piece in state.pieces:
+        if piece.status == "unreadable":
+            yield f"{piece.name}: {piece.reason}"
+
+
+def _damaged_lines(run: Path) -> Iterator[str]:
+    for path in sorted(run.rglob(f"{LEDGER}/*.jsonl")):
+        lines = path.read_bytes().split(b"\n")
+        for number, line in enumerate(lines[:-1], start=1):
+            checksum, _, body = line.partition(b" ")
+            try:
+                sound = int(checksum, 16) == _crc(body)
+            except ValueError:
+                sound = False
+            if not sound:
+                yield f"{path}, line {number}: the checksum does not fit"
+
+
+def _crc(body: bytes) -> int:
+    from zlib import crc32
+
+    return crc32(body)
+
+
+def _scan_files(run: Path) -> Iterator[str]:
+    # A later result of the same model and scanner has the same file.
+    newest = {r.triggers_file: r.triggers_sha256 for r in RunFolder(run).records().values()}
+    for name, digest in newest.items():
+        if name:
+            yield from _other_hash(run / name, digest)
+
+
+def _distance_files(run: Path) -> Iterator[str]:
+    for record in kept_records(DistanceFolder(run).records()):
+        yield from _other_hash(run / record.trigger_file, record.trigger_sha256)
+
+
+def _hardened_files(run: Path) -> Iterator[str]:
+    if (run / CARD).is_file():
+        training = read_record(run / CARD, HardeningCard).training
+        if training.sha256:
+            yield from _other_hash(run / WEIGHTS, training.sha256)
+
+
+def _other_hash(path: Path, expected: str) -> Iterator[str]:
+    if not path.is_file():
+        yield f"{path} is missing"
+        return
+    with path.open("rb") as file:
+        if file_digest(file, "sha256").hexdigest() != expected:
+            yield f"{path} is not the file that was written: its hash differs"
+
+
+_FILES: Mapping[str, Callable[[Path], Iterator[str]]] = {
+    "trojai": _scan_files,
+    "distance": _distance_files,
+    "hardening": _hardened_files,
+}
+
+
+def as_data(state: RunState) -> dict[str, Any]:
+    """A state as JSON takes it."""
+    return {
+        "path": str(state.path),
+        "kind": state.kind,
+        "created": state.created,
+        "command": list(state.command),
+        "versions": dict(state.versions),
+        "complete": state.complete,
+        "problem": state.problem,
+        "counts": state.counts,
+        "pieces": [
+            {
+                "name": piece.name,
+                "status": piece.status,
+                "reason": piece.reason,
+                "attempts": [attempt.model_dump() for attempt in piece.attempts],
+            }
+            for piece in state.pieces
+        ],
+    }
