@@ -75,17 +75,26 @@ class Budget:
         gpus = _gpus() if device == "cuda" else 0
         return places_on(device, jobs, threads=threads, gpus=gpus)
 
-    def limits(self, device: str) -> Limits:
-        """What one attempt may use."""
-        memory = self.memory_bytes
-        return self._limits(available_bytes() // self.jobs_on(device) if memory is None else memory)
+    def limits(self, device: str, *, shared: bool = True) -> Limits:
+        """What one attempt may use.
 
-    def alone(self) -> Limits:
-        """What an attempt may use that has the machine to itself."""
+        Args:
+            device: where it runs.
+            shared: whether tasks share this machine's memory; else only a stated limit counts.
+        """
         memory = self.memory_bytes
-        return self._limits(int(available_bytes() * SPARE) if memory is None else memory)
+        if memory is None and shared:
+            memory = available_bytes() // self.jobs_on(device)
+        return self._limits(memory)
 
-    def _limits(self, memory: int) -> Limits:
+    def alone(self, *, shared: bool = True) -> Limits:
+        """What an attempt may use that has the machine to itself; `shared` as for `limits`."""
+        memory = self.memory_bytes
+        if memory is None and shared:
+            memory = int(available_bytes() * SPARE)
+        return self._limits(memory)
+
+    def _limits(self, memory: int | None) -> Limits:
         return Limits(seconds=self.timeout, cpu_seconds=self.cpu_seconds, memory_bytes=memory)
 
 

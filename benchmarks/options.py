@@ -21,6 +21,27 @@ require_sandbox = click.option(
     "them: Landlock, seccomp and limits.",
 )
 
+engine_option = click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Where scans run: processes of this machine, or a Ray cluster (moth-eval[ray]).",
+)
+address_option = click.option(
+    "--address",
+    default="",
+    help="Ray cluster: HOST:PORT, or auto for the one that is running.  "
+    "[default: this machine alone]",
+)
+gpu_share_option = click.option(
+    "--gpu-share",
+    type=click.FloatRange(min=0, max=1, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Fraction of a GPU that a scan takes on a Ray cluster.",
+)
+
 shard_option = click.option(
     "--shard",
     default="",

@@ -31,6 +31,9 @@ Ending = Literal["answered", "failed", "crashed", "timed-out", "out-of-memory"]
 GRACE_SECONDS = 5.0
 """How long a process may take to go after it has given its answer."""
 
+START_SECONDS = 300.0
+"""How long a process may take to begin: the first one imports torch, on a busy machine slowly."""
+
 GLANCE_SECONDS = 0.25
 """How often the memory of a worker is looked at, where it is limited."""
 
@@ -112,6 +115,7 @@ class Attempt(Generic[T, A]):
         )
         self._process.start()
         theirs.close()
+        self._begun = False
         self._started = time.monotonic()
 
     @property
@@ -122,8 +126,8 @@ class Attempt(Generic[T, A]):
     def patience(self) -> float | None:
         """Seconds after which `look` should be called even if nothing is heard; None: never."""
         waits = []
-        if self._limits.seconds is not None:
-            waits.append(max(0.0, self._limits.seconds - self._seconds))
+        if self._time_limit is not None:
+            waits.append(max(0.0, self._time_limit - self._seconds))
         if self._limits.memory_bytes is not None:
             waits.append(GLANCE_SECONDS)
         return min(waits, default=None)
@@ -139,9 +143,12 @@ class Attempt(Generic[T, A]):
         try:
             while self._answer.poll():
                 kind, *content = self._answer.recv()
-                if kind != "tell":
+                if kind == "begun":
+                    self._begun, self._started = True, time.monotonic()
+                elif kind == "tell":
+                    on_message(*content)
+                else:
                     return self._close(kind, *content)
-                on_message(*content)
         except (EOFError, OSError):  # it died before or while it answered
             self._process.join(GRACE_SECONDS)
             alive = False
@@ -158,6 +165,12 @@ class Attempt(Generic[T, A]):
     @property
     def _seconds(self) -> float:
         return time.monotonic() - self._started
+
+    @property
+    def _time_limit(self) -> float | None:
+        """Seconds since it was started, or since it began where it has."""
+        limit = self._limits.seconds
+        return limit if limit is None or self._begun else limit + START_SECONDS
 
     def _close(self, status: Ending, reason: str = "", answer: A | None = None) -> Ended[A]:
         seconds = self._seconds
@@ -180,9 +193,10 @@ class Attempt(Generic[T, A]):
         return self._close("crashed", epitaph(code))
 
     def _over_limit(self) -> Ended[A] | None:
-        seconds, memory = self._limits.seconds, self._limits.memory_bytes
+        seconds, memory = self._time_limit, self._limits.memory_bytes
         if seconds is not None and self._seconds >= seconds:
-            return self._close("timed-out", f"no answer within {seconds:g} s")
+            what = "no answer" if self._begun else "it did not begin"
+            return self._close("timed-out", f"{what} within {seconds:g} s")
         if memory is None:
             return None
         used = resident_bytes(self._process.pid or 0)
@@ -230,6 +244,7 @@ def _carry_out(
     threading.Thread(target=_leave_with, args=(answer,), daemon=True).start()
     if log is not None:
         _write_to(log, number)
+    answer.send(("begun",))
     try:
         cuda = place.device.startswith("cuda")
         limits.apply(cuda=cuda)

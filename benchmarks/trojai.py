@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from moth_eval.errors import MothError
 from moth_eval.loading.rounds import Round, RoundModel, read_round
@@ -26,7 +26,7 @@ from moth_eval.records import (
 
 from .budget import Budget
 from .ledger import LedgerWriter
-from .pool import Pool
+from .pool import Outcome, Pool
 from .shards import Shard
 from .sittings import refuse_differences
 from .tasks import Task, execute, parse_scanner, record_of
@@ -47,6 +47,9 @@ class TrojaiStudy:
         seed: decides everything random.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         budget: what the run may use of the machine.
+        engine: where tasks run: `local`, or `ray`.
+        address: of the Ray cluster; empty: one on this machine alone.
+        gpu_share: fraction of a GPU that a task takes on Ray, in `(0, 1]`.
         limit: only the first so many models; None: all.
         architecture: where networks come from whose files hold only weights (`--arch`).
         require_sandbox: whether to refuse models where the kernel does not offer every guard for
@@ -64,6 +67,9 @@ class TrojaiStudy:
     seed: int = 0
     device: str = "auto"
     budget: Budget = field(default_factory=Budget)
+    engine: Literal["local", "ray"] = "local"
+    address: str = ""
+    gpu_share: float = 1.0
     limit: int | None = None
     architecture: str = ""
     require_sandbox: bool = False
@@ -169,20 +175,37 @@ def carry_out(
         pool = Pool(
             work=execute,
             places=budget.places(device),
-            limits=budget.limits(device),
-            alone=budget.alone(),
+            limits=budget.limits(device, shared=study.engine == "local"),
+            alone=budget.alone(shared=study.engine == "local"),
             earlier=lambda task: plan.earlier.get(task.key, ()),
             on_start=lambda task, number, place: ledger.start(task),
             on_retry=ledger.retry,
             log=lambda task: task.run / LOGS / f"{task.file_name}.log",
         )
-        with closing(pool.run(plan.open_tasks)) as outcomes:
+        with closing(_outcomes(pool, plan, study)) as outcomes:
             for outcome in outcomes:
                 record = record_of(outcome)
                 ledger.end(record)
                 records[record.key] = record
                 on_end(record)
     return records
+
+
+def _outcomes(
+    pool: Pool[Task, ScanRecord], plan: Plan, study: TrojaiStudy
+) -> Generator[Outcome[Task, ScanRecord]]:
+    if study.engine == "local":
+        return pool.run(plan.open_tasks)
+    from .ray_engine import RayEngine
+
+    engine = RayEngine(
+        address=study.address,
+        device=plan.manifest.device,
+        threads=study.budget.threads or 1,
+        gpu_share=study.gpu_share,
+        memory_bytes=study.budget.memory_bytes,
+    )
+    return engine.run(pool, plan.open_tasks)
 
 
 def exit_code(plan: Plan, records: dict[str, ScanRecord]) -> int:

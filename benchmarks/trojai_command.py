@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from moth_eval.text import visible
 
-from .options import budget_options, require_sandbox, shard_option
+from .options import (
+    address_option,
+    budget_options,
+    engine_option,
+    gpu_share_option,
+    require_sandbox,
+    shard_option,
+)
 from .shards import Shard
 from .sittings import sitting
 
@@ -50,6 +57,9 @@ if TYPE_CHECKING:
 )
 @require_sandbox
 @shard_option
+@engine_option
+@address_option
+@gpu_share_option
 @click.option(
     "--examples",
     type=click.Path(path_type=Path),
@@ -80,6 +90,9 @@ def trojai(
     architecture: str,
     require_sandbox: bool,
     shard: str,
+    engine: Literal["local", "ray"],
+    address: str,
+    gpu_share: float,
     examples: Path | None,
     ground_truth: Path | None,
     device: str,
@@ -107,6 +120,9 @@ def trojai(
         architecture=architecture,
         require_sandbox=require_sandbox,
         shard=Shard.parse(shard) if shard else None,
+        engine=engine,
+        address=address,
+        gpu_share=gpu_share,
         examples=examples,
         ground_truth=ground_truth,
         retry=retry,

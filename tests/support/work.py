@@ -97,3 +97,10 @@ DEEDS = {
     "defect": _fail,
     "speak": lambda: os.write(1, b"spoken\n"),
 }
+
+
+def leave_a_mark(path: str, place: Place, tell: Tell) -> str:
+    """Leave a file of one's own beside `path`, and take four seconds."""
+    Path(f"{path}-{time.time_ns()}").touch()
+    time.sleep(4.0)
+    return f"did {path}"
