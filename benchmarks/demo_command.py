@@ -43,7 +43,8 @@ def demo(ctx: click.Context, out: Path, models: int, seed: int, device: str) -> 
     """
     from attacks.generate_command import generate
 
-    from .trojai import TrojaiStudy, called_as
+    from .calls import called_as
+    from .trojai import TrojaiStudy
     from .trojai_command import run_study
 
     click.echo(f"1. Training {models} small networks on drawn traffic signs, half with a backdoor")
@@ -86,9 +87,9 @@ def _most_suspicious(run: Path) -> str:
 
 def _harden(out: Path, suspect: str, seed: int, device: str) -> int:
     """Harden a model of the round into `out/hardened`; the exit code."""
+    from .calls import called_as
     from .harden_command import run_study as run_harden
     from .harden_plan import HardenStudy
-    from .trojai import called_as
 
     model = out / "round" / "models" / suspect
     return run_harden(

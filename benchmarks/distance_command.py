@@ -103,8 +103,8 @@ def distance(
     """
     from moth_eval.distance import DistanceProtocol
 
+    from .calls import called_as
     from .distance_study import DistanceStudy
-    from .trojai import called_as
     from .trojai_command import admit_own_code
 
     if stability and ctx.get_parameter_source("seeds") is not ParameterSource.DEFAULT:

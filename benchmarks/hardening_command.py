@@ -135,8 +135,8 @@ def hardening(
     The same command again continues a run that was stopped. Exit codes: 0 every cell has a new
     model; 2 usage or input error; 3 run incomplete, or cells without a new model.
     """
+    from .calls import called_as
     from .hardening import METHODS, HardeningStudy
-    from .trojai import called_as
     from .trojai_command import admit_own_code
 
     named = tuple(word.strip() for word in methods.split(",") if word.strip())

@@ -122,8 +122,8 @@ def honesty(
     wrote. The same command again continues a run that was stopped. Exit codes: 0 measured,
     whatever was found; 2 usage or input error; 3 run incomplete.
     """
+    from .calls import called_as
     from .honesty_plan import HonestyStudy
-    from .trojai import called_as
     from .trojai_command import admit_own_code
 
     named = () if pairs in ("", ALL) else tuple(pair("--pairs", p) for p in pairs.split(","))

@@ -88,6 +88,15 @@ def validate(ctx: click.Context, run: Path) -> None:
 
 
 @runs.command()
+@click.argument("run", type=click.Path(path_type=Path))
+def toml(run: Path) -> None:
+    """Print the study file that repeats RUN; see moth-eval run."""
+    from .study_files import repeated
+
+    click.echo(repeated(_readable(run).command), nl=False)
+
+
+@runs.command()
 @click.argument("sources", metavar="RUN...", type=click.Path(path_type=Path), nargs=-1)
 @click.option(
     "--out",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -325,8 +324,3 @@ def _read_hashes(model: RoundModel) -> tuple[str, str]:
     files = sorted(path for path in model.examples.rglob("*") if path.is_file())
     lines = [f"{path.relative_to(model.examples)} {sha256_of(path)}" for path in files]
     return weights, hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def called_as() -> tuple[str, ...]:
-    """The command line of this process, for the record."""
-    return (Path(sys.argv[0]).name, *sys.argv[1:])

@@ -106,7 +106,8 @@ def trojai(
     The same command again continues a run that was stopped. Exit codes: 0 nothing found,
     1 something found, 2 usage or input error, 3 run incomplete or models without an answer.
     """
-    from .trojai import TrojaiStudy, called_as
+    from .calls import called_as
+    from .trojai import TrojaiStudy
 
     admit_own_code(architecture, models)
     study = TrojaiStudy(

@@ -46,6 +46,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
         "benchmarks.honesty_command:honesty",
         "Check in several ways whether hardening moved the classes of a model apart.",
     ),
+    "run": (
+        "benchmarks.run_command:run",
+        "Carry out the commands that the file STUDY describes, one after the other.",
+    ),
     "runs": (
         "benchmarks.runs_command:runs",
         "List, show, check and merge run folders.",

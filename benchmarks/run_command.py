@@ -1,0 +1,53 @@
+"""`moth-eval run`: carry out a study that a TOML file describes."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import click
+
+WORST_FIRST = (2, 3, 1)
+"""Exit codes of which the first that occurs is the study's."""
+
+
+@click.command()
+@click.argument("study", type=click.Path(path_type=Path), required=False)
+@click.option("--dry", is_flag=True, help="Print the commands, and carry out none.")
+@click.option("--schema", is_flag=True, help="Print the JSON Schema of study files.")
+@click.pass_context
+def run(ctx: click.Context, study: Path | None, dry: bool, schema: bool) -> None:
+    """Carry out the commands that the file STUDY describes, one after the other.
+
+    The same command goes on where it was stopped. Exit codes are those of the commands; of several
+    the worst: 2 before 3 before 1. After a 2 nothing more is done.
+    """
+    from moth_eval.errors import InputError
+
+    from .study_files import read_study, study_model
+
+    if schema:
+        click.echo(json.dumps(study_model().model_json_schema(by_alias=True), indent=2))
+        return
+    if study is None:
+        raise InputError("expected a study file, got none; see moth-eval run --help")
+    codes = [0]
+    for word, line in read_study(study):
+        click.echo(f"$ moth-eval {shlex.join([word, *line])}", err=not dry)
+        if not dry:
+            codes.append(carry_out(ctx, word, line))
+        if codes[-1] == WORST_FIRST[0]:
+            break
+    ctx.exit(next((code for code in WORST_FIRST if code in codes), 0))
+
+
+def carry_out(ctx: click.Context, word: str, line: list[str]) -> int:
+    """The exit code of a command of ours, carried out here and now."""
+    from moth_eval.cli import main
+
+    from .calls import PROGRAM, calling
+
+    with calling([word, *line]):
+        code = main.main([word, *line], prog_name=PROGRAM, standalone_mode=False, obj=ctx.obj)
+    return int(code or 0)
