@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -25,19 +25,25 @@ class AdversarialTraining:
     2018; the figures for CIFAR-10 are those of MOTH's adversarial variant (8/255, 7 steps of
     2/255, random start).
 
+    A network that was never attacked before has no answer to the full attack: trained on nothing
+    else from the first step, it ends up giving every image the same class. So half of the images
+    stay as they are, and the attack rises from nothing.
+
     Attributes:
         rounds: optimiser steps.
         images: images per step, spread over the classes.
         adversarial_share: fraction of them that is attacked, in `(0, 1]`.
+        rising: share of the training, in `[0, 1]`, over which the attack grows to its full size.
         attack: how.
         recipe: how the network is trained.
     """
 
     rounds: int = 300
     images: int = 128
-    adversarial_share: float = 1.0
+    adversarial_share: float = 0.5
+    rising: float = 0.5
     attack: PGD = field(default_factory=lambda: PGD(epsilon=8 / 255, step_size=2 / 255, steps=7))
-    recipe: Recipe = field(default_factory=lambda: Moth().recipe)
+    recipe: Recipe = field(default_factory=lambda: replace(Moth().recipe, largest_gradient=5.0))
 
     def __post_init__(self) -> None:
         if self.rounds < 1 or self.images < 1 or not 0 < self.adversarial_share <= 1:
@@ -45,6 +51,17 @@ class AdversarialTraining:
                 "rounds and images must be at least 1 and adversarial_share in (0, 1], got "
                 f"{self.rounds}, {self.images}, {self.adversarial_share}"
             )
+        if not 0 <= self.rising <= 1:
+            raise HardeningError(f"rising must be in [0, 1], got {self.rising}")
+
+    def attack_at(self, done: float) -> PGD:
+        """The attack when this share of the training, in `[0, 1]`, is over."""
+        size = min(1.0, (done + 1 / self.rounds) / self.rising) if self.rising else 1.0
+        return replace(
+            self.attack,
+            epsilon=size * self.attack.epsilon,
+            step_size=size * self.attack.step_size,
+        )
 
     def harden(
         self,
@@ -74,7 +91,7 @@ class AdversarialTraining:
             answers = trainer.original_answers(images)
             hard = pgd(
                 lambda x: trainer.network(subject.preprocessing(x)),
-                images[:attacked], labels[:attacked], self.attack, generator,
+                images[:attacked], labels[:attacked], self.attack_at(done), generator,
             )  # fmt: skip
             rounds.passes[0] += attacked * self.attack.steps
             rounds.passes[1] += attacked * self.attack.steps

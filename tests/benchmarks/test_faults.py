@@ -21,11 +21,12 @@ from click.testing import CliRunner
 
 from benchmarks import ledger
 from benchmarks.pool import Policy, Pool
-from benchmarks.supervisor import Place, Tell
+from benchmarks.supervisor import Place
 from moth_eval.cli import main
 from moth_eval.records import RunFolder
 from reports.tables import TIMING_COLUMNS
 from tests.support.subjects import write_prototype_round
+from tests.support.work import repeat
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MODELS = 6
@@ -135,17 +136,13 @@ def test_a_disk_that_fills_up_stops_a_run_that_goes_on_later(
     assert [row["status"] for row in rows(tmp_path / "run")] == ["scored"] * 2
 
 
-def nothing(number: int, place: Place, tell: Tell) -> int:
-    return number
-
-
 @pytest.mark.slow
 def test_five_thousand_tasks_leave_no_process_and_no_memory_behind() -> None:
     def tasks() -> Iterator[int]:
         yield from range(5000)
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    pool = Pool(work=nothing, places=(Place(),) * 2, policy=Policy())
+    pool = Pool(work=repeat, places=(Place(),) * 2, policy=Policy())
     answers = [outcome.ended.answer for outcome in pool.run(tasks())]
     assert sorted(answers) == list(range(5000))
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before

@@ -104,3 +104,8 @@ def leave_a_mark(path: str, place: Place, tell: Tell) -> str:
     Path(f"{path}-{time.time_ns()}").touch()
     time.sleep(4.0)
     return f"did {path}"
+
+
+def repeat(number: int, place: Place, tell: Tell) -> int:
+    """The least that work can be."""
+    return number

@@ -10,6 +10,7 @@ import torch
 from moth_eval.distance import DistanceProtocol, class_distances
 from moth_eval.errors import HardeningError, InputError
 from moth_eval.hardeners import ENTRY_POINTS, HARDENERS
+from moth_eval.hardeners.adversarial_training import AdversarialTraining
 from moth_eval.hardeners.batches import Batches, augmented
 from moth_eval.hardeners.held_triggers import Held, HeldTriggers
 from moth_eval.hardeners.moth import Moth, moth_paper
@@ -425,3 +426,13 @@ def test_a_limit_is_taken_away_by_none() -> None:
     assert (method.recipe.largest_gradient, method.seconds) == (None, None)
     with pytest.raises(InputError, match="rounds takes a int, got 'none'"):
         parse_spec("moth:rounds=none", HARDENERS, ENTRY_POINTS, kind="method", contract=Hardener)
+
+
+def test_the_attack_of_adversarial_training_rises_to_its_full_size() -> None:
+    method = AdversarialTraining(rounds=10, rising=0.5, attack=PGD(epsilon=0.1, step_size=0.02))
+    sizes = [method.attack_at(done).epsilon for done in (0.0, 0.2, 0.4, 0.9)]
+    assert sizes == pytest.approx([0.02, 0.06, 0.1, 0.1])
+    assert method.attack_at(0.2).step_size == pytest.approx(0.012)
+    assert replace(method, rising=0.0).attack_at(0.0).epsilon == 0.1
+    with pytest.raises(HardeningError, match="rising must be in"):
+        AdversarialTraining(rising=2.0)
