@@ -42,8 +42,8 @@ def demo(ctx: click.Context, out: Path, models: int, seed: int, device: str) -> 
     The same command again continues where it stopped.
     """
     from attacks.generate_command import generate
+    from moth_eval.calls import called_as
 
-    from .calls import called_as
     from .trojai import TrojaiStudy
     from .trojai_command import run_study
 
@@ -87,7 +87,8 @@ def _most_suspicious(run: Path) -> str:
 
 def _harden(out: Path, suspect: str, seed: int, device: str) -> int:
     """Harden a model of the round into `out/hardened`; the exit code."""
-    from .calls import called_as
+    from moth_eval.calls import called_as
+
     from .harden_command import run_study as run_harden
     from .harden_plan import HardenStudy
 

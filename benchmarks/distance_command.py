@@ -101,9 +101,9 @@ def distance(
     The same command again continues a run that was stopped. Exit codes: 0 measured, pairs without
     a trigger included; 2 usage or input error; 3 run incomplete.
     """
+    from moth_eval.calls import called_as
     from moth_eval.distance import DistanceProtocol
 
-    from .calls import called_as
     from .distance_study import DistanceStudy
     from .trojai_command import admit_own_code
 

@@ -126,7 +126,8 @@ def false_positives(
     The same command again continues a run that was stopped. Exit codes: 0 every model has an
     answer; 2 usage or input error; 3 run incomplete, or models without an answer.
     """
-    from .calls import called_as
+    from moth_eval.calls import called_as
+
     from .false_positives import FalsePositivesStudy
     from .trojai_command import admit_own_code
 

@@ -110,7 +110,8 @@ def harden(
     The original is left as it is. The same command again continues where it was stopped. Exit
     codes: 0 hardened; 2 usage or input error; 3 not finished, or the method left no model.
     """
-    from .calls import called_as
+    from moth_eval.calls import called_as
+
     from .harden_plan import HardenStudy
     from .trojai_command import admit_own_code
 

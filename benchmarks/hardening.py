@@ -21,7 +21,7 @@ from moth_eval.loading.rounds import Round, RoundModel, read_round
 from .budget import Budget
 from .cells import Cell, folder_names, is_open, model_path, run_cells
 from .harden_plan import HardenStudy
-from .shards import Shard
+from .shards import Shard, named
 from .sittings import refuse_differences
 from .versions import versions
 
@@ -55,6 +55,7 @@ class HardeningStudy:
         architecture: where networks come from whose files hold only weights (`--arch`).
         require_sandbox: whether to refuse models where the kernel does not offer every guard for
             the process that opens them.
+        only: names of the models that are looked at; empty: all.
         shard: the part of the models that is this run's; None: all.
         distance_pairs: pairs whose distance is measured before and after; None: all, 0: none.
         distance_seeds: inversions per pair, 1 to 3; the smallest counts.
@@ -75,6 +76,7 @@ class HardeningStudy:
     first: int | None = None
     architecture: str = ""
     require_sandbox: bool = False
+    only: tuple[str, ...] = ()
     shard: Shard | None = None
     distance_pairs: int | None = 20
     distance_seeds: int = 1
@@ -116,6 +118,7 @@ def plan(study: HardeningStudy) -> HardeningStudyPlan:
     if not methods or not study.seeds:
         raise InputError("expected at least one method and one seed, got none")
     found = read_round(study.models, examples=study.data)
+    found = replace(found, models=named(found.models, study.only))
     if study.shard is not None:
         found = replace(found, models=study.shard.part(found.models))
     if study.test is not None and not study.test.exists():

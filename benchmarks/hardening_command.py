@@ -11,7 +11,7 @@ import click
 from moth_eval.text import visible
 
 from .comma_lists import number
-from .options import budget_options, require_sandbox, shard_option
+from .options import budget_options, only_option, require_sandbox, shard_option
 from .shards import Shard
 from .sittings import INCOMPLETE, sitting
 
@@ -75,6 +75,7 @@ if TYPE_CHECKING:
     "package.module:factory or package.module (your own, trusted code).",
 )
 @require_sandbox
+@only_option
 @shard_option
 @click.option(
     "--distance-pairs",
@@ -121,6 +122,7 @@ def hardening(
     first: int | None,
     architecture: str,
     require_sandbox: bool,
+    only: tuple[str, ...],
     shard: str,
     distance_pairs: str,
     distance_seeds: int,
@@ -135,7 +137,8 @@ def hardening(
     The same command again continues a run that was stopped. Exit codes: 0 every cell has a new
     model; 2 usage or input error; 3 run incomplete, or cells without a new model.
     """
-    from .calls import called_as
+    from moth_eval.calls import called_as
+
     from .hardening import METHODS, HardeningStudy
     from .trojai_command import admit_own_code
 
@@ -152,6 +155,7 @@ def hardening(
         first=first,
         architecture=architecture,
         require_sandbox=require_sandbox,
+        only=only,
         shard=Shard.parse(shard) if shard else None,
         distance_pairs=None
         if distance_pairs == "all"

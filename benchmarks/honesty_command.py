@@ -122,7 +122,8 @@ def honesty(
     wrote. The same command again continues a run that was stopped. Exit codes: 0 measured,
     whatever was found; 2 usage or input error; 3 run incomplete.
     """
-    from .calls import called_as
+    from moth_eval.calls import called_as
+
     from .honesty_plan import HonestyStudy
     from .trojai_command import admit_own_code
 

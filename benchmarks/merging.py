@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from moth_eval.records import (
     write_whole,
 )
 
+from .run_states import kind_of
 from .sittings import Difference, refuse_differences
 
 ORIGINALS = "originals"
@@ -47,7 +47,7 @@ def merge(runs: Sequence[Path], out: Path) -> str:
         sources = [out, *sources]
     if not sources:
         raise InputError("expected run folders to merge, got none")
-    kinds = {run: _kind(run) for run in sources}
+    kinds = {run: kind_of(run) for run in sources}
     different = sorted(set(kinds.values()))
     if len(different) > 1:
         raise InputError(f"expected runs of one kind, got {', '.join(different)}")
@@ -57,13 +57,6 @@ def merge(runs: Sequence[Path], out: Path) -> str:
         raise InputError(f"runs of the kind {kind!r} cannot be merged, only those of {known}")
     _MERGERS[kind](sources, out)
     return kind
-
-
-def _kind(run: Path) -> str:
-    try:
-        return str(json.loads((run / MANIFEST).read_bytes())["kind"])
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise RunError(f"{run} is not a run folder: {MANIFEST} cannot be read ({error})") from error
 
 
 def _merge_scans(runs: Sequence[Path], out: Path) -> None:

@@ -42,6 +42,12 @@ gpu_share_option = click.option(
     help="Fraction of a GPU that a scan takes on a Ray cluster.",
 )
 
+only_option = click.option(
+    "--only",
+    multiple=True,
+    metavar="MODEL",
+    help="Only the model of this name; may be given again.",
+)
 shard_option = click.option(
     "--shard",
     default="",

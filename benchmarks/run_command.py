@@ -46,8 +46,5 @@ def carry_out(ctx: click.Context, word: str, line: list[str]) -> int:
     """The exit code of a command of ours, carried out here and now."""
     from moth_eval.cli import main
 
-    from .calls import PROGRAM, calling
-
-    with calling([word, *line]):
-        code = main.main([word, *line], prog_name=PROGRAM, standalone_mode=False, obj=ctx.obj)
+    code = main.main([word, *line], prog_name="moth-eval", standalone_mode=False, obj=ctx.obj)
     return int(code or 0)

@@ -87,6 +87,18 @@ def find_runs(folder: Path) -> list[Path]:
     return [run for inner in sorted(folder.iterdir()) if inner.is_dir() for run in find_runs(inner)]
 
 
+def kind_of(run: Path) -> str:
+    """What kind of run a folder holds.
+
+    Raises:
+        RunError: it is no run folder.
+    """
+    try:
+        return str(_manifest(run)["kind"])
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise RunError(f"{run} is not a run folder: {MANIFEST} cannot be read ({error})") from error
+
+
 def state_of(run: Path) -> RunState:
     """How the run in a folder stands; a folder that cannot be read is a state too."""
     try:

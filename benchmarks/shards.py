@@ -4,11 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import TypeVar
 
 from moth_eval.errors import InputError
+from moth_eval.loading.rounds import RoundModel
 
 T = TypeVar("T")
+
+
+def named(models: Sequence[RoundModel], names: Sequence[str]) -> tuple[RoundModel, ...]:
+    """The models of these names, in the order of the list; all of them without a name.
+
+    Raises:
+        InputError: there is no model of one of the names.
+    """
+    known = {model.name for model in models}
+    for name in names:
+        if name not in known:
+            near = get_close_matches(name, known, n=1) or sorted(known)[:1]
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise InputError(f"--only: there is no model {name!r}{hint}")
+    return tuple(model for model in models if not names or model.name in names)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -217,6 +217,26 @@ def as_toml(word: str, parameters: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def options_of_call(call: Sequence[str]) -> dict[str, Any]:
+    """The options of a call by the names of a study file, as far as they are not the defaults.
+
+    Args:
+        call: the command line, the program's name first.
+
+    Raises:
+        InputError: it is not a call of a command that study files know.
+    """
+    [options] = tomllib.loads(repeated(call)).values()
+    return dict(options)
+
+
+def line_of_options(word: str, options: Mapping[str, Any]) -> list[str]:
+    """The command line of a command with these options, named as in a study file."""
+    from moth_eval.cli import load_command
+
+    return command_line(word, options_model(load_command(word)).model_validate(dict(options)))
+
+
 def repeated(call: Sequence[str]) -> str:
     """The study file that repeats a call, such as a run's manifest keeps.
 

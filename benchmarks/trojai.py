@@ -26,7 +26,7 @@ from moth_eval.records import (
 from .budget import Budget
 from .ledger import LedgerWriter
 from .pool import Outcome, Pool
-from .shards import Shard
+from .shards import Shard, named
 from .sittings import refuse_differences
 from .tasks import Task, execute, parse_scanner, record_of
 from .versions import versions
@@ -53,6 +53,7 @@ class TrojaiStudy:
         architecture: where networks come from whose files hold only weights (`--arch`).
         require_sandbox: whether to refuse models where the kernel does not offer every guard for
             the process that opens them.
+        only: names of the models that are looked at; empty: all.
         shard: the part of the models that is this run's; None: all.
         examples: clean images for every model, if they do not lie with it.
         ground_truth: where the answers are, if they do not lie with the models.
@@ -72,6 +73,7 @@ class TrojaiStudy:
     limit: int | None = None
     architecture: str = ""
     require_sandbox: bool = False
+    only: tuple[str, ...] = ()
     shard: Shard | None = None
     examples: Path | None = None
     ground_truth: Path | None = None
@@ -114,7 +116,7 @@ def plan(study: TrojaiStudy) -> Plan:
 
     study.budget.check()
     found = read_round(study.models, examples=study.examples, ground_truth=study.ground_truth)
-    models = found.models[: study.limit]
+    models = named(found.models, study.only)[: study.limit]
     if study.shard is not None:
         models = study.shard.part(models)
     methods = {spec: parse_scanner(spec) for spec in study.scanners}

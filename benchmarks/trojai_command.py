@@ -14,6 +14,7 @@ from .options import (
     budget_options,
     engine_option,
     gpu_share_option,
+    only_option,
     require_sandbox,
     shard_option,
 )
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     "package.module:factory or package.module (your own, trusted code).",
 )
 @require_sandbox
+@only_option
 @shard_option
 @engine_option
 @address_option
@@ -89,6 +91,7 @@ def trojai(
     out: Path | None,
     architecture: str,
     require_sandbox: bool,
+    only: tuple[str, ...],
     shard: str,
     engine: Literal["local", "ray"],
     address: str,
@@ -106,7 +109,8 @@ def trojai(
     The same command again continues a run that was stopped. Exit codes: 0 nothing found,
     1 something found, 2 usage or input error, 3 run incomplete or models without an answer.
     """
-    from .calls import called_as
+    from moth_eval.calls import called_as
+
     from .trojai import TrojaiStudy
 
     admit_own_code(architecture, models)
@@ -120,6 +124,7 @@ def trojai(
         limit=limit,
         architecture=architecture,
         require_sandbox=require_sandbox,
+        only=only,
         shard=Shard.parse(shard) if shard else None,
         engine=engine,
         address=address,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from . import __version__
+from .calls import calling
 from .errors import InstallationError, MothError
 from .text import visible
 
@@ -50,6 +51,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
         "benchmarks.run_command:run",
         "Carry out the commands that the file STUDY describes, one after the other.",
     ),
+    "reproduce": (
+        "benchmarks.reproduce_command:reproduce",
+        "Carry out one cell of the run folder RUN again, and compare.",
+    ),
     "runs": (
         "benchmarks.runs_command:runs",
         "List, show, check and merge run folders.",
@@ -70,6 +75,11 @@ ROOMS = ("scanners", "attacks", "benchmarks", "reports")
 
 class LazyGroup(click.Group):
     """A group whose commands are rows of `COMMANDS`, imported when they are called."""
+
+    def main(self, args: Sequence[str] | None = None, *more: Any, **settings: Any) -> Any:
+        """Carry out a command line, and remember it for the record of what comes of it."""
+        with calling(sys.argv[1:] if args is None else args):
+            return super().main(args, *more, **settings)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Every word of the table, in its order."""

@@ -120,7 +120,7 @@ def test_the_answers_reach_neither_a_scan_nor_a_hardening(
     monkeypatch.setattr(
         study_module, "run_cells", lambda waiting, *_, **__: iter(cells.extend(waiting) or [])
     )
-    monkeypatch.setattr("benchmarks.calls.called_as", lambda: ("--ground-truth", str(truth)))
+    monkeypatch.setattr("moth_eval.calls.called_as", lambda: ("--ground-truth", str(truth)))
     result = false_positives(bare, tmp_path / "run", "--ground-truth", str(truth))
     assert result.exit_code == 3, result.output
     assert [row["poisoned"] for row in rows(tmp_path / "run").values()] == ["True", "True"]

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from benchmarks.reproducing import Figure
+from moth_eval.cli import main
+from moth_eval.records import LEDGER, RunFolder
+from tests.support.runs import entry, make_run, record
+from tests.support.subjects import write_prototype_round
+
+ARCH = "tests.support.subjects:prototype_network"
+MOTH = (
+    "moth:rounds=2,warm_up_rounds=1,warm_up_steps=20,fresh_steps=20,inversion_images=8,"
+    "inversion_batch=8,pairs_per_round=2,stamped=2,clean=10,recipe.shift=0"
+)
+
+
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(word) for word in arguments])
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("reproduced") / "models"
+    write_prototype_round(folder, models=2)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def scans(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("scans") / "run"
+    result = invoke(
+        "trojai", "--models", models, "--scanner", "nc:max_images=30", "--arch", ARCH,
+        "--device", "cpu", "--seed", 5, "--out", run,
+    )  # fmt: skip
+    assert result.exit_code == 1, result.output
+    return run
+
+
+def test_a_scan_comes_out_as_the_first_time(scans: Path, tmp_path: Path) -> None:
+    before = {p: p.read_bytes() for p in scans.rglob("*") if p.is_file()}
+    result = invoke("reproduce", scans, "model-1", "--out", tmp_path / "again")
+    assert result.exit_code == 0, result.output
+    lines = result.output.splitlines()
+    assert any(line.startswith("  score ") and " -> " in line for line in lines)
+    assert not [line for line in lines if line.startswith("!")]
+    assert {p: p.read_bytes() for p in scans.rglob("*") if p.is_file()} == before
+    [one] = RunFolder(tmp_path / "again").records().values()
+    assert (one.model, one.seed) == ("model-1", 5)
+    assert one.key in RunFolder(scans).records()
+
+
+def test_a_result_that_was_changed_is_noticed(scans: Path, tmp_path: Path) -> None:
+    folder = RunFolder(scans)
+    changed = [
+        one.model_copy(update={"score": 99.0, "target": 1}) for one in folder.records().values()
+    ]
+    make_run(tmp_path / "run", folder.manifest().entries, changed)
+    folder_again = RunFolder(tmp_path / "run")
+    folder_again.write_manifest(folder.manifest())
+    assert list((tmp_path / "run" / LEDGER).iterdir())
+    result = invoke("reproduce", tmp_path / "run", "model-1/nc:max_images=30")
+    assert result.exit_code == 1, result.output
+    assert "! score" in result.output
+    assert "! suspected target" in result.output
+    assert "  clean accuracy" in result.output
+
+
+def test_a_cell_of_a_hardening_study_comes_out_as_the_first_time(
+    models: Path, tmp_path: Path
+) -> None:
+    study = invoke(
+        "hardening", "--models", models, "--only", "model-0", "--data", models / "model-0.npz",
+        "--method", MOTH, "--share", 0.5, "--distance-pairs", 1, "--arch", ARCH, "--device", "cpu",
+        "--threads", 1, "--out", tmp_path / "run",
+    )  # fmt: skip
+    assert study.exit_code == 0, study.output
+    result = invoke("reproduce", tmp_path / "run", f"model-0/{MOTH}/0")
+    assert result.exit_code == 0, result.output
+    assert "accuracy after" in result.output
+
+
+def test_a_distance_comes_out_as_the_first_time(models: Path, tmp_path: Path) -> None:
+    invoke(
+        "distance", models / "model-0.safetensors", "--examples", models / "model-0.npz",
+        "--arch", ARCH, "--pairs", "0-1,1-0", "--seeds", "1,2", "--device", "cpu",
+        "--out", tmp_path / "run",
+    )  # fmt: skip
+    result = invoke("reproduce", tmp_path / "run", "1-0")
+    assert result.exit_code == 0, result.output
+    assert "  distance under seed 1" in result.output
+    assert "  distance under seed 2" in result.output
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ("model-9", "has no cell 'model-9'; did you mean 'model-"),
+        ("model-1/mc", "has no cell 'model-1/mc'; did you mean"),
+    ],
+)
+def test_a_cell_that_is_not_there_is_an_input_error(cell: str, message: str, scans: Path) -> None:
+    result = invoke("reproduce", scans, cell)
+    assert result.exit_code == 2
+    assert message in result.output
+
+
+def test_a_cell_without_a_result_and_a_folder_without_a_run_are_input_errors(
+    tmp_path: Path,
+) -> None:
+    call = ("moth-eval", "trojai", "--models", "round")
+    run = make_run(tmp_path / "run", [entry("a"), entry("b")], [record("a", 1.0)], command=call)
+    result = invoke("reproduce", run, "b")
+    assert result.exit_code == 2
+    assert "b under nc has no result" in result.output
+    assert invoke("reproduce", tmp_path, "b").exit_code == 2
+
+
+def test_only_models_that_are_there_are_asked_for(models: Path, tmp_path: Path) -> None:
+    result = invoke("trojai", "--models", models, "--only", "model-7", "--out", tmp_path / "run")
+    assert result.exit_code == 2
+    assert "--only: there is no model 'model-7'; did you mean 'model-" in result.output
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "agrees"),
+    [
+        (1.0, 1.009, True), (1.0, 1.02, False), (0.0, 0.0, True), (-1.0, 1.0, False), (3, 4, False),
+        (None, 1.0, False), (None, None, True), ("a", "a", True), (1.0, "1.0", False),
+    ],
+)  # fmt: skip
+def test_numbers_agree_up_to_the_tolerance(before: object, now: object, agrees: bool) -> None:
+    figure = Figure(name="x", before=before, now=now)  # type: ignore[arg-type]
+    assert figure.agrees(0.01) is agrees
