@@ -52,6 +52,11 @@ class Cell:
     problem: str = ""
 
     @property
+    def label(self) -> str:
+        """What the cell is called in logs."""
+        return f"{self.model} under {self.method}, seed {self.study.seed}"
+
+    @property
     def state(self) -> CellState:
         """How it stands on disk."""
         return read_cell(

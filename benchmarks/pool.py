@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from moth_eval.log import figures
 from moth_eval.records import AttemptRecord
 
 from .limits import Limits
@@ -16,6 +18,8 @@ from .supervisor import Attempt, Ended, Place, Tell
 
 T = TypeVar("T")
 A = TypeVar("A")
+
+LOG = logging.getLogger(__name__)
 
 LONGEST_WAIT_SECONDS = 3600.0
 
@@ -141,6 +145,8 @@ class _Sitting(Generic[T, A]):
     def _launch(self, waiting: _Waiting[T], place: Place, limits: Limits) -> None:
         number = len(waiting.earlier) + 1
         self._pool.on_start(waiting.task, number, place)
+        what = figures(task=name_of(waiting.task), attempt=number, device=place.device)
+        LOG.info("begun", extra=what)
         attempt: Attempt[T, A] = Attempt(
             waiting.task,
             self._pool.work,
@@ -163,6 +169,8 @@ class _Sitting(Generic[T, A]):
                 continue
             self._busy.remove((attempt, waiting))
             self._free.append(attempt.place)
+            self._tell(waiting.task, ended)
+            _drop_if_empty(self._pool.log(waiting.task))
             if not self._tried_again(waiting, ended):
                 yield Outcome(
                     task=waiting.task,
@@ -170,6 +178,11 @@ class _Sitting(Generic[T, A]):
                     earlier=waiting.earlier,
                     place=attempt.place,
                 )
+
+    def _tell(self, task: T, ended: Ended[A]) -> None:
+        told = LOG.info if ended.status == "answered" else LOG.warning
+        what = figures(task=name_of(task), seconds=ended.seconds)
+        told(f"{ended.status} {ended.reason}".strip(), extra=what)
 
     def _tried_again(self, waiting: _Waiting[T], ended: Ended[A]) -> bool:
         if ended.status == "answered" or not self._pool.policy.again(ended.status, waiting.earlier):
@@ -184,6 +197,16 @@ class _Sitting(Generic[T, A]):
         queue = self._alone if ended.status == "out-of-memory" else self._again
         queue.append(_Waiting(waiting.task, (*waiting.earlier, once)))
         return True
+
+
+def _drop_if_empty(log: Path | None) -> None:
+    if log is not None and log.is_file() and not log.stat().st_size:
+        log.unlink()
+
+
+def name_of(task: object) -> str:
+    """What a task is called in logs."""
+    return str(getattr(task, "label", task))
 
 
 def places_on(device: str, jobs: int, *, threads: int, gpus: int = 0) -> tuple[Place, ...]:

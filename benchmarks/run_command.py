@@ -45,6 +45,9 @@ def run(ctx: click.Context, study: Path | None, dry: bool, schema: bool) -> None
 def carry_out(ctx: click.Context, word: str, line: list[str]) -> int:
     """The exit code of a command of ours, carried out here and now."""
     from moth_eval.cli import main
+    from moth_eval.log import current_settings
 
-    code = main.main([word, *line], prog_name="moth-eval", standalone_mode=False, obj=ctx.obj)
+    told = current_settings()
+    call = [f"--log-level={told.level}", f"--log-format={told.form}", word, *line]
+    code = main.main(call, prog_name="moth-eval", standalone_mode=False, obj=ctx.obj)
     return int(code or 0)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 from moth_eval.errors import OutOfMemory
+from moth_eval.log import LogSettings, configure, current_settings
 from moth_eval.machine import is_out_of_memory
 
 from .limits import Limits, resident_bytes
@@ -111,7 +112,9 @@ class Attempt(Generic[T, A]):
         context.set_forkserver_preload(["benchmarks.preload"])
         self._answer, theirs = context.Pipe()
         self._process = context.Process(
-            target=_carry_out, args=(task, work, number, place, limits, log, theirs), daemon=True
+            target=_carry_out,
+            args=(task, work, number, place, limits, log, current_settings(), theirs),
+            daemon=True,
         )
         self._process.start()
         theirs.close()
@@ -236,6 +239,7 @@ def _carry_out(
     place: Place,
     limits: Limits,
     log: Path | None,
+    logging: LogSettings,
     answer: connection.Connection,
 ) -> None:
     """In the worker process: do the work and say how it ended."""
@@ -244,6 +248,7 @@ def _carry_out(
     threading.Thread(target=_leave_with, args=(answer,), daemon=True).start()
     if log is not None:
         _write_to(log, number)
+    configure(logging)
     answer.send(("begun",))
     try:
         cuda = place.device.startswith("cuda")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from moth_eval import __version__
 from moth_eval.errors import MothError, OutOfMemory, RefusedFile
 from moth_eval.loading.rounds import RoundModel
+from moth_eval.log import figures
 from moth_eval.machine import is_out_of_memory
 from moth_eval.records import (
     TRIGGERS,
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
     from .pool import Outcome
     from .supervisor import Place, Tell
+
+LOG = logging.getLogger(__name__)
 
 RESULT_VERSION = 2
 """Raised when the same task would give another result than before."""
@@ -89,6 +93,11 @@ class Task:
             "torch": version("torch"),
         }
         return hashlib.sha256(canonical(parts).encode()).hexdigest()
+
+    @property
+    def label(self) -> str:
+        """What the task is called in logs."""
+        return f"{self.model.name} under {self.scanner}"
 
     @property
     def file_name(self) -> str:
@@ -171,6 +180,13 @@ def _executed(task: Task) -> ScanRecord:
         device=torch.device(task.device),
         require_sandbox=task.require_sandbox,
     )
+    LOG.info(
+        "opened",
+        extra=figures(
+            task=task.label, format=opened.format, architecture=opened.subject.architecture,
+            normalisation=opened.normalisation, guards=" ".join(opened.guards),
+        ),
+    )  # fmt: skip
     if opened.subject.sha256 != task.sha256:
         raise RefusedFile(f"{task.model.file} was changed while the run was on; run it again")
     return _scanned(task, opened)
@@ -185,6 +201,10 @@ def _scanned(task: Task, opened: Opened) -> ScanRecord:
     scanner = resolve(task.method, SCANNERS, ENTRY_POINTS)(**task.parameters)
     assert isinstance(scanner, Scanner)  # noqa: S101 - checked when the run was planned
     scan = run_scan(scanner, opened.subject, name=task.method, seed=task.seed)
+    LOG.info(
+        f"{scan.status.value} {scan.reason}".strip(),
+        extra=figures(task=task.label, score=scan.score, target=scan.target),
+    )
     file, digest = _save_triggers(task, scan.triggers)
     return _record(task, opened, scan, file, digest)
 

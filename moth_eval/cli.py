@@ -14,6 +14,7 @@ import click
 from . import __version__
 from .calls import calling
 from .errors import InstallationError, MothError
+from .log import LEVELS, Form, Level, LogSettings, configure
 from .text import visible
 
 INCOMPLETE = 3
@@ -78,7 +79,9 @@ class LazyGroup(click.Group):
 
     def main(self, args: Sequence[str] | None = None, *more: Any, **settings: Any) -> Any:
         """Carry out a command line, and remember it for the record of what comes of it."""
-        with calling(sys.argv[1:] if args is None else args):
+        line = list(sys.argv[1:] if args is None else args)
+        start = next((place for place, word in enumerate(line) if word in COMMANDS), 0)
+        with calling(line[start:]):
             return super().main(args, *more, **settings)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -147,11 +150,26 @@ def check_rooms() -> None:
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="moth-eval")
-def main() -> None:
+@click.option(
+    "--log-level",
+    type=click.Choice(LEVELS),
+    default="warning",
+    show_default=True,
+    help="How much is told on the standard error stream, and in the logs of tasks.",
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="Lines for people, or one JSON object per line.",
+)
+def main(log_level: Level, log_format: Form) -> None:
     """Evaluate backdoor scanners on folders of untrusted image classifiers.
 
     Exit codes: 0 nothing found, 1 something found, 2 usage or input error, 3 run incomplete.
     """
+    configure(LogSettings(level=log_level, form=log_format))
 
 
 if __name__ == "__main__":

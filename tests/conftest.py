@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+
+from moth_eval.log import ROOMS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -23,3 +27,14 @@ def shared() -> Path:
     if not path.is_dir():
         pytest.skip(f"real data not present: no folder {path}")
     return path
+
+
+@pytest.fixture(autouse=True)
+def _loggers_as_they_were() -> Iterator[None]:
+    """What a test makes our loggers do ends with it."""
+    ours = [logging.getLogger(room) for room in ROOMS]
+    before = [(logger, logger.level, list(logger.handlers)) for logger in ours]
+    yield
+    for logger, level, handlers in before:
+        logger.setLevel(level)
+        logger.handlers[:] = handlers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -10,12 +11,15 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from ..log import figures
 from .frozen import FrozenNetwork
 from .memory import CPU_SHARE_BYTES
 from .objective import MaskAndPattern, Objective, Parameters
 from .problems import Inversion, Problem
 from .rows import Rows
 from .schedule import Schedule
+
+LOG = logging.getLogger(__name__)
 
 TENSORS_PER_ROW = 12
 """Copies of a row's parameters that are alive at once: Adam, averages, gradients, scratch."""
@@ -69,6 +73,8 @@ def invert(
             numbers += [number for number, _ in fresh]
         assert rows is not None  # noqa: S101 - the loop's condition
         finished = _advance(rows, network, images, schedule, how)
+        if LOG.isEnabledFor(logging.DEBUG):
+            _tell(rows, finished, len(waiting))
         if on_check is not None:
             on_check(rows.problems, rows.best_size.cpu())
         for row in finished.nonzero().flatten().tolist():
@@ -82,6 +88,22 @@ def invert(
         if not left:
             rows = None
     return [done[number] for number in range(len(problems))]
+
+
+def _tell(rows: Rows, finished: Tensor, waiting: int) -> None:
+    sizes = rows.best_size.cpu()
+    found = sizes[sizes.isfinite()]
+    LOG.debug(
+        "inverting",
+        extra=figures(
+            rows=len(rows),
+            finished=int(finished.sum()),
+            waiting=waiting,
+            with_trigger=len(found),
+            smallest=float(found.min()) if len(found) else None,
+            mean=float(found.mean()) if len(found) else None,
+        ),
+    )
 
 
 def success_rate(

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from benchmarks.pool import Pool
+from benchmarks.supervisor import Place
+from moth_eval.cli import main
+from moth_eval.log import LogSettings, configure, current_settings, figures
+from tests.support.subjects import write_prototype_round
+from tests.support.work import misbehave
+
+LOG = logging.getLogger("moth_eval.test")
+
+
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    before = current_settings()
+    yield
+    configure(before)
+
+
+def test_a_line_tells_the_figures_and_cannot_steer_the_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    configure(LogSettings(level="info"))
+    LOG.debug("not told")
+    LOG.info("seen\x1b[2J", extra=figures(model="a\u202eb", score=1.23456789))
+    line = capsys.readouterr().err
+    assert line[8:] == " info moth_eval.test: seen\\x1b[2J model=a\\u202eb score=1.23457\n"
+
+
+def test_json_lines_hold_the_figures_as_fields(capsys: pytest.CaptureFixture[str]) -> None:
+    configure(LogSettings(level="debug", form="json"))
+    LOG.debug("seen", extra=figures(score=1.5, path=Path("x")))
+    try:
+        raise ValueError("odd")
+    except ValueError:
+        LOG.exception("failed")
+    first, second = map(json.loads, capsys.readouterr().err.splitlines())
+    assert {k: first[k] for k in ("level", "logger", "message", "score", "path")} == {
+        "level": "debug", "logger": "moth_eval.test", "message": "seen", "score": 1.5, "path": "x",
+    }  # fmt: skip
+    assert first["time"].endswith("+00:00")
+    assert "ValueError: odd" in second["error"]
+
+
+def test_a_line_is_told_once_however_often_it_was_configured(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for _ in range(3):
+        configure(LogSettings(level="info"))
+    LOG.info("once")
+    assert capsys.readouterr().err.count("once") == 1
+
+
+def test_workers_tell_as_much_as_their_parent(tmp_path: Path) -> None:
+    configure(LogSettings(level="info", form="json"))
+    log = tmp_path / "one.log"
+    list(Pool(work=misbehave, places=(Place(),), log=lambda task: log).run(["tell"]))
+    [line] = log.read_text().splitlines()
+    assert json.loads(line)["message"] == "told by the work"
+
+
+def test_a_run_tells_what_it_does_and_keeps_what_its_tasks_tell(tmp_path: Path) -> None:
+    write_prototype_round(tmp_path / "models", models=1)
+    arguments = [
+        "--log-level", "debug", "--log-format", "json", "trojai", "--device", "cpu",
+        "--models", str(tmp_path / "models"), "--scanner", "nc:max_images=30",
+        "--arch", "tests.support.subjects:prototype_network", "--out", str(tmp_path / "run"),
+    ]  # fmt: skip
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code in (0, 1), result.output
+    ours = [json.loads(line) for line in result.stderr.splitlines() if line.startswith("{")]
+    assert [line["message"] for line in ours] == ["begun", "answered"]
+    assert ours[0]["task"] == "model-0 under nc:max_images=30"
+    [log] = (tmp_path / "run" / "logs").iterdir()
+    told = [json.loads(line) for line in log.read_text().splitlines()]
+    messages = [line["message"] for line in told]
+    assert messages[0] == "opened"
+    assert messages[-1].startswith("scored")
+    assert "inverting" in messages
+    assert told[0]["format"] == "safetensors"
+
+
+def test_without_being_asked_nothing_is_told(tmp_path: Path) -> None:
+    write_prototype_round(tmp_path / "models", models=1)
+    arguments = [
+        "trojai", "--models", str(tmp_path / "models"), "--scanner", "nc:max_images=30",
+        "--arch", "tests.support.subjects:prototype_network", "--device", "cpu",
+        "--out", str(tmp_path / "run"),
+    ]  # fmt: skip
+    CliRunner().invoke(main, arguments)
+    assert list((tmp_path / "run" / "logs").iterdir()) == []
