@@ -7,6 +7,7 @@ import io
 import os
 import re
 import stat
+import struct
 import tarfile
 import zipfile
 from collections.abc import Iterator
@@ -60,7 +61,7 @@ def identify(file: BinaryIO) -> Format:
             "the file begins as a tar archive too (a polyglot), so two programs would read two "
             f"different models from it; {_RESAVE}"
         )
-    if found != "zip" and zipfile.is_zipfile(file):
+    if found != "zip" and _ends_as_zip(file):
         raise RefusedFile(
             "a zip archive is hidden at the end of the file (a polyglot), so two programs would "
             f"read two different models from it; {_RESAVE}"
@@ -105,6 +106,13 @@ def _readable(head: bytes, size: int) -> Format | None:
     if len(head) > 8 and head[8:9] == b"{" and 2 <= length <= min(LARGEST_HEADER, size - 8):
         return "safetensors"
     return None
+
+
+def _ends_as_zip(file: BinaryIO) -> bool:
+    try:
+        return zipfile.is_zipfile(file)
+    except (zipfile.BadZipFile, struct.error):  # the end of one, if a damaged one
+        return True
 
 
 def _opens_a_tar(head: bytes) -> bool:
