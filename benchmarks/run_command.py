@@ -48,6 +48,7 @@ def carry_out(ctx: click.Context, word: str, line: list[str]) -> int:
     from moth_eval.log import current_settings
 
     told = current_settings()
-    call = [f"--log-level={told.level}", f"--log-format={told.form}", word, *line]
+    to = [f"--log-to={place}" for place in told.to]
+    call = [f"--log-level={told.level}", f"--log-format={told.form}", *to, word, *line]
     code = main.main(call, prog_name="moth-eval", standalone_mode=False, obj=ctx.obj)
     return int(code or 0)

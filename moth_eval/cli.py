@@ -164,12 +164,18 @@ def check_rooms() -> None:
     show_default=True,
     help="Lines for people, or one JSON object per line.",
 )
-def main(log_level: Level, log_format: Form) -> None:
+@click.option(
+    "--log-to",
+    multiple=True,
+    metavar="NAME:TARGET",
+    help="Where figures go as well: tensorboard:FOLDER (moth-eval[tensorboard]).",
+)
+def main(log_level: Level, log_format: Form, log_to: tuple[str, ...]) -> None:
     """Evaluate backdoor scanners on folders of untrusted image classifiers.
 
     Exit codes: 0 nothing found, 1 something found, 2 usage or input error, 3 run incomplete.
     """
-    configure(LogSettings(level=log_level, form=log_format))
+    configure(LogSettings(level=log_level, form=log_format, to=log_to))
 
 
 if __name__ == "__main__":

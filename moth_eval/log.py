@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from .errors import InputError
 from .text import visible
 
 ROOMS = ("moth_eval", "scanners", "attacks", "benchmarks", "reports")
@@ -32,10 +34,12 @@ class LogSettings:
     Attributes:
         level: the least important records that are told.
         form: `text` for people, `json` for programs: one object per line.
+        to: where else records go: `NAME:TARGET`, such as `tensorboard:runs/curves`.
     """
 
     level: Level = "warning"
     form: Form = "text"
+    to: tuple[str, ...] = ()
 
 
 _CURRENT: ContextVar[LogSettings | None] = ContextVar("log_settings", default=None)
@@ -46,17 +50,47 @@ def current_settings() -> LogSettings:
     return _CURRENT.get() or LogSettings()
 
 
+HANDLERS: Mapping[str, str] = {"tensorboard": "moth_eval.tensorboard_log:TensorBoardHandler"}
+"""Where records can go: name -> `"module:factory"`; called with what follows the name."""
+
+ENTRY_POINTS = "moth_eval.log_handlers"
+"""Where other distributions add to them."""
+
+
 def configure(settings: LogSettings) -> None:
-    """Tell what the settings say on the standard error stream, from now on."""
+    """Tell what the settings say on the standard error stream and elsewhere, from now on.
+
+    Raises:
+        InputError: no such place is known, or it cannot be written to.
+    """
+    handlers: list[logging.Handler] = [_Handler()]
+    handlers[0].setFormatter(JsonLines() if settings.form == "json" else Text())
+    handlers += [_elsewhere(place) for place in settings.to]
     _CURRENT.set(settings)
-    handler = _Handler()
-    handler.setFormatter(JsonLines() if settings.form == "json" else Text())
     for room in ROOMS:
         logger = logging.getLogger(room)
         logger.setLevel(settings.level.upper())
-        for old in [h for h in logger.handlers if isinstance(h, _Handler)]:
+        for old in [h for h in logger.handlers if h in _OURS]:
             logger.removeHandler(old)
-        logger.addHandler(handler)
+        for handler in handlers:
+            logger.addHandler(handler)
+    for old in [h for h in _OURS if h not in handlers]:
+        old.close()
+    _OURS[:] = handlers
+
+
+_OURS: list[logging.Handler] = []
+"""The handlers of this process that `configure` made."""
+
+
+def _elsewhere(place: str) -> logging.Handler:
+    from .plugins import resolve
+
+    name, _, target = place.partition(":")
+    made = resolve(name, HANDLERS, ENTRY_POINTS)(target)
+    if not isinstance(made, logging.Handler):
+        raise InputError(f"--log-to {name}: expected a handler of logging, got {made!r}")
+    return made
 
 
 def figures(**values: Any) -> dict[str, dict[str, Any]]:

@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 from click.testing import CliRunner
@@ -11,6 +14,7 @@ from click.testing import CliRunner
 from benchmarks.pool import Pool
 from benchmarks.supervisor import Place
 from moth_eval.cli import main
+from moth_eval.errors import InputError
 from moth_eval.log import LogSettings, configure, current_settings, figures
 from tests.support.subjects import write_prototype_round
 from tests.support.work import misbehave
@@ -97,3 +101,62 @@ def test_without_being_asked_nothing_is_told(tmp_path: Path) -> None:
     ]  # fmt: skip
     CliRunner().invoke(main, arguments)
     assert list((tmp_path / "run" / "logs").iterdir()) == []
+
+
+class Writer:
+    """As TensorBoard's own."""
+
+    scalars: ClassVar[list[tuple[str, float, int]]] = []
+
+    def __init__(self, folder: str, flush_secs: int) -> None:
+        self.folder = folder
+
+    def add_scalar(self, tag: str, value: float, step: int) -> None:
+        self.scalars.append((tag, value, step))
+
+    def flush(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def test_figures_become_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = SimpleNamespace(SummaryWriter=Writer)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", made)
+    Writer.scalars.clear()
+    configure(LogSettings(level="debug", to=("tensorboard:curves",)))
+    LOG.info("hardening", extra=figures(task="m", round=3, loss=0.5, phase="pairs", good=True))
+    LOG.info("inverting", extra=figures(rows=4))
+    LOG.info("inverting", extra=figures(rows=2))
+    assert Writer.scalars == [
+        ("m/hardening/loss", 0.5, 3),
+        ("moth_eval.test/inverting/rows", 4, 0),
+        ("moth_eval.test/inverting/rows", 2, 1),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("tensorbored:x", "unknown name 'tensorbored' in moth_eval.log_handlers"),
+        ("tensorboard:", "expected a folder, got none"),
+    ],
+)
+def test_places_that_are_not_there_are_input_errors(place: str, message: str) -> None:
+    result = CliRunner().invoke(main, ["--log-to", place, "runs", "ls"])
+    assert result.exit_code == 2
+    assert message in result.output
+
+
+def test_without_tensorboard_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(InputError, match=r"pip install 'moth-eval\[tensorboard\]'"):
+        configure(LogSettings(to=("tensorboard:x",)))
+
+
+def test_curves_are_written_where_tensorboard_is_installed(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    configure(LogSettings(level="info", to=(f"tensorboard:{tmp_path}",)))
+    LOG.info("hardening", extra=figures(round=1, loss=0.5))
+    configure(LogSettings())
+    [file] = tmp_path.iterdir()
+    assert b"hardening/loss" in file.read_bytes()
