@@ -14,6 +14,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
+from weakref import WeakSet
 
 from .errors import InputError
 from .text import visible
@@ -67,20 +68,22 @@ def configure(settings: LogSettings) -> None:
     handlers[0].setFormatter(JsonLines() if settings.form == "json" else Text())
     handlers += [_elsewhere(place) for place in settings.to]
     _CURRENT.set(settings)
+    gone = set()
     for room in ROOMS:
         logger = logging.getLogger(room)
         logger.setLevel(settings.level.upper())
         for old in [h for h in logger.handlers if h in _OURS]:
             logger.removeHandler(old)
+            gone.add(old)
         for handler in handlers:
             logger.addHandler(handler)
-    for old in [h for h in _OURS if h not in handlers]:
+    for old in gone:
         old.close()
-    _OURS[:] = handlers
+    _OURS.update(handlers)
 
 
-_OURS: list[logging.Handler] = []
-"""The handlers of this process that `configure` made."""
+_OURS: WeakSet[logging.Handler] = WeakSet()
+"""Every handler of this process that `configure` made and that is still about."""
 
 
 def _elsewhere(place: str) -> logging.Handler:
