@@ -126,11 +126,10 @@ def run_cells(
         places=budget.places(device),
         limits=budget.limits(device),
         alone=budget.alone(),
+        on_start=lambda cell, number, place: outcome_path(cell.study.run).unlink(missing_ok=True),
         on_message=tell,
         log=lambda cell: log_path(cell.study.run),
     )
-    for cell in cells:
-        outcome_path(cell.study.run).unlink(missing_ok=True)
     for cell in cells:
         if cell.problem:
             failed = CellOutcome(status="failed", reason=cell.problem, seconds=0.0)

@@ -60,6 +60,16 @@ def test_a_cell_that_cannot_be_planned_says_why(tmp_path: Path) -> None:
     assert "does not exist" in outcome.reason
 
 
+def test_what_is_known_of_a_cell_stays_until_it_is_begun_again(tmp_path: Path) -> None:
+    cells = [cell(tmp_path, name) for name in ("good", "hang", "later")]
+    for one in cells:
+        write_outcome(one.study.run, CellOutcome(status="failed", reason="x", seconds=1.0))
+    running = run_cells(cells, Budget(jobs=1), "cpu", tell=lambda *_: None, work=misbehave)
+    assert next(iter(running)).status == "hardened"
+    running.close()  # type: ignore[attr-defined]
+    assert cells[2].state.status == "failed"
+
+
 def test_the_attempts_at_a_cell_are_kept(tmp_path: Path) -> None:
     one = cell(tmp_path, "killed")
     list(run_cells([one], Budget(jobs=1), "cpu", tell=lambda *_: None, work=misbehave))
