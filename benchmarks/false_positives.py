@@ -21,7 +21,7 @@ from moth_eval.false_positive_records import (
 from moth_eval.hardening_cells import CELLS, CellState
 from moth_eval.hardening_records import WEIGHTS
 from moth_eval.loading.rounds import RoundModel, read_round
-from moth_eval.records import ModelEntry, RunFolder, ScanRecord, attempts_of
+from moth_eval.records import ModelEntry, RunFolder, ScanRecord
 from moth_eval.seeds import derive_seed
 
 from . import trojai
@@ -286,21 +286,8 @@ def _further_scan(
     seed = tasks[0].seed if tasks else plan.scan.manifest.seed
     manifest = plan.scan.manifest.model_copy(update={"entries": entries, "seed": seed})
     folder.write_manifest(manifest)
-    records = folder.records()
-    again = trojai.UNANSWERED if study.retry else ()
-    finished = {
-        task.key: records[task.key]
-        for task in tasks
-        if task.key in records and records[task.key].status not in again
-    }
     found = replace(plan.scan.round, models=tuple(task.model for task in tasks), truth={})
-    return trojai.Plan(
-        round=found,
-        manifest=manifest,
-        tasks=tuple(tasks),
-        finished=finished,
-        earlier=attempts_of(folder.lines()),
-    )
+    return trojai.planned(found, folder, manifest, tuple(tasks), retry=study.retry)
 
 
 def _harden(

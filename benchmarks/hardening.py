@@ -316,15 +316,14 @@ def _continued(folder: HardeningStudyFolder, new: HardeningStudyManifest) -> Har
     pairs.append(("models named", sorted(was), sorted(now)))
     pairs += [(f"hash of {name}", was[name], now[name]) for name in was if name in now]
     refuse_differences(folder.path, pairs)
+    return united(old, new).model_copy(update={"timeout_seconds": new.timeout_seconds})
+
+
+def united(old: HardeningStudyManifest, new: HardeningStudyManifest) -> HardeningStudyManifest:
+    """A manifest with the models, methods and seeds of both."""
     methods = {**old.methods, **new.methods}
     seeds = tuple(dict.fromkeys([*old.seeds, *new.seeds]))
-    folders = folder_names(was, list(methods), seeds)
-    entries = [e.model_copy(update={"folders": folders[e.name]}) for e in old.entries]
-    return old.model_copy(
-        update={
-            "methods": methods,
-            "seeds": seeds,
-            "entries": tuple(entries),
-            "timeout_seconds": new.timeout_seconds,
-        }
-    )
+    known = {entry.name: entry for entry in [*new.entries, *old.entries]}
+    folders = folder_names(known, list(methods), seeds)
+    entries = (known[name].model_copy(update={"folders": folders[name]}) for name in sorted(known))
+    return old.model_copy(update={"methods": methods, "seeds": seeds, "entries": tuple(entries)})

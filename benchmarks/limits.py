@@ -18,13 +18,11 @@ class Limits:
         seconds: wall-clock time (s).
         cpu_seconds: processor time over all threads (s).
         memory_bytes: resident memory, libraries included.
-        file_bytes: size of any one file that it writes.
     """
 
     seconds: float | None = None
     cpu_seconds: float | None = None
     memory_bytes: int | None = None
-    file_bytes: int | None = None
 
     def apply(self, *, cuda: bool) -> None:
         """Have the kernel hold this process to them, as far as it can; called in the worker.
@@ -39,8 +37,6 @@ class Limits:
         if self.cpu_seconds is not None:
             # One second more before SIGKILL, for the case that SIGXCPU is held back.
             _lower(resource.RLIMIT_CPU, max(1, round(self.cpu_seconds)), spare=1)
-        if self.file_bytes is not None:
-            _lower(resource.RLIMIT_FSIZE, self.file_bytes)
         if self.memory_bytes is not None and not cuda and LINUX:
             # An allocation that would go beyond it fails, and Python can say so.
             used = _status_bytes("VmData")

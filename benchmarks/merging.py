@@ -5,14 +5,12 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from moth_eval.errors import InputError, RunError
 from moth_eval.hardening_cells import CELLS, outcome_path
-from moth_eval.hardening_study_records import (
-    HardeningStudyFolder,
-    HardeningStudyManifest,
-    StudyModel,
-)
+from moth_eval.hardening_records import CARD
+from moth_eval.hardening_study_records import HardeningStudyFolder, HardeningStudyManifest
 from moth_eval.records import (
     LEDGER,
     LOGS,
@@ -24,9 +22,16 @@ from moth_eval.records import (
 )
 
 from .run_states import kind_of
-from .sittings import Difference, refuse_differences
+from .sittings import Difference, refuse_differences, same_ground
 
-ORIGINALS = "originals"
+M = TypeVar("M", RunManifest, HardeningStudyManifest)
+M_co = TypeVar("M_co", covariant=True)
+
+
+class _Folder(Protocol[M_co]):
+    """A run folder that has a manifest."""
+
+    def manifest(self) -> M_co: ...
 
 
 def merge(runs: Sequence[Path], out: Path) -> str:
@@ -60,25 +65,40 @@ def merge(runs: Sequence[Path], out: Path) -> str:
 
 
 def _merge_scans(runs: Sequence[Path], out: Path) -> None:
-    manifests = {run: RunFolder(run).manifest() for run in runs}
-    merged = next(iter(manifests.values()))
-    for run, manifest in list(manifests.items())[1:]:
-        refuse_differences(run, _scan_differences(merged, manifest))
-        merged = _both_scans(merged, manifest)
+    from .trojai import united
+
+    merged = _united(runs, RunFolder, _scan_differences, united)
     for run in runs:
         for part in (LEDGER, TRIGGERS, LOGS):
             _copy(run / part, out / part)
-    entries = tuple(sorted(merged.entries, key=lambda entry: entry.name))
-    RunFolder(out).write_manifest(merged.model_copy(update={"entries": entries}))
+    RunFolder(out).write_manifest(merged)
+
+
+def _united(
+    runs: Sequence[Path],
+    folder: Callable[[Path], _Folder[M]],
+    differences: Callable[[M, M], list[Difference]],
+    united: Callable[[M, M], M],
+) -> M:
+    """One manifest for all runs, begun when the first of them was.
+
+    Raises:
+        RunError: a folder is no run, or the runs differ in what must be the same.
+    """
+    manifests = [folder(run).manifest() for run in runs]
+    merged = manifests[0]
+    for run, manifest in zip(runs, manifests, strict=True):
+        refuse_differences(run, differences(merged, manifest))
+        merged = united(merged, manifest)
+    return merged.model_copy(update={"created": min(one.created for one in manifests)})
 
 
 def _scan_differences(old: RunManifest, new: RunManifest) -> list[Difference]:
     names = ("models", "seed", "architecture", "examples")
     pairs: list[Difference] = [(n, getattr(old, n), getattr(new, n)) for n in names]
-    pairs.append(("the device", old.device.partition(":")[0], new.device.partition(":")[0]))
+    pairs += same_ground(old.device, new.device, old.versions, new.versions)
     shared = old.scanners.keys() & new.scanners.keys()
     pairs += [(f"scanner {name}", old.scanners[name], new.scanners[name]) for name in shared]
-    pairs += _versions(old.versions, new.versions)
     here = {entry.name: entry for entry in old.entries}
     for entry in new.entries:
         before = here.get(entry.name, entry)
@@ -86,27 +106,10 @@ def _scan_differences(old: RunManifest, new: RunManifest) -> list[Difference]:
     return pairs
 
 
-def _both_scans(old: RunManifest, new: RunManifest) -> RunManifest:
-    entries = {entry.name: entry for entry in old.entries}
-    for entry in new.entries:
-        before = entries.get(entry.name, entry)
-        keys = {**before.keys, **entry.keys}
-        entries[entry.name] = entry.model_copy(update={"keys": keys})
-    return old.model_copy(
-        update={
-            "scanners": {**old.scanners, **new.scanners},
-            "entries": tuple(entries.values()),
-            "created": min(old.created, new.created),
-        }
-    )
-
-
 def _merge_cells(runs: Sequence[Path], out: Path) -> None:
-    manifests = {run: HardeningStudyFolder(run).manifest() for run in runs}
-    merged = next(iter(manifests.values()))
-    for run, manifest in list(manifests.items())[1:]:
-        refuse_differences(run, _study_differences(merged, manifest))
-        merged = _both_studies(merged, manifest)
+    from .hardening import ORIGINALS, united
+
+    merged = _united(runs, HardeningStudyFolder, _study_differences, united)
     for run in runs:
         _copy(run / ORIGINALS, out / ORIGINALS)
         _copy_cells(run / CELLS, out / CELLS)
@@ -121,39 +124,9 @@ def _study_differences(
         "distance_pairs", "distance_seeds", "distance_precision",
     )  # fmt: skip
     pairs: list[Difference] = [(n, getattr(old, n), getattr(new, n)) for n in names]
-    pairs.append(("the device", old.device.partition(":")[0], new.device.partition(":")[0]))
+    pairs += same_ground(old.device, new.device, old.versions, new.versions)
     shared = old.methods.keys() & new.methods.keys()
-    pairs += [(f"method {name}", old.methods[name], new.methods[name]) for name in shared]
-    return pairs + _versions(old.versions, new.versions)
-
-
-def _both_studies(
-    old: HardeningStudyManifest, new: HardeningStudyManifest
-) -> HardeningStudyManifest:
-    from .cells import folder_names
-
-    methods = {**old.methods, **new.methods}
-    seeds = tuple(dict.fromkeys([*old.seeds, *new.seeds]))
-    known = {entry.name: entry for entry in [*new.entries, *old.entries]}
-    folders = folder_names(sorted(known), list(methods), seeds)
-    entries = tuple(
-        StudyModel(
-            name=name, file=known[name].file, sha256=known[name].sha256, folders=folders[name]
-        )
-        for name in sorted(known)
-    )
-    return old.model_copy(
-        update={
-            "methods": methods,
-            "seeds": seeds,
-            "entries": entries,
-            "created": min(old.created, new.created),
-        }
-    )
-
-
-def _versions(old: Mapping[str, str], new: Mapping[str, str]) -> list[Difference]:
-    return [(name, old.get(name), new.get(name)) for name in ("torch", "moth-eval")]
+    return pairs + [(f"method {name}", old.methods[name], new.methods[name]) for name in shared]
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -174,16 +147,16 @@ def _copy_cells(source: Path, target: Path) -> None:
     """Copy cells that are not in the target; one with a card is worth more than one without."""
     for folder in sorted(path for path in source.glob("*") if path.is_dir()):
         there = target / folder.name
-        if (there / "card.json").is_file():
+        if (there / CARD).is_file():
             continue
-        if there.exists() and not (folder / "card.json").is_file():
+        if there.exists() and not (folder / CARD).is_file():
             continue
         shutil.rmtree(there, ignore_errors=True)
         outcome_path(there).unlink(missing_ok=True)
         _copy(folder, there)
     for outcome in sorted(source.glob("*.json")):
         there = target / outcome.name
-        if not there.exists() and not (target / outcome.stem / "card.json").is_file():
+        if not there.exists() and not (target / outcome.stem / CARD).is_file():
             write_whole(there, outcome.read_bytes())
 
 

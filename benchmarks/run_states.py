@@ -17,7 +17,7 @@ from moth_eval.hardening_cells import CELLS, CellState, read_cell
 from moth_eval.hardening_records import CARD, WEIGHTS, HardeningCard, read_record
 from moth_eval.hardening_study_records import HardeningStudyFolder
 from moth_eval.honesty_records import HonestyFolder
-from moth_eval.records import LEDGER, MANIFEST, AttemptRecord, RunFolder
+from moth_eval.records import LEDGER, MANIFEST, AttemptRecord, RunFolder, unsealed
 
 PENDING = "pending"
 DONE = "done"
@@ -217,20 +217,20 @@ _KINDS: Mapping[str, Callable[[Path], Iterator[Piece]]] = {
 }
 
 
-def unsound(run: Path) -> Iterator[str]:
+def unsound(state: RunState) -> Iterator[str]:
     """What is wrong with a run folder, in sentences; nothing if it is sound.
 
     Looked at are manifests, the checksum of every line of every ledger, and the hash of every file
     that a record names. A torn last line of a ledger is no damage: its writer was stopped.
     """
-    state = state_of(run)
+    run = state.path
     yield from _damaged_lines(run)
     if state.problem:
         yield state.problem
         return
     parts = {path.parent for name in (MANIFEST, CARD) for path in run.rglob(name)}
     for part in sorted(parts):
-        inner = state_of(part)
+        inner = state if part == run else state_of(part)
         if inner.problem:
             yield inner.problem
         elif inner.kind in _FILES:
@@ -244,19 +244,10 @@ def _damaged_lines(run: Path) -> Iterator[str]:
     for path in sorted(run.rglob(f"{LEDGER}/*.jsonl")):
         lines = path.read_bytes().split(b"\n")
         for number, line in enumerate(lines[:-1], start=1):
-            checksum, _, body = line.partition(b" ")
             try:
-                sound = int(checksum, 16) == _crc(body)
+                unsealed(line)
             except ValueError:
-                sound = False
-            if not sound:
                 yield f"{path}, line {number}: the checksum does not fit"
-
-
-def _crc(body: bytes) -> int:
-    from zlib import crc32
-
-    return crc32(body)
 
 
 def _scan_files(run: Path) -> Iterator[str]:

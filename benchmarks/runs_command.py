@@ -79,7 +79,7 @@ def validate(ctx: click.Context, run: Path) -> None:
     from .run_states import unsound
 
     state = _readable(run)
-    problems = list(unsound(run))
+    problems = list(unsound(state))
     for problem in problems:
         click.echo(visible(problem))
     if not problems:

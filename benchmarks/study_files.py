@@ -203,18 +203,23 @@ def as_toml(word: str, parameters: Mapping[str, Any]) -> str:
         word: the command.
         parameters: values by the command's own names, as click parsed them.
     """
+    given = _given(word, parameters)
+    return "".join([f"[{word}]\n", *(f"{key} = {_toml(value)}\n" for key, value in given.items())])
+
+
+def _given(word: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Values that are not the defaults, by the names of a study file and of the kinds it has."""
     from moth_eval.cli import load_command
 
-    lines = [f"[{word}]"]
+    found = {}
     for parameter in load_command(word).params:
-        name = str(parameter.name)
-        if name not in parameters:
-            continue
-        value, default = parameters[name], parameter.to_info_dict().get("default")
+        value = parameters.get(str(parameter.name))
+        default = parameter.to_info_dict().get("default")
         if value in (None, "", (), False) or (value == default and not parameter.required):
             continue
-        lines.append(f"{key_of(parameter)} = {_toml(value)}")
-    return "\n".join(lines) + "\n"
+        plain = list(value) if isinstance(value, tuple) else value
+        found[key_of(parameter)] = str(plain) if isinstance(plain, Path) else plain
+    return found
 
 
 def options_of_call(call: Sequence[str]) -> dict[str, Any]:
@@ -226,8 +231,7 @@ def options_of_call(call: Sequence[str]) -> dict[str, Any]:
     Raises:
         InputError: it is not a call of a command that study files know.
     """
-    [options] = tomllib.loads(repeated(call)).values()
-    return dict(options)
+    return _given(*_parsed(call))
 
 
 def line_of_options(word: str, options: Mapping[str, Any]) -> list[str]:
@@ -246,6 +250,11 @@ def repeated(call: Sequence[str]) -> str:
     Raises:
         InputError: it is not a call of a command that study files know.
     """
+    return as_toml(*_parsed(call))
+
+
+def _parsed(call: Sequence[str]) -> tuple[str, dict[str, Any]]:
+    """The command of a call, and its parameters by click's names."""
     from moth_eval.cli import load_command
 
     word, line = (call[1], list(call[2:])) if len(call) > 1 else ("", [])
@@ -259,7 +268,7 @@ def repeated(call: Sequence[str]) -> str:
         raise InputError(
             f"{' '.join(call)!r} is no call of today's commands: {error.message}"
         ) from error
-    return as_toml(word, context.params)
+    return word, context.params
 
 
 def _toml(value: object) -> str:
@@ -267,7 +276,7 @@ def _toml(value: object) -> str:
         return str(value).lower()
     if isinstance(value, int | float):
         return repr(value)
-    if isinstance(value, list | tuple):
+    if isinstance(value, list):
         return f"[{', '.join(_toml(one) for one in value)}]"
     return _quoted(str(value))
 

@@ -17,7 +17,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from moth_eval.errors import OutOfMemory
 from moth_eval.log import LogSettings, configure, current_settings
-from moth_eval.machine import is_out_of_memory
+from moth_eval.machine import lack_of_memory
 
 from .limits import Limits, resident_bytes
 
@@ -78,8 +78,6 @@ class Attempt(Generic[T, A]):
     """One attempt at a piece of work, under way.
 
     Attributes:
-        task: the work.
-        number: 1 for the first attempt.
         place: where it runs.
     """
 
@@ -98,13 +96,11 @@ class Attempt(Generic[T, A]):
         Args:
             task: what is handed over.
             work: a function of a module; called in the process.
-            number: of the attempt.
+            number: of the attempt, 1 for the first.
             place: where it is carried out.
             limits: what it may use.
             log: file that takes what it writes to its standard streams; None: they are ours.
         """
-        self.task = task
-        self.number = number
         self.place = place
         self._limits = limits
         self._peak = 0
@@ -166,6 +162,12 @@ class Attempt(Generic[T, A]):
         self._process.join(GRACE_SECONDS)
 
     @property
+    def _pid(self) -> int:
+        pid = self._process.pid
+        assert pid is not None  # noqa: S101 - it was started when this was made
+        return pid
+
+    @property
     def _seconds(self) -> float:
         return time.monotonic() - self._started
 
@@ -202,7 +204,7 @@ class Attempt(Generic[T, A]):
             return self._close("timed-out", f"{what} within {seconds:g} s")
         if memory is None:
             return None
-        used = resident_bytes(self._process.pid or 0)
+        used = resident_bytes(self._pid)
         self._peak = max(self._peak, used)
         if used > memory:
             return self._close("out-of-memory", beyond(memory, f"it held {used / 2**20:,.0f} MiB"))
@@ -211,7 +213,7 @@ class Attempt(Generic[T, A]):
     def _kill(self) -> None:
         # The worker leads a process group of its own: what it started goes with it.
         with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid or 0, signal.SIGKILL)
+            os.killpg(self._pid, signal.SIGKILL)
         if self._process.is_alive():
             self._process.kill()
 
@@ -259,8 +261,8 @@ def _carry_out(
         answer.send(("out-of-memory", beyond(limits.memory_bytes, str(error))))
     except Exception as error:  # a worker must answer, whatever a file or the machine does to it
         traceback.print_exc()
-        if is_out_of_memory(error):
-            what = str(error).strip().partition("\n")[0] or type(error).__name__
+        what = lack_of_memory(error)
+        if what is not None:
             answer.send(("out-of-memory", beyond(limits.memory_bytes, what)))
         else:
             answer.send(("failed", f"{type(error).__name__}: {error}"))

@@ -14,7 +14,7 @@ from moth_eval import __version__
 from moth_eval.errors import MothError, OutOfMemory, RefusedFile
 from moth_eval.loading.rounds import RoundModel
 from moth_eval.log import figures
-from moth_eval.machine import is_out_of_memory
+from moth_eval.machine import lack_of_memory
 from moth_eval.records import (
     TRIGGERS,
     RuleRecord,
@@ -146,7 +146,7 @@ def execute(task: Task, place: Place, tell: Tell) -> ScanRecord:
     except MothError as error:
         return task.without_answer("failed", str(error))
     except Exception as error:  # a worker must answer, whatever a file or the machine does to it
-        if is_out_of_memory(error):
+        if lack_of_memory(error) is not None:
             raise
         return task.without_answer("failed", f"{type(error).__name__}: {error}")
 

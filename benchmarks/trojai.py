@@ -21,6 +21,7 @@ from moth_eval.records import (
     RunManifest,
     ScanRecord,
     attempts_of,
+    records_of,
 )
 
 from .budget import Budget
@@ -146,15 +147,39 @@ def plan(study: TrojaiStudy) -> Plan:
     if folder.exists:
         manifest = _continued(folder, manifest)
     folder.write_manifest(manifest)
-    records = folder.records()
-    again = UNANSWERED if study.retry else ()
-    finished = {
-        task.key: records[task.key]
-        for task in tasks
-        if task.key in records and records[task.key].status not in again
-    }
-    earlier = attempts_of(folder.lines())
-    return Plan(round=found, manifest=manifest, tasks=tasks, finished=finished, earlier=earlier)
+    return planned(found, folder, manifest, tasks, retry=study.retry)
+
+
+def planned(
+    found: Round,
+    folder: RunFolder,
+    manifest: RunManifest,
+    tasks: tuple[Task, ...],
+    *,
+    retry: bool,
+) -> Plan:
+    """The plan of these tasks, with what a run folder knows of them.
+
+    Args:
+        found: the models.
+        folder: of the run.
+        manifest: of the run.
+        tasks: all of them.
+        retry: whether those without an answer are done again.
+    """
+    lines = list(folder.lines())
+    records, again = records_of(lines), UNANSWERED if retry else ()
+    return Plan(
+        round=found,
+        manifest=manifest,
+        tasks=tasks,
+        finished={
+            task.key: records[task.key]
+            for task in tasks
+            if task.key in records and records[task.key].status not in again
+        },
+        earlier=attempts_of(lines),
+    )
 
 
 def carry_out(
@@ -283,6 +308,11 @@ def _continued(folder: RunFolder, new: RunManifest) -> RunManifest:
     shared = old.scanners.keys() & new.scanners.keys()
     pairs += [(f"scanner {name}", old.scanners[name], new.scanners[name]) for name in shared]
     refuse_differences(folder.path, pairs)
+    return united(old, new).model_copy(update={"timeout_seconds": new.timeout_seconds})
+
+
+def united(old: RunManifest, new: RunManifest) -> RunManifest:
+    """A manifest with the models and scanners of both; of a changed file, what is new counts."""
     entries = {entry.name: entry for entry in old.entries}
     for entry in new.entries:
         before = entries.get(entry.name, entry)
@@ -293,7 +323,6 @@ def _continued(folder: RunFolder, new: RunManifest) -> RunManifest:
         update={
             "scanners": {**old.scanners, **new.scanners},
             "entries": tuple(entries[name] for name in sorted(entries)),
-            "timeout_seconds": new.timeout_seconds,
         }
     )
 

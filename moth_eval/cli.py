@@ -14,7 +14,7 @@ import click
 from . import __version__
 from .calls import calling
 from .errors import InstallationError, MothError
-from .log import LEVELS, Form, Level, LogSettings, configure
+from .log import FORMS, LEVELS, Form, Level, LogSettings, configure
 from .text import visible
 
 INCOMPLETE = 3
@@ -159,7 +159,7 @@ def check_rooms() -> None:
 )
 @click.option(
     "--log-format",
-    type=click.Choice(["text", "json"]),
+    type=click.Choice(FORMS),
     default="text",
     show_default=True,
     help="Lines for people, or one JSON object per line.",

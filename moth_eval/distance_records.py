@@ -11,7 +11,6 @@ A run folder holds::
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -19,7 +18,16 @@ from typing import Any, Literal
 
 from .distance_table import ClassDistances, Pair, SeedDistance
 from .errors import RunError
-from .records import LEDGER, MANIFEST, TRIGGERS, Record, read_manifest, write_manifest
+from .records import (
+    LEDGER,
+    MANIFEST,
+    TRIGGERS,
+    Record,
+    read_manifest,
+    sealed,
+    unsealed,
+    write_manifest,
+)
 
 SCHEMA_VERSION = 1
 
@@ -105,16 +113,12 @@ class DistanceRecord(Record):
 
 def encode_record(record: DistanceRecord) -> bytes:
     """The line of a ledger: JSON with a checksum in front, ended by a newline."""
-    body = record.model_dump_json().encode()
-    return b"%08x %s\n" % (zlib.crc32(body), body)
+    return sealed(record)
 
 
 def decode_record(raw: bytes) -> DistanceRecord:
     """The record back; raises `ValueError` if the line is cut, altered or of another schema."""
-    checksum, _, body = raw.rstrip(b"\n").partition(b" ")
-    if not body or int(checksum, 16) != zlib.crc32(body):
-        raise ValueError("checksum does not fit the line")
-    return DistanceRecord.model_validate_json(body)
+    return DistanceRecord.model_validate_json(unsealed(raw))
 
 
 def kept_records(records: dict[tuple[Pair, int], DistanceRecord]) -> list[DistanceRecord]:

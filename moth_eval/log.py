@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 from weakref import WeakSet
 
 from .errors import InputError
@@ -22,10 +22,11 @@ from .text import visible
 ROOMS = ("moth_eval", "scanners", "attacks", "benchmarks", "reports")
 """Loggers that are ours; other libraries keep their own."""
 
-LEVELS = ("debug", "info", "warning", "error")
-
 Level = Literal["debug", "info", "warning", "error"]
 Form = Literal["text", "json"]
+
+LEVELS: tuple[Level, ...] = get_args(Level)
+FORMS: tuple[Form, ...] = get_args(Form)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -54,8 +54,17 @@ def _free_bytes() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception of Python's, torch's or the system's says that memory ran out."""
+def lack_of_memory(error: BaseException) -> str | None:
+    """The first line of an exception that says that memory ran out; None of any other one.
+
+    Such exceptions are Python's, torch's and the system's.
+    """
+    if not _is_out_of_memory(error):
+        return None
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     if isinstance(error, OSError):

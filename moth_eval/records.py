@@ -198,18 +198,28 @@ class LedgerLine(Record):
     """Present on `end` only."""
 
 
+def sealed(record: Record) -> bytes:
+    """A record as a line of a ledger: JSON with a checksum in front, ended by a newline."""
+    body = record.model_dump_json().encode()
+    return b"%08x %s\n" % (zlib.crc32(body), body)
+
+
+def unsealed(raw: bytes) -> bytes:
+    """The JSON of such a line; raises `ValueError` if the line is cut or altered."""
+    checksum, _, body = raw.rstrip(b"\n").partition(b" ")
+    if not body or int(checksum, 16) != zlib.crc32(body):
+        raise ValueError("checksum does not fit the line")
+    return body
+
+
 def encode(line: LedgerLine) -> bytes:
     """The line as it is written: JSON with a checksum in front, ended by a newline."""
-    body = line.model_dump_json().encode()
-    return b"%08x %s\n" % (zlib.crc32(body), body)
+    return sealed(line)
 
 
 def decode(raw: bytes) -> LedgerLine:
     """The line back; raises `ValueError` if it is cut, altered or of another schema."""
-    checksum, _, body = raw.rstrip(b"\n").partition(b" ")
-    if not body or int(checksum, 16) != zlib.crc32(body):
-        raise ValueError("checksum does not fit the line")
-    return LedgerLine.model_validate_json(body)
+    return LedgerLine.model_validate_json(unsealed(raw))
 
 
 M = TypeVar("M", bound=Record)
@@ -295,9 +305,12 @@ class RunFolder:
 
     def records(self) -> dict[str, ScanRecord]:
         """Task key -> its record, for every finished task; the last one counts."""
-        return {
-            line.key: line.record for line in self.lines() if line.event == "end" and line.record
-        }
+        return records_of(self.lines())
+
+
+def records_of(lines: Iterable[LedgerLine]) -> dict[str, ScanRecord]:
+    """Task key -> its record, for every finished task; the last one counts."""
+    return {line.key: line.record for line in lines if line.event == "end" and line.record}
 
 
 def attempts_of(lines: Iterable[LedgerLine]) -> dict[str, tuple[AttemptRecord, ...]]:

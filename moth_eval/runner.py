@@ -16,7 +16,7 @@ from torch import nn
 
 from .errors import InputError, MothError, OutOfMemory, ScanError
 from .hardening import SILENT, Hardener, Hardening, HardeningStatus, Journal
-from .machine import is_out_of_memory
+from .machine import lack_of_memory
 from .scan import Scan, Scanner, Status
 from .seeds import generator_for
 from .subject import Examples, Subject
@@ -140,8 +140,8 @@ def resolve_device(text: str) -> torch.device:
 
 
 def _pass_on_lack_of_memory(error: Exception, subject: Subject) -> None:
-    if is_out_of_memory(error):
-        what = str(error).strip().partition("\n")[0] or type(error).__name__
+    what = lack_of_memory(error)
+    if what is not None:
         raise OutOfMemory(f"{subject.name}: {what}") from error
 
 

@@ -25,6 +25,7 @@ from benchmarks.supervisor import Place
 from moth_eval.cli import main
 from moth_eval.records import RunFolder
 from reports.tables import TIMING_COLUMNS
+from tests.support.processes import processes
 from tests.support.subjects import write_prototype_round
 from tests.support.work import repeat
 
@@ -57,13 +58,8 @@ def rows(run: Path) -> list[dict[str, str]]:
 def descendants(pid: int) -> list[int]:
     """Living processes below a process, forkservers and their workers among them."""
     parents: dict[int, list[int]] = {}
-    for path in Path("/proc").iterdir():
-        if path.name.isdigit():
-            try:
-                fields = (path / "stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            parents.setdefault(int(fields[1]), []).append(int(path.name))
+    for one in processes():
+        parents.setdefault(one.parent, []).append(one.pid)
     found, waiting = [], [pid]
     while waiting:
         children = parents.get(waiting.pop(), [])

@@ -14,6 +14,7 @@ from benchmarks.pool import Outcome, Policy, Pool, places_on
 from benchmarks.supervisor import Place
 from moth_eval.errors import InputError
 from moth_eval.records import AttemptRecord
+from tests.support.processes import processes
 from tests.support.work import crash_twice, hold, map_shared, misbehave, nap, talkative
 
 ONCE = Policy(crashed=0, out_of_memory=0)
@@ -247,15 +248,6 @@ def wait_until(true: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def members(group: int) -> list[str]:
+def members(group: int) -> list[int]:
     """Living processes of a process group."""
-    found = []
-    for path in Path("/proc").iterdir():
-        if path.name.isdigit():
-            try:
-                fields = (path / "stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            if int(fields[2]) == group and fields[0] != "Z":
-                found.append(path.name)
-    return found
+    return [one.pid for one in processes() if one.group == group and one.state != "Z"]
