@@ -215,7 +215,8 @@ def _given(word: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
     for parameter in load_command(word).params:
         value = parameters.get(str(parameter.name))
         default = parameter.to_info_dict().get("default")
-        if value in (None, "", (), False) or (value == default and not parameter.required):
+        unset = value is None or value is False or value in ("", ())
+        if unset or (value == default and not parameter.required):
             continue
         plain = list(value) if isinstance(value, tuple) else value
         found[key_of(parameter)] = str(plain) if isinstance(plain, Path) else plain

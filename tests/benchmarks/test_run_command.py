@@ -207,3 +207,9 @@ out = "{tmp_path / "distance"}"
     result = run(path)
     assert result.exit_code == 2
     assert "moth-eval distance" not in result.output
+
+
+def test_a_zero_that_was_asked_for_is_repeated() -> None:
+    line = ["moth-eval", "harden", "m", "--data", "d", "--out", "o", "--distance-pairs", "0"]
+    assert "distance_pairs = 0\n" in repeated(line)
+    assert "seed" not in repeated([*line, "--seed", "0"])  # it is the default
