@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import resource
 import sys
@@ -15,11 +16,14 @@ import torch
 from torch import nn
 
 from .errors import InputError, MothError, OutOfMemory, ScanError
-from .hardening import SILENT, Hardener, Hardening, HardeningStatus, Journal
+from .hardening import SILENT, Hardener, Hardening, HardeningStatus, Journal, LogEntry
+from .log import figures
 from .machine import lack_of_memory
 from .scan import Scan, Scanner, Status
 from .seeds import generator_for
 from .subject import Examples, Subject
+
+LOG = logging.getLogger(__name__)
 
 
 def run_scan(scanner: Scanner, subject: Subject, *, name: str, seed: int) -> Scan:
@@ -87,7 +91,7 @@ def run_hardening(
         _check(subject)
         with untouched(subject.module):
             generator = generator_for(seed, subject.sha256 or subject.name, name)
-            done = hardener.harden(subject, data, generator=generator, journal=journal)
+            done = hardener.harden(subject, data, generator=generator, journal=_Telling(journal))
     except OutOfMemory:
         raise
     except MothError as error:
@@ -137,6 +141,29 @@ def resolve_device(text: str) -> torch.device:
             f"device {text!r} cannot be used here ({error}): expected auto, cpu, cuda or cuda:N"
         ) from error
     return device
+
+
+class _Telling:
+    """A journal whose lines are told as well, whichever hardener writes them."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.resumed = journal.resumed
+        self.wants_save = journal.wants_save
+        self.save = journal.save
+        self._note = journal.note
+
+    def note(self, entry: LogEntry) -> None:
+        LOG.debug(
+            "hardening",
+            extra=figures(
+                phase=entry.phase,
+                round=entry.round,
+                loss=entry.loss,
+                accuracy=entry.accuracy,
+                distance=entry.distance,
+            ),
+        )
+        self._note(entry)
 
 
 def _pass_on_lack_of_memory(error: Exception, subject: Subject) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +16,6 @@ from ..inversion.engine import invert
 from ..inversion.frozen import FrozenNetwork
 from ..inversion.problems import Inversion, Problem
 from ..inversion.schedule import Schedule
-from ..log import figures
 from ..robustness import pgd
 from ..scan import Cost
 from ..subject import Examples, Subject
@@ -30,8 +28,6 @@ from .trainer import Trainer
 
 if TYPE_CHECKING:
     from .moth import Moth
-
-LOG = logging.getLogger(__name__)
 
 Pair = tuple[int, int]
 """Source and target class; a source of -1 stands for every class but the target."""
@@ -107,13 +103,6 @@ class Sitting:
             self._round += 1
             entry = self._warm_up() if warm else self._pairs()
             self._log.append(entry)
-            LOG.debug(
-                "hardening",
-                extra=figures(
-                    phase=entry.phase, round=entry.round, loss=entry.loss,
-                    accuracy=entry.accuracy, distance=entry.distance,
-                ),
-            )  # fmt: skip
             self._journal.note(entry)
             if self._journal.wants_save():
                 self._journal.save(self._saved())

@@ -186,3 +186,13 @@ def test_no_images_at_all_is_a_failure_with_a_reason(
     result = run_hardening(hardener, subject, nothing, name="any", seed=0)
     assert result.status is HardeningStatus.FAILED
     assert "expected" in result.reason
+
+
+def test_every_round_is_told_with_its_figures(
+    hardener: Hardener, subject: Subject, data: Examples, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("DEBUG", logger="moth_eval.runner"):
+        done = run_hardening(hardener, subject, data, name="x", seed=0)
+    told = [r for r in caplog.records if r.getMessage() == "hardening"]
+    assert [vars(r)["figures"]["round"] for r in told] == [entry.round for entry in done.log]
+    assert vars(told[0])["figures"]["loss"] == done.log[0].loss
