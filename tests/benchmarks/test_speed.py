@@ -3,11 +3,13 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
 from benchmarks.progress import ProgressReporter
 from benchmarks.speed.__main__ import bench
+from benchmarks.speed.harness import pool, timed
 from benchmarks.speed.inversion import compare
 from benchmarks.speed.reference import ReferenceLoop, Trace
 from tests.support.subjects import prototype_subject, write_prototype_round
@@ -70,3 +72,14 @@ def test_progress_is_a_plain_line_per_task_where_there_is_no_terminal() -> None:
     assert len(lines) == 2
     assert lines[0].startswith("2/3  id-00000001 [nc] scored  [")
     assert lines[1].startswith("3/3  id-00000002 [nc] refused")
+
+
+def test_dry_tasks_are_timed_from_the_first_answer_on() -> None:
+    timing = timed("two at a time", 6, pool(2).run(iter(range(6))))
+    assert timing.tasks == 6
+    assert 0 < timing.per_task < timing.seconds < 60
+
+
+def test_a_dry_task_without_an_answer_is_no_timing() -> None:
+    with pytest.raises(RuntimeError, match="one: not every task was answered"):
+        timed("one", 2, pool(1).run(iter([0])))
