@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+from torch import nn
 
 from ..errors import HardeningError
 from ..subject import Examples, Subject
@@ -36,7 +37,7 @@ def held_back(data: Examples, share: float, generator: torch.Generator) -> Slice
     """
     labels = data.labels.cpu()
     back = torch.zeros(len(labels), dtype=torch.bool)
-    for label in labels.unique().tolist():
+    for label in sorted(set(labels.tolist())):
         rows = (labels == label).nonzero().flatten()
         count = min(len(rows) - 1, max(1, round(share * len(rows))))
         back[rows[torch.randperm(len(rows), generator=generator)[:count]]] = True
@@ -48,16 +49,10 @@ def held_back(data: Examples, share: float, generator: torch.Generator) -> Slice
     return Slices(training=_rows(data, ~back), validation=_rows(data, back))
 
 
-@torch.no_grad()
-def accuracy(
-    subject: Subject, module: torch.nn.Module, data: Examples, *, batch: int = 256
-) -> float:
+def accuracy(subject: Subject, module: nn.Module, data: Examples) -> float:
     """Fraction of the images that a network of the subject's kind, in eval mode, gets right."""
-    right = [
-        module(subject.preprocessing(images)).argmax(1) == labels
-        for images, labels in zip(data.images.split(batch), data.labels.split(batch), strict=True)
-    ]
-    return float(torch.cat(right).float().mean())
+    answers = replace(subject, module=module).logits(data.images).argmax(1)
+    return float((answers == data.labels).float().mean())
 
 
 def _rows(data: Examples, chosen: torch.Tensor) -> Examples:
