@@ -11,6 +11,10 @@ HARDENERS: Mapping[str, str] = {
     "universal": "moth_eval.hardeners.universal:Universal",
     "nc-triggers": "moth_eval.hardeners.nc_triggers:NCTriggers",
     "adversarial": "moth_eval.hardeners.adversarial_training:AdversarialTraining",
+    "fine-pruning": "moth_eval.hardeners.fine_pruning:FinePruning",
+    "anp": "moth_eval.hardeners.adversarial_neuron_pruning:AdversarialNeuronPruning",
+    "clp": "moth_eval.hardeners.channel_lipschitz_pruning:ChannelLipschitzPruning",
+    "rnp": "moth_eval.hardeners.reconstructive_neuron_pruning:ReconstructiveNeuronPruning",
 }
 """Short name -> `"module:Class"`, resolved by `moth_eval.plugins.resolve`."""
 

@@ -1,0 +1,72 @@
+"""The channels of all BatchNorm layers of a network in one row, to be masked or silenced."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from .flow import BATCH_NORMS
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormChannels:
+    """The channels of the BatchNorm layers that have weights of their own.
+
+    Attributes:
+        sizes: channels of each layer by the name of its module, in order.
+    """
+
+    sizes: Mapping[str, int]
+
+    @staticmethod
+    def of(network: nn.Module) -> NormChannels:
+        """Those of this network; none where it has no such layer."""
+        found = {
+            name: module.num_features
+            for name, module in network.named_modules()
+            if isinstance(module, BATCH_NORMS) and module.affine
+        }
+        return NormChannels(sizes=found)
+
+    @property
+    def count(self) -> int:
+        """Channels in all."""
+        return sum(self.sizes.values())
+
+    def logits(
+        self, network: nn.Module, inputs: Tensor, weight_factors: Tensor, bias_factors: Tensor
+    ) -> Tensor:
+        """Logits with every channel's weight and bias multiplied; the network is left alone.
+
+        Args:
+            network: of the same kind.
+            inputs: what the network eats.
+            weight_factors: `(count,)`.
+            bias_factors: `(count,)`.
+        """
+        sizes = list(self.sizes.values())
+        changed: dict[str, Tensor] = {}
+        for name, by, plus in zip(
+            self.sizes, weight_factors.split(sizes), bias_factors.split(sizes), strict=True
+        ):
+            module = network.get_submodule(name)
+            changed[f"{name}.weight"] = module.get_parameter("weight").detach() * by
+            changed[f"{name}.bias"] = module.get_parameter("bias").detach() * plus
+        logits: Tensor = functional_call(network, changed, (inputs,))
+        return logits
+
+    @torch.no_grad()
+    def silence(self, network: nn.Module, silent: Tensor) -> None:
+        """Make channels zero for every image: weight and bias become zero.
+
+        Args:
+            network: of the same kind; changed.
+            silent: bool `(count,)`.
+        """
+        for name, part in zip(self.sizes, silent.split(list(self.sizes.values())), strict=True):
+            for parameter in network.get_submodule(name).parameters(recurse=False):
+                parameter[part.to(parameter.device)] = 0
