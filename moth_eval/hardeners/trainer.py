@@ -172,7 +172,7 @@ class Trainer:
         def loss_now() -> tuple[Tensor, Tensor]:
             # Dropout draws from the global generators, which are put back afterwards.
             with torch.enable_grad(), self._drawing(images.device):
-                logits = self.network(self._preprocessing(images))
+                logits = _main(self.network(self._preprocessing(images)))
                 loss = self._loss(logits, labels, answers)
                 return logits, loss if added is None else loss + added()
 
@@ -307,6 +307,11 @@ class Trainer:
                 self._optimiser.state[weights[name]][key] = value.to(place).clone()
         self._averaged_steps = int(tensors["averaged_steps"])
         self.steps, self.images = steps, images
+
+
+def _main(output: Tensor | tuple[Tensor, ...]) -> Tensor:
+    """The logits proper of a network that has further outputs while it is trained."""
+    return output if isinstance(output, Tensor) else output[0]
 
 
 def _optimiser(weights: list[nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
