@@ -16,8 +16,10 @@ files              model files without folders of their own
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from ..errors import RoundError
@@ -71,6 +73,12 @@ class Found:
     members: tuple[Path, ...]
     files: bool
     notes: tuple[str, ...] = ()
+
+    @cached_property
+    def shared_stems(self) -> frozenset[str]:
+        """Names without suffix that more than one member has."""
+        counts = Counter(member.stem for member in self.members)
+        return frozenset(stem for stem, count in counts.items() if count > 1)
 
 
 def find_models(path: Path) -> Found:
