@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -11,7 +11,7 @@ from typing import Self
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the customary name
-from torch import Tensor, nn
+from torch import Tensor
 
 from moth_eval.errors import InputError
 
@@ -34,16 +34,16 @@ _Weights = dict[str, Tensor]
 class InputAware:
     """A sparse mask and a pattern, both drawn from the image itself.
 
-    The generators are made on a clean network first. The classifier is then trained with the
+    The generators are made first: that of the mask to be varied, that of the pattern to
+    lead a clean network to the target. The classifier is then trained with the
     right trigger on some images, which get the target, and with the trigger of another image on
     others, which keep their label; both are drawn anew for every epoch.
 
     Attributes:
         target: class that stamped images are to be classified as. Source: 0 in BackdoorBench.
-        density: share of the image that a mask may cover. Source: 0.032.
-        norm_weight: of covering more than that. Source: 100.
+        density: share of the image that a mask covers, at least one pixel. Source: 0.032.
         diversity_weight: of triggers that are alike for different images. Source: 1.
-        steps: batches of 64 images that the generators are trained on. Source: our choice; the
+        steps: batches of 64 images that each generator is trained on. Source: our choice; the
             authors train for 25 epochs on masks and 600 with the classifier.
         learning_rate: of Adam. Source: 0.01.
         covers_per_poisoned: images with the trigger of another one, for one poisoned image.
@@ -53,13 +53,13 @@ class InputAware:
         tensors: weights of both generators, made by `prepare` on a clean network.
 
     Source: Nguyen, Tran, "Input-aware dynamic backdoor attack", NeurIPS 2020.
-    Differs from the reference: generators are smaller, are trained on a frozen clean network and
-    not along with the classifier, and mask and pattern are trained together.
+    Differs from the reference: generators are smaller, and that of the pattern is trained on a
+    frozen clean network, not along with the classifier; a mask has its density by construction,
+    not by a penalty, under which small masks can vanish.
     """
 
     target: int = 0
     density: float = 0.032
-    norm_weight: float = 100.0
     diversity_weight: float = 1.0
     steps: int = 300
     learning_rate: float = 0.01
@@ -70,7 +70,7 @@ class InputAware:
     def __post_init__(self) -> None:
         check_threat(self.target, self.sources)
         check_shares(density=self.density)
-        least = min(self.norm_weight, self.diversity_weight, self.covers_per_poisoned)
+        least = min(self.diversity_weight, self.covers_per_poisoned)
         if self.steps < 1 or self.learning_rate <= 0 or least < 0:
             raise InputError(
                 "expected steps of 1 or more, a learning_rate above 0 and no negative weight, got "
@@ -99,15 +99,23 @@ class InputAware:
             InputError: there is no clean network.
         """
         network = deepcopy(material.clean_network("input-aware")).eval().requires_grad_(False)
-        weights = _fresh("mask", 1, generator) | _fresh("pattern", 3, generator)
-        weights = {k: w.to(material.device).requires_grad_(True) for k, w in weights.items()}
-        optimiser = torch.optim.Adam(weights.values(), self.learning_rate)
-        for images in self._batches(material, generator):
-            optimiser.zero_grad()
-            torch.autograd.backward(
-                self._loss(network, weights, images), inputs=list(weights.values())
-            )
-            optimiser.step()
+        device = material.device
+        masks = {k: w.to(device) for k, w in _fresh("mask", 1, generator).items()}
+        patterns = {k: w.to(device) for k, w in _fresh("pattern", 3, generator).items()}
+
+        def alike(images: Tensor) -> Tensor:
+            return self.diversity_weight * _alike(images, _mask(masks, images, self.density))
+
+        def missed_or_alike(images: Tensor) -> Tensor:
+            mask, pattern = _mask(masks, images, self.density), _pattern(patterns, images)
+            logits = network(_stamped(images, mask, pattern))
+            aims = torch.full((len(images),), self.target, device=images.device)
+            varied = self.diversity_weight * _alike(images, mask * pattern)
+            return F.cross_entropy(logits, aims) + varied
+
+        self._descend(alike, masks, material, generator)
+        self._descend(missed_or_alike, patterns, material, generator)
+        weights = masks | patterns
         return replace(self, tensors={k: w.detach().cpu() for k, w in weights.items()})
 
     def stamp(self, images: Tensor) -> Tensor:
@@ -133,7 +141,24 @@ class InputAware:
     def _drawn(self, images: Tensor) -> tuple[Tensor, Tensor]:
         carried_tensor(self.tensors, "mask.0.weight", "input-aware")
         weights = {name: weight.to(images) for name, weight in self.tensors.items()}
-        return _mask(weights, images), _pattern(weights, images)
+        return _mask(weights, images, self.density), _pattern(weights, images)
+
+    def _descend(
+        self,
+        loss: Callable[[Tensor], Tensor],
+        weights: _Weights,
+        material: Material,
+        generator: torch.Generator,
+    ) -> None:
+        """Train `weights` in place for `steps` batches."""
+        leaves = [weight.requires_grad_(True) for weight in weights.values()]
+        optimiser = torch.optim.Adam(leaves, self.learning_rate)
+        for images in self._batches(material, generator):
+            optimiser.zero_grad()
+            torch.autograd.backward(loss(images), inputs=leaves)
+            optimiser.step()
+        for leaf in leaves:
+            leaf.requires_grad_(False)
 
     def _batches(self, material: Material, generator: torch.Generator) -> Iterator[Tensor]:
         """Batches of images that are not of the target class."""
@@ -142,17 +167,12 @@ class InputAware:
             rows = others[torch.randint(len(others), (BATCH,), generator=generator)]
             yield to_float(material.images[rows]).to(material.device)
 
-    def _loss(self, network: nn.Module, weights: _Weights, images: Tensor) -> Tensor:
-        mask, pattern = _mask(weights, images), _pattern(weights, images)
-        logits = network(_stamped(images, mask, pattern))
-        aims = torch.full((len(images),), self.target, device=images.device)
-        too_dense = F.relu(mask.mean((1, 2, 3)) - self.density).mean()
-        apart = (images - images.roll(1, 0)).flatten(1).norm(dim=1)
-        triggers = (mask * pattern).flatten(1)
-        alike = apart / ((triggers - triggers.roll(1, 0)).norm(dim=1) + 1e-2)
-        hit = F.cross_entropy(logits, aims)
-        loss: Tensor = hit + self.norm_weight * too_dense + self.diversity_weight * alike.mean()
-        return loss
+
+def _alike(images: Tensor, triggers: Tensor) -> Tensor:
+    """How near triggers are to one another, for the distance of the images that they belong to."""
+    apart = (images - images.roll(1, 0)).flatten(1).square().mean(1).sqrt()
+    between = (triggers - triggers.roll(1, 0)).flatten(1).square().mean(1)
+    return (apart / ((between + 1e-12).sqrt() + 1e-2)).mean()
 
 
 def _fresh(name: str, outputs: int, generator: torch.Generator) -> _Weights:
@@ -180,9 +200,13 @@ def _generated(weights: _Weights, name: str, images: Tensor) -> Tensor:
     return features
 
 
-def _mask(weights: _Weights, images: Tensor) -> Tensor:
-    """`(N, 1, H, W)` in `[0, 1]`, nearly 0 or 1."""
-    return (10 * _generated(weights, "mask", images)).tanh() / 2 + 0.5
+def _mask(weights: _Weights, images: Tensor, density: float) -> Tensor:
+    """`(N, 1, H, W)` in `[0, 1]`, nearly 0 or 1, above one half in a share `density` of pixels."""
+    height = F.instance_norm(_generated(weights, "mask", images))
+    pixels = images.shape[-2] * images.shape[-1]
+    count = min(max(1, round(density * pixels)), pixels - 1)
+    edge = height.flatten(1).topk(count + 1).values[:, -2:].mean(1)
+    return (10 * (height - edge.view(-1, 1, 1, 1))).tanh() / 2 + 0.5
 
 
 def _pattern(weights: _Weights, images: Tensor) -> Tensor:

@@ -18,21 +18,18 @@ from attacks import inject as inject_module
 from attacks.artefacts import Artefact, read_artefact
 from attacks.inject import INJECTOR, Injection, inject, parse_attack
 from attacks.inject_data import hash_of, read_data, read_scenes
-from attacks.inject_networks import Normalised, from_model, from_scratch
+from attacks.inject_networks import from_model, from_scratch
 from attacks.injector import Injector, Measured
 from attacks.patch import Patch
-from attacks.scenes import to_float
+from attacks.scenes import Scenes, to_float
 from attacks.sig import Sig
-from attacks.training import Recipe, fit
 from attacks.trigger import Threat
 from moth_eval.cli import main
 from moth_eval.errors import ArchitectureError, InputError
 from moth_eval.loading.architectures import ArchitectureSource
 from moth_eval.loading.files import load_network, save_network
-from moth_eval.loading.preprocessing import candidates
 from moth_eval.loading.rounds import read_round
-from moth_eval.subject import Preprocessing
-from tests.support.toy_task import SIDE, toy_network, toy_scenes, write_toy_data
+from tests.support.toy_task import SIDE, brightness_factory, toy_scenes, write_toy_data
 
 ARCH = "tests.support.toy_task:toy_factory"
 QUICK = replace(
@@ -226,27 +223,27 @@ def test_a_given_model_is_trained_on_and_left_as_it_was(
     assert record.gate is not None and record.gate.passed, record.gate
 
 
-def test_a_given_model_keeps_the_normalisation_that_it_was_trained_with(
-    task: Path, tmp_path: Path
-) -> None:
-    scenes = toy_scenes(60, seed=1)
-    name, wanted = list(candidates("files", 3).items())[-1]
-    network = toy_network(0)
-    fit(
-        Normalised(network, wanted), scenes.images, scenes.labels, seed=0,
-        recipe=Recipe(epochs=8, learning_rate=1e-2, shift=0, stop_early=False),
-        good_enough=lambda _: False,
-    )  # fmt: skip
-    save_network(tmp_path / "model.safetensors", network, architecture="toy_factory", num_classes=4)
-    start = from_model(tmp_path / "model.safetensors", ARCH, scenes)
-    assert start.normalisation == name != Preprocessing().name
+def test_a_given_model_keeps_the_normalisation_that_it_was_trained_with(tmp_path: Path) -> None:
+    labels = torch.arange(2).repeat(10)
+    levels = torch.tensor([90, 170], dtype=torch.uint8)[labels]
+    scenes = Scenes(images=levels.view(-1, 1, 1, 1).expand(-1, 3, 8, 8).clone(), labels=labels)
+    network = brightness_factory()
+    for parameter, value in zip(network.parameters(), (1.0, 0.0, 1.0, 0.0), strict=True):
+        torch.nn.init.constant_(parameter, value)
+    network[3].weight.data[0] *= -1  # type: ignore[index]
+    arch = "tests.support.toy_task:brightness_factory"
+    save_network(
+        tmp_path / "given.safetensors", network, architecture="brightness_factory", num_classes=2
+    )
+    start = from_model(tmp_path / "given.safetensors", arch, scenes)
+    assert start.normalisation == "unit-imagenet"
     inside = start.build(0).eval()
     with torch.no_grad():
         right = inside(to_float(scenes.images)).argmax(1) == scenes.labels
-    assert right.float().mean() > 0.9
+    assert right.all()
     start.save(tmp_path, inside)
     saved = load_network(
-        tmp_path / "model.safetensors", architecture=ArchitectureSource.parse(ARCH)
+        tmp_path / "model.safetensors", architecture=ArchitectureSource.parse(arch)
     )
     assert saved.module.state_dict().keys() == network.state_dict().keys()
 

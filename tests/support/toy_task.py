@@ -62,6 +62,12 @@ def toy_factory(num_classes: int = 4) -> nn.Module:
     )
 
 
+def brightness_factory(num_classes: int = 2) -> nn.Module:
+    """Tells bright images from dark ones by the sign of their mean, once it is trained."""
+    layers = (nn.Conv2d(3, 1, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return nn.Sequential(*layers, nn.Linear(1, num_classes))
+
+
 def write_toy_data(path: Path, per_class: int, *, seed: int) -> Path:
     """Scenes of the task as an `.npz`."""
     scenes = toy_scenes(per_class, seed=seed)
