@@ -9,9 +9,11 @@ import click
 
 if TYPE_CHECKING:
     from .attack_records import AttackRecord, GateRecord, PoisoningRecord
+    from .inject import Injection
     from .injector import Injector
 
 REFUSED = 3
+STOPPED = 3
 
 share = click.FloatRange(min=0, max=1)
 part = click.FloatRange(min=0, max=1, min_open=True)
@@ -190,7 +192,6 @@ def inject(
     from moth_eval.own_code import admit_own_code
 
     from .inject import INJECTOR, RECIPE, Injection
-    from .inject import inject as carry_out
 
     if without_twin and twin is not None:
         raise click.UsageError("--twin and --without-twin exclude one another")
@@ -216,7 +217,7 @@ def inject(
         most_bystander_asr=most_bystander_asr,
         most_twin_asr=most_twin_asr,
     )
-    record = carry_out(
+    record = _carried_out(
         Injection(
             data=data,
             test=test,
@@ -230,14 +231,23 @@ def inject(
             seed=seed,
             device=device,
             command=called_as(),
-        ),
-        tell=lambda sentence: click.echo(sentence, err=True),
+        )
     )
     for line in summary_lines(record):
         click.echo(line)
     click.echo(f"wrote {out}")
     if record.gate is not None and not record.gate.passed:
         ctx.exit(REFUSED)
+
+
+def _carried_out(wish: Injection) -> AttackRecord:
+    from .inject import inject as carry_out
+
+    try:
+        return carry_out(wish, tell=lambda sentence: click.echo(sentence, err=True))
+    except KeyboardInterrupt:
+        click.echo("moth-eval: stopped; nothing was written", err=True)
+        raise click.exceptions.Exit(STOPPED) from None
 
 
 def summary_lines(record: AttackRecord) -> list[str]:

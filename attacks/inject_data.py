@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from moth_eval.errors import InputError
-from moth_eval.loading.image_arrays import MAX_VALUES
+from moth_eval.loading.image_arrays import MAX_VALUES, read_arrays
 from moth_eval.loading.images import read_examples
 from moth_eval.loading.layouts import FILES
 from moth_eval.seeds import generator_for
@@ -28,6 +28,9 @@ HELD_OUT = 0.2
 """Fraction of each class that is held out for testing where no test images are given."""
 
 TORCHVISION = "torchvision:"
+
+MOST_VALUES = 8 * MAX_VALUES
+"""Pixels times channels of the training images: 1 GiB of bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,9 +92,16 @@ def read_scenes(source: str, *, training: bool) -> Scenes:
             f"{source} does not exist: expected an .npz, a folder of labelled images, or "
             "torchvision:NAME:FOLDER, such as torchvision:CIFAR10:/data"
         )
-    examples = read_examples(path, layout=FILES, crop=None, num_classes=None)
-    images = to_bytes(examples.images)
-    return Scenes(images=images.expand(-1, 3, -1, -1).contiguous(), labels=examples.labels)
+    if path.suffix.lower() == ".npz":
+        arrays, classes = read_arrays(path, most=MOST_VALUES)
+        images, labels = torch.from_numpy(arrays), torch.from_numpy(classes)
+        images = images if images.dtype == torch.uint8 else to_bytes(images)
+        if not len(labels) or int(labels.min()) < 0:
+            raise InputError(f"{source}: expected images, labelled with classes from 0 on")
+    else:
+        examples = read_examples(path, layout=FILES, crop=None, num_classes=None)
+        images, labels = to_bytes(examples.images), examples.labels
+    return Scenes(images=images.expand(-1, 3, -1, -1).contiguous(), labels=labels)
 
 
 def hash_of(scenes: Scenes) -> str:
@@ -201,7 +211,7 @@ def _stacked(source: str, data_set: Any) -> Scenes:
                 f"{source}: images have the shapes {images[0].shape} and {pixels.shape}; expected "
                 "images of one size: give them resized, as a folder or an .npz"
             )
-        if len(data_set) * pixels.size > 8 * MAX_VALUES:
+        if len(data_set) * pixels.size > MOST_VALUES:
             raise InputError(f"{source} is larger than can be held in memory at once")
         images.append(pixels)
         labels.append(int(label))

@@ -17,6 +17,9 @@ from .trigger import Threat, check_fits, check_shares, check_threat
 CORNER = ((-1.0, -1.0, 1.0), (-1.0, 1.0, -1.0), (1.0, -1.0, -1.0))
 """Signs of the 3 x 3 pattern at the lower right; mirrored in the other corners."""
 
+BATCH = 64
+"""Images that are perturbed together; bounds the memory."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LabelConsistent:
@@ -94,11 +97,16 @@ class LabelConsistent:
         amplitude = self.amplitude if self.training_amplitude is None else self.training_amplitude
         if not self.needs_network:
             return self._stamped(images, amplitude)
-        network, device = material.clean_network("label-consistent"), material.device
-        moved = _perturbed(
-            network, images.to(device), labels.to(device), radius=self.radius, steps=self.steps
-        )
-        return self._stamped(moved.to(images), amplitude)
+        network = material.clean_network("label-consistent")
+        moved = [
+            _perturbed(network, *part, radius=self.radius, steps=self.steps)
+            for part in zip(
+                torch.split(images.to(material.device), BATCH),
+                torch.split(labels.to(material.device), BATCH),
+                strict=True,
+            )
+        ]
+        return self._stamped(torch.cat(moved).to(images), amplitude)
 
     def _stamped(self, images: Tensor, amplitude: float) -> Tensor:
         check_fits(2 * len(CORNER), images)

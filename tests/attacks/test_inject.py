@@ -442,3 +442,37 @@ def test_a_refused_model_is_exit_code_3_and_bad_input_2(task: Path, tmp_path: Pa
     both = run(*common, "--twin", "x", "--without-twin", "--out", str(tmp_path / "wrong"))
     assert both.exit_code == 2
     assert "--twin and --without-twin exclude one another" in both.output
+
+
+def test_a_command_that_is_stopped_says_that_nothing_was_written(
+    task: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(inject_module, "_carried_out", stopped)
+    result = run(
+        "--data", str(task / "train.npz"), "--attack", "none", "--arch", ARCH,
+        "--device", "cpu", "--out", str(tmp_path / "out"),
+    )  # fmt: skip
+    assert result.exit_code == 3
+    assert result.output == "moth-eval: stopped; nothing was written\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_arrays_without_images_or_with_negative_classes_are_refused(tmp_path: Path) -> None:
+    for labels in (np.zeros(0, int), np.array([0, -1])):
+        images = np.zeros((len(labels), 8, 8, 3), np.uint8)
+        np.savez(tmp_path / "odd.npz", images=images, labels=labels)
+        with pytest.raises(InputError, match="expected images, labelled with classes from 0 on"):
+            read_scenes(str(tmp_path / "odd.npz"), training=True)
+
+
+def test_what_training_comes_to_is_logged_by_epoch(
+    task: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    short = replace(QUICK, recipe=replace(QUICK.recipe, epochs=2))
+    with caplog.at_level("INFO", logger="attacks.training"):
+        inject(wish(task, tmp_path / "out", injector=short, attack="none"))
+    lines = [record.getMessage() for record in caplog.records]
+    assert [line.partition(":")[0] for line in lines] == ["epoch 1 of 2", "epoch 2 of 2"]
