@@ -27,11 +27,13 @@ from .artefacts import write_artefact
 from .attack_records import (
     NONE,
     PICTURE,
+    RECORD,
     TWIN,
     AttackRecord,
     GateRecord,
     PoisoningRecord,
     TrainingRecord,
+    read_attack_record,
 )
 from .inject_data import GivenData, read_data
 from .inject_networks import Start, from_model, from_scratch
@@ -166,13 +168,18 @@ def _checked(wish: Injection) -> _Task:
         _check_trigger(trigger, data, wish)
     start = _start(wish, data)
     start.check(data.splits.training)
-    twin = None
-    if wish.twin is not None:
-        given = from_model(wish.twin, wish.architecture, data.splits.training)
-        twin = given.build(0).to(device).eval()
+    twin = _given_twin(wish.twin, wish, data).to(device) if wish.twin is not None else None
     return _Task(
         wish=wish, name=name, trigger=trigger, data=data, start=start, twin=twin, device=device
     )
+
+
+def _given_twin(path: Path, wish: Injection, data: GivenData) -> nn.Module:
+    if (path / RECORD).is_file():
+        attack = read_attack_record(path / RECORD).attack
+        if attack != NONE:
+            raise InputError(f"--twin {path} is no clean model: {attack} was implanted in it")
+    return from_model(path, wish.architecture, data.splits.training).build(0).eval()
 
 
 def _check_trigger(trigger: Trigger, data: GivenData, wish: Injection) -> None:

@@ -257,6 +257,8 @@ def summary_lines(record: AttackRecord) -> list[str]:
         lines.append(_poisoning_line(record.poisoning))
     if record.gate is not None:
         lines += _gate_lines(record.gate)
+    if record.data is not None and record.data.in_both:
+        lines.append(f"note: {record.data.in_both:,} test images are training images as well")
     return lines
 
 

@@ -274,6 +274,11 @@ def test_what_cannot_be_done_is_said_before_anything_is_trained(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_backdoored_model_is_no_clean_twin(task: Path, tmp_path: Path, made: Artefact) -> None:
+    with pytest.raises(InputError, match="is no clean model: patch was implanted in it"):
+        inject(wish(task, tmp_path / "out", twin=made.folder))
+
+
 def test_a_folder_that_holds_something_is_never_written_over(task: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(InputError, match="is there already: name a new or empty folder"):
@@ -439,6 +444,12 @@ def test_a_refused_model_is_exit_code_3_and_bad_input_2(task: Path, tmp_path: Pa
     assert wrong.output == (
         "moth-eval: name a network with --arch to train one from scratch, or give a MODEL\n"
     )
+    assert "note:" not in refused.output
+    again = run(
+        *common, "--test", str(task / "train.npz"), "--arch", ARCH, "--epochs", "1",
+        "--out", str(tmp_path / "again"),
+    )  # fmt: skip
+    assert "note: 400 test images are training images as well\n" in again.output
     both = run(*common, "--twin", "x", "--without-twin", "--out", str(tmp_path / "wrong"))
     assert both.exit_code == 2
     assert "--twin and --without-twin exclude one another" in both.output
