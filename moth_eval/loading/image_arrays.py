@@ -22,7 +22,7 @@ _MEMBERS = ("images", "labels")
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
-def read_arrays(path: Path, *, most: int = MAX_VALUES) -> tuple[NDArray[Any], NDArray[np.int64]]:
+def read_arrays(path: Path, *, most: int | None = None) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """Images `(N, C, H, W)`, uint8 or float32 in `[0, 1]`, and labels int64 `(N,)`.
 
     The file holds `images`, uint8 or float in `[0, 1]`, as `(N, H, W, C)`, `(N, C, H, W)` or
@@ -31,11 +31,12 @@ def read_arrays(path: Path, *, most: int = MAX_VALUES) -> tuple[NDArray[Any], ND
 
     Args:
         path: the file.
-        most: values that one array may hold.
+        most: values that one array may hold; None: as many as are held at once elsewhere.
 
     Raises:
         InputError: the file is not such an archive.
     """
+    most = MAX_VALUES if most is None else most
     if not path.is_file():
         raise InputError(f"{path} is not there or not a regular file; expected an .npz")
     try:

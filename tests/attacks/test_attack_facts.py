@@ -212,7 +212,7 @@ def test_a_trojan_patch_excites_the_chosen_neurons_more_than_a_random_one() -> N
 def test_input_aware_draws_sparse_triggers_that_differ_and_lead_towards_their_target() -> None:
     images = to_float(material().images[material().labels == 1])
     stamped = {
-        target: prepared(InputAware(steps=100, density=0.3, target=target)).stamp(images)
+        target: prepared(InputAware(steps=40, density=0.3, target=target)).stamp(images)
         for target in (0, 3)
     }
     changed = (stamped[0] - images).abs().amax(1) > 0.05
