@@ -92,9 +92,14 @@ def build(factory: Callable[..., Any], parameters: Mapping[str, Any]) -> Any:
 
 
 def _settings(method: Any, prefix: str = "") -> Iterator[tuple[str, tuple[Any, Any]]]:
-    """Every field's name, default and type; fields of an inner dataclass as `outer.inner`."""
+    """Every field's name, default and type; fields of an inner dataclass as `outer.inner`.
+
+    A field with the metadata `{"parameter": False}` is none that a user may set.
+    """
     types = get_type_hints(type(method))
     for field in fields(method):
+        if not field.metadata.get("parameter", True):
+            continue
         value = getattr(method, field.name)
         if is_dataclass(value):
             yield from _settings(value, f"{prefix}{field.name}.")

@@ -38,6 +38,8 @@ MODEL_SUFFIXES = (
     ".pt2",
     ".onnx",
 )
+# What lies with a model and has the suffix of one: the tensors of a trigger.
+NO_MODELS = ("attack.safetensors",)
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".webp")
 CLEAN_FOLDERS = (
     "clean-example-data",
@@ -148,8 +150,12 @@ def _model_folders(base: Path) -> tuple[Path, ...]:
 def _model_files(base: Path) -> tuple[Path, ...]:
     if not base.is_dir():
         return ()
-    files = (entry for entry in base.iterdir() if entry.suffix.lower() in MODEL_SUFFIXES)
+    files = (entry for entry in base.iterdir() if _is_model_name(entry.name))
     return tuple(sorted(entry for entry in files if entry.is_file() or entry.is_symlink()))
+
+
+def _is_model_name(name: str) -> bool:
+    return name.lower().endswith(MODEL_SUFFIXES) and name not in NO_MODELS
 
 
 def _unread(path: Path, base: Path, inner: Path) -> tuple[str, ...]:
@@ -174,7 +180,7 @@ def _looks_like_round(folder: Path) -> bool:
 def find_model_file(folder: Path, names: Collection[str]) -> Path:
     """`model.pt`, or the only file with the suffix of a model; `model.pt` if neither is there."""
     if MODEL_FILE not in names:
-        others = [name for name in names if name.lower().endswith(MODEL_SUFFIXES)]
+        others = [name for name in names if _is_model_name(name)]
         if len(others) == 1:
             return folder / others[0]
     return folder / MODEL_FILE
