@@ -153,10 +153,14 @@ def _poisons(rate: float, total: int, candidates: Tensor, rate_of: RateOf) -> in
 
 def _covers(trigger: Trigger, rate: float | None, poisoned: Tensor, pool: Tensor) -> int:
     most = int(pool.sum())
-    if rate is not None:
-        return round(rate * most)
-    per = trigger.covers_per_poisoned if isinstance(trigger, CoverStamp) else COVERS_PER_POISONED
-    return min(round(per * int(poisoned.sum())), most)
+    asked = trigger.covers_per_poisoned if isinstance(trigger, CoverStamp) else COVERS_PER_POISONED
+    count = round(asked * int(poisoned.sum())) if rate is None else round(rate * most)
+    if not most and count and isinstance(trigger, CoverStamp):
+        raise InputError(
+            f"{type(trigger).__name__} needs images that carry the trigger and keep their label, "
+            "and no image may: name other classes, or ask for no covers"
+        )
+    return min(count, most)
 
 
 def _poisons_of(

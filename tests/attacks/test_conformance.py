@@ -185,13 +185,19 @@ def test_preparing_changes_neither_the_network_nor_the_random_numbers_of_others(
         pytest.skip("nothing to prepare")
     network = clean_network()
     before = {key: value.clone() for key, value in network.state_dict().items()}
+    slopes = [(p.grad, p.requires_grad) for p in network.parameters()]
+    copies = [None if grad is None else grad.clone() for grad, _ in slopes]
     torch.manual_seed(5)
     state = torch.get_rng_state()
     made = trigger.prepare(material(), generator=torch.Generator().manual_seed(0))
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
     assert not network.training
-    assert all(p.requires_grad and p.grad is None for p in network.parameters())
+    for parameter, (grad, wanted_grad), copy in zip(
+        network.parameters(), slopes, copies, strict=True
+    ):
+        assert parameter.grad is grad and parameter.requires_grad == wanted_grad
+        assert grad is None or copy is None or torch.equal(grad, copy)
     known = ready(name)
     assert isinstance(known, PreparedTrigger)
     assert made.tensors.keys() == known.tensors.keys()
