@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +53,35 @@ class LogEntry:
     seconds: float = 0.0
 
 
+class VariantKind(StrEnum):
+    """Why a hardener hands out a further network beside its result."""
+
+    BYPRODUCT = "byproduct"
+    """A stage on the way that is worth a row of its own."""
+    CANDIDATE = "candidate"
+    """What the method would have returned with another threshold."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """A further network of one hardening.
+
+    Attributes:
+        kind: what it is.
+        name: what tables call it, such as `teacher` or `threshold=0.2`.
+        module: the network, in eval mode, on the subject's device.
+    """
+
+    kind: VariantKind
+    name: str
+    module: nn.Module
+
+
+Selection = Literal["validation", "oracle"]
+"""Who chooses among the candidates of a method: it by itself, on a slice of the clean images that
+it was given; or a study that knows the trigger, which is not to be had outside an evaluation."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Hardening:
     """The result of one hardener on one subject.
@@ -65,6 +94,8 @@ class Hardening:
         pair_counts: int64 `(K, K)`, how often a trigger from row to column was trained on; None
             for methods without pairs.
         images_used: training images that the method was given.
+        variants: further networks; candidates only where the method was asked for `oracle`.
+        figures: what the method measured of itself, by name; each method's page says which.
         cost: what it took.
     """
 
@@ -74,6 +105,8 @@ class Hardening:
     log: tuple[LogEntry, ...] = ()
     pair_counts: Tensor | None = None
     images_used: int = 0
+    variants: tuple[Variant, ...] = ()
+    figures: Mapping[str, float] = field(default_factory=dict)
     cost: Cost = field(default_factory=Cost)
 
     def __post_init__(self) -> None:

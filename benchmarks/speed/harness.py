@@ -75,19 +75,24 @@ def _peak() -> int:
 @click.option("--tasks", default=200, show_default=True, help="Dry tasks per way.")
 def harness(tasks: int) -> None:
     """Time dry tasks: a process each, one and two at a time, and on Ray."""
-    timings = [
-        timed(f"{jobs} at a time", tasks, pool(jobs).run(iter(range(tasks)))) for jobs in (1, 2)
-    ]
+    base = _told("1 at a time", tasks, pool(1).run(iter(range(tasks))))
+    _told("2 at a time", tasks, pool(2).run(iter(range(tasks))), base)
     if find_spec("ray") is None:
         click.echo("Ray is not installed, so it is left out")
-    else:
-        timings.append(timed("on Ray", tasks, RayEngine().run(pool(1), iter(range(tasks)))))
-    for timing in timings:
-        click.echo(
-            f"{timing.name:12} {timing.tasks} tasks, {1000 * timing.per_task:.0f} ms per task, "
-            f"{timing.per_task / timings[0].per_task:.2f} of one at a time, "
-            f"memory {timing.grown_bytes / 2**20:+.0f} MiB"
-        )
+        return
+    _told("on Ray", tasks, RayEngine().run(pool(1), iter(range(tasks))), base)
+
+
+def _told(
+    name: str, tasks: int, outcomes: Iterable[Outcome[int, int]], base: Timing | None = None
+) -> Timing:
+    timing = timed(name, tasks, outcomes)
+    click.echo(
+        f"{name:12} {tasks} tasks, {1000 * timing.per_task:.0f} ms per task, "
+        f"{timing.per_task / (base or timing).per_task:.2f} of one at a time, "
+        f"memory {timing.grown_bytes / 2**20:+.0f} MiB"
+    )
+    return timing
 
 
 if __name__ == "__main__":

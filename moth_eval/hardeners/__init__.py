@@ -11,6 +11,11 @@ HARDENERS: Mapping[str, str] = {
     "universal": "moth_eval.hardeners.universal:Universal",
     "nc-triggers": "moth_eval.hardeners.nc_triggers:NCTriggers",
     "adversarial": "moth_eval.hardeners.adversarial_training:AdversarialTraining",
+    "fine-tuning": "moth_eval.hardeners.fine_tuning:FineTuning",
+    "ft-sam": "moth_eval.hardeners.ft_sam:FTSAM",
+    "nad": "moth_eval.hardeners.nad:NAD",
+    "nc-unlearning": "moth_eval.hardeners.nc_unlearning:NCUnlearning",
+    "i-bau": "moth_eval.hardeners.i_bau:IBAU",
 }
 """Short name -> `"module:Class"`, resolved by `moth_eval.plugins.resolve`."""
 

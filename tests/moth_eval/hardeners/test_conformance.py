@@ -37,6 +37,13 @@ FEW: dict[str, dict[str, Any]] = {
         "rounds": 4, "inversion_images": 20, "success_rate": 0.5, "stamped": 2, "clean": 8,
     },
     "adversarial": {"rounds": 4, "images": 8},
+    "fine-tuning": {"epochs": 4, "batch": 16},
+    "ft-sam": {"epochs": 4, "batch": 16},
+    "nad": {"teacher_epochs": 2, "epochs": 2, "batch": 16, "taps": "conv+bn"},
+    "nc-unlearning": {
+        "epochs": 4, "batch": 16, "inversion_images": 20, "success_rate": 0.5, "target": 1,
+    },
+    "i-bau": {"rounds": 4, "batch": 16},
 }  # fmt: skip
 """Settings that take a second; a method without a row fails its tests."""
 
