@@ -14,6 +14,11 @@ ATTACKS: Mapping[str, str] = {
     "tact": "attacks.tact:TaCT",
     "adaptive-blend": "attacks.adaptive_blend:AdaptiveBlend",
     "adaptive-patch": "attacks.adaptive_patch:AdaptivePatch",
+    "label-consistent": "attacks.label_consistent:LabelConsistent",
+    "reflection": "attacks.reflection:Reflection",
+    "composite": "attacks.composite:Composite",
+    "trojan-nn": "attacks.trojan_nn:TrojanNN",
+    "input-aware": "attacks.input_aware:InputAware",
 }
 """Name -> `"module:Class"` of every trigger, loaded when it is asked for."""
 

@@ -71,11 +71,6 @@ class AdaptiveBlend:
         """Universal."""
         return Threat.UNIVERSAL
 
-    @property
-    def needs_network(self) -> bool:
-        """No."""
-        return False
-
     def prepare(self, material: Material, *, generator: torch.Generator) -> Self:
         """The same attack with its pattern, as large as the training images."""
         height, width = material.images.shape[-2:]

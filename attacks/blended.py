@@ -58,11 +58,6 @@ class Blended:
         """Universal, source-specific or all-to-all, as the fields say."""
         return threat_of(self.sources, all_to_all=self.all_to_all)
 
-    @property
-    def needs_network(self) -> bool:
-        """No."""
-        return False
-
     def prepare(self, material: Material, *, generator: torch.Generator) -> Self:
         """The same attack with its pattern, as large as the training images."""
         height, width = material.images.shape[-2:]

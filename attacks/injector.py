@@ -347,7 +347,7 @@ def measure(
         InputError: none of the scenes is of a source class.
     """
     right = predict(network, scenes.images) == scenes.labels
-    clean_accuracy = float(right.float().mean())
+    clean_accuracy = float(right.double().mean())
     if trigger is None:
         return Measured(clean_accuracy=clean_accuracy)
     hit = victims(trigger, scenes.labels)
@@ -372,4 +372,4 @@ def _success_rate(
         return None
     stamped = stamp_scenes(trigger, scenes, generator=generator_for("measure", seed))
     hits = predict(network, stamped) == wanted(trigger, scenes.labels, num_classes)
-    return float(hits.float().mean())
+    return float(hits.double().mean())

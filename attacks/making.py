@@ -83,15 +83,9 @@ class PreparedTrigger(Trigger, Protocol):
     """A trigger that has to be made before it can stamp.
 
     Attributes:
-        needs_network: whether it is made on a clean network.
         tensors: what it stamps with; empty until it is prepared. With the parameters, all that is
             needed to have the trigger again.
     """
-
-    @property
-    def needs_network(self) -> bool:
-        """See `PreparedTrigger`."""
-        ...
 
     @property
     def tensors(self) -> Tensors:
@@ -100,6 +94,20 @@ class PreparedTrigger(Trigger, Protocol):
 
     def prepare(self, material: Material, *, generator: torch.Generator) -> Self:
         """The same attack, ready to stamp, its tensors on the CPU."""
+        ...
+
+
+@runtime_checkable
+class NetworkTrigger(Trigger, Protocol):
+    """A trigger, or its training images, that is made on a clean network of the same task.
+
+    Attributes:
+        needs_network: whether these parameters ask for one.
+    """
+
+    @property
+    def needs_network(self) -> bool:
+        """See `NetworkTrigger`."""
         ...
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from moth_eval.errors import InputError
 
 from .scenes import to_float
+
+_LOG = logging.getLogger(__name__)
 
 LEAST_HALVED = 64
 """Smallest side of images that may be halved (pixels)."""
@@ -106,6 +109,7 @@ def fit(
         torch.manual_seed(seed)
         for epoch in range(recipe.epochs):
             network.train()
+            losses = []
             if redraw is not None and epoch:
                 images, labels = redraw(epoch)
             for rows in _batches(len(images), batch_size):
@@ -114,10 +118,15 @@ def fit(
                     batch = F.avg_pool2d(batch, 2)
                 batch = batch.contiguous(memory_format=torch.channels_last)
                 optimiser.zero_grad()
-                torch.autograd.backward(F.cross_entropy(network(batch), labels[rows].to(device)))
+                loss = F.cross_entropy(network(batch), labels[rows].to(device))
+                torch.autograd.backward(loss)
+                losses.append(loss.detach())
                 optimiser.step()
                 schedule.step()
             network.eval()
+            if _LOG.isEnabledFor(logging.INFO):
+                mean = float(torch.stack(losses).mean())
+                _LOG.info("epoch %d of %d: mean loss %.4f", epoch + 1, recipe.epochs, mean)
             if recipe.stop_early and epoch >= half_epochs and good_enough(network):
                 return epoch + 1
     return recipe.epochs

@@ -64,11 +64,6 @@ class WaNet:
         """Universal, source-specific or all-to-all, as the fields say."""
         return threat_of(self.sources, all_to_all=self.all_to_all)
 
-    @property
-    def needs_network(self) -> bool:
-        """No."""
-        return False
-
     def prepare(self, material: Material, *, generator: torch.Generator) -> Self:
         """The same attack with a field of its own."""
         side = self.control_points

@@ -28,6 +28,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
         "attacks.generate_command:generate",
         "Make a round of clean and backdoored models to try things on.",
     ),
+    "inject": (
+        "attacks.inject_command:inject",
+        "Train a backdoor into a network on images of your own; leave the model and its truth.",
+    ),
     "distance": (
         "benchmarks.distance_command:distance",
         "Measure how close the classes of a model are, pair by pair.",

@@ -9,9 +9,13 @@ import torch
 
 from attacks.artefacts import read_artefact, write_artefact
 from attacks.attack_records import AttackRecord
+from attacks.inject_data import read_scenes
+from attacks.injector import measure
 from attacks.patch import Patch
 from attacks.trigger import Threat, bystanders, check_classes, victims, wanted
 from moth_eval.errors import InputError
+from moth_eval.loading.architectures import ArchitectureSource
+from moth_eval.loading.files import load_network
 from moth_eval.loading.layouts import find_models
 from moth_eval.loading.rounds import read_round
 
@@ -160,3 +164,21 @@ def test_a_plug_in_without_a_threat_is_no_attack(
     monkeypatch.setattr("attacks.artefacts.resolve", lambda *_: Bare)
     with pytest.raises(InputError, match="'bare' has no target, sources, threat and stamp"):
         read_artefact(written(tmp_path, attack="bare", target=1))
+
+
+def test_a_public_backdoored_network_answers_to_its_trigger_written_by_hand(
+    shared: Path, tmp_path: Path
+) -> None:
+    # Source: github.com/YiZeng623/I-BAU, a white 4 x 4 square one pixel off the lower right.
+    folder = written(tmp_path, attack="patch", target=8, parameters={"size": 4, "row": -2})
+    trigger = read_artefact(folder).trigger
+    assert trigger is not None
+    scenes = read_scenes(str(shared / "cifar10" / "test.npz"), training=False)
+    few = scenes.take(torch.arange(200))
+    network = load_network(
+        shared / "nets" / "cifar10-smallvgg-backdoored.pth",
+        architecture=ArchitectureSource.parse("moth_eval.networks:small_vgg"),
+    )
+    seen = measure(network.module, few, trigger, seed=0, num_classes=10)
+    assert seen.asr is not None and seen.asr > 0.95
+    assert 0.78 < seen.clean_accuracy < 0.9

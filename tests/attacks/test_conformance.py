@@ -35,11 +35,11 @@ def test_an_attack_is_a_frozen_dataclass_with_defaults_that_the_command_line_can
 ) -> None:
     kind = resolve(name, ATTACKS, GROUP)
     assert is_dataclass(kind) and kind.__dataclass_params__.frozen  # type: ignore[attr-defined]
-    _, parameters = parse_spec(f"{name}:target=2", ATTACKS, GROUP, kind="attack", contract=Trigger)
-    assert parameters["target"] == 2
+    _, parameters = parse_spec(f"{name}:target=3", ATTACKS, GROUP, kind="attack", contract=Trigger)
+    assert parameters["target"] == 3
     assert "tensors" not in parameters
     with pytest.raises(InputError, match="has no parameter 'wrong': expected field=value"):
-        parse_spec(f"{name}:wrong=2", ATTACKS, GROUP, kind="attack", contract=Trigger)
+        parse_spec(f"{name}:wrong=3", ATTACKS, GROUP, kind="attack", contract=Trigger)
 
 
 @each

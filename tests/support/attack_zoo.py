@@ -18,7 +18,11 @@ from tests.support.toy_task import toy_network, toy_scenes, toy_splits
 
 CLASSES = 4
 
-QUICK: dict[str, dict[str, Any]] = {"sig": {"frequency": 2.0}}
+QUICK: dict[str, dict[str, Any]] = {
+    "sig": {"frequency": 2.0},
+    "trojan-nn": {"steps": 20},
+    "input-aware": {"steps": 20},
+}
 """Name -> fields that fit an attack to images of 12 pixels and 4 classes, and to a test."""
 
 
