@@ -44,6 +44,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
         "benchmarks.hardening_command:hardening",
         "Compare hardeners on a folder of models; leave a table and every new model.",
     ),
+    "removal": (
+        "benchmarks.removal_command:removal",
+        "Compare ways of removing a backdoor; leave tables and every repaired model.",
+    ),
     "false-positives": (
         "benchmarks.false_positives_command:false_positives",
         "Scan models, harden those that are flagged, and scan them again.",
