@@ -10,7 +10,7 @@ from torch import Tensor
 
 from moth_eval.errors import InputError
 
-from .trigger import Colour, check_fits, check_threat
+from .trigger import Colour, Threat, check_fits, check_shares, check_threat, threat_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,32 +18,47 @@ class Patch:
     """A small square of the same pixels in every image.
 
     Attributes:
-        target: class that stamped images are to be classified as.
+        target: class that stamped images are to be classified as. Source: 0 in BackdoorBench.
         sources: classes that it acts on; empty for every class but the target.
+        all_to_all: whether stamped images of class y are to be taken for `(y + 1) % K` instead.
+            Source: the all-to-all attack of the paper.
         size: side (pixels). Source: 3 of 28 pixels in the paper; the default is a tenth of 64.
         row: row of its upper edge; negative counts up from the lower edge of the image, -1 puts
             the patch against it.
         column: the same from the left.
         colour: red, green and blue in `[0, 1]`.
         pattern: `solid`, or `checkerboard` of `colour` and its complement in cells of a third.
+        opacity: share of the patch in what is seen, in `(0, 1]`. Source: 1 in the paper.
 
     Source: Gu, Dolan-Gavitt, Garg, "BadNets", 2017 (pixel pattern at the lower right).
     """
 
-    target: int
+    target: int = 0
     sources: tuple[int, ...] = ()
+    all_to_all: bool = False
     size: int = 6
     row: int = -2
     column: int = -2
     colour: Colour = (1.0, 1.0, 1.0)
     pattern: Literal["solid", "checkerboard"] = "solid"
+    opacity: float = 1.0
 
     def __post_init__(self) -> None:
         check_threat(self.target, self.sources)
+        check_shares(opacity=self.opacity)
+        if not self.opacity:
+            raise InputError("a patch of opacity 0 cannot be seen: expected more than 0, up to 1")
+        if self.all_to_all and self.sources:
+            raise InputError(f"all_to_all acts on every class: leave out sources {self.sources}")
         if self.size < 1:
             raise InputError(f"expected a patch of at least one pixel, got size {self.size}")
         if not all(0 <= channel <= 1 for channel in self.colour):
             raise InputError(f"expected a colour in [0, 1], got {self.colour}")
+
+    @property
+    def threat(self) -> Threat:
+        """Universal, source-specific or all-to-all, as the fields say."""
+        return threat_of(self.sources, all_to_all=self.all_to_all)
 
     def pixels(self) -> Tensor:
         """The patch itself, float32 `(3, size, size)`."""
@@ -64,8 +79,8 @@ class Patch:
         top = self._start(self.row, images.shape[-2])
         left = self._start(self.column, images.shape[-1])
         stamped = images.clone()
-        patch = self.pixels().to(images)
-        stamped[:, :, top : top + self.size, left : left + self.size] = patch
+        place = stamped[:, :, top : top + self.size, left : left + self.size]
+        place.lerp_(self.pixels().to(images).expand_as(place), self.opacity)
         return stamped
 
     def _start(self, position: int, length: int) -> int:

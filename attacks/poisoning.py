@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from moth_eval.errors import InputError
 
+from .making import CoverStamp, Material, TrainingStamp
 from .scenes import Scenes, to_float
-from .trigger import MovableTrigger, Trigger, bystanders, victims
+from .trigger import MovableTrigger, Threat, Trigger, bystanders, victims, wanted
+
+RateOf = Literal["candidates", "all"]
+"""What a poisoning rate is a share of: the images that may be poisoned, or all training images."""
+
+COVERS_PER_POISONED = 1.0
+"""Covers of a source-specific trigger for one poisoned image. Source: equal numbers in TaCT."""
+
+CHUNK = 512
+"""Images that are stamped at once; bounds the memory, and no pixel depends on it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,15 +31,18 @@ class Poisoned:
 
     Attributes:
         images: uint8 `(N, 3, H, W)`.
-        labels: int64 `(N,)`, the target class where `relabelled`.
-        relabelled: bool `(N,)`, stamped images of the source classes.
-        covered: bool `(N,)`, stamped images of bystander classes, which keep their labels.
+        labels: int64 `(N,)`, the wanted class where `poisoned`.
+        poisoned: bool `(N,)`, stamped images whose label is the wanted class. They were given it,
+            or, under a clean-label threat, are of the target class by themselves.
+        covered: bool `(N,)`, changed images that keep their labels.
+        candidates: how many images might have been poisoned.
     """
 
     images: Tensor
     labels: Tensor
-    relabelled: Tensor
+    poisoned: Tensor
     covered: Tensor
+    candidates: int
 
 
 def stamp_scenes(trigger: Trigger, scenes: Scenes, *, generator: torch.Generator) -> Tensor:
@@ -41,16 +56,16 @@ def stamp_scenes(trigger: Trigger, scenes: Scenes, *, generator: torch.Generator
     Raises:
         InputError: the trigger belongs on the foreground, and the scenes do not know theirs.
     """
-    images = to_float(scenes.images)
     if not (isinstance(trigger, MovableTrigger) and trigger.on_foreground):
-        return to_bytes(trigger.stamp(images))
+        parts = torch.split(scenes.images, CHUNK)
+        return torch.cat([to_bytes(trigger.stamp(to_float(part))) for part in parts])
     if scenes.foregrounds is None:
         raise InputError(
             "the trigger is to lie on the foreground, but these images come without foreground "
             "masks: give the masks, or set on_foreground to False"
         )
     places = trigger.places(scenes.foregrounds, generator=generator)
-    return to_bytes(trigger.stamp_at(images, places))
+    return to_bytes(trigger.stamp_at(to_float(scenes.images), places))
 
 
 def to_bytes(images: Tensor) -> Tensor:
@@ -58,47 +73,128 @@ def to_bytes(images: Tensor) -> Tensor:
     return (images * 255).round().to(torch.uint8)
 
 
+def poisonable(trigger: Trigger, labels: Tensor) -> Tensor:
+    """Bool `(N,)`, true where a training image of class `labels[i]` may be poisoned.
+
+    The victims, so never the target class; under a clean-label threat the target class only.
+    """
+    if trigger.threat is Threat.CLEAN_LABEL:
+        return labels == trigger.target
+    return victims(trigger, labels)
+
+
+def coverable(trigger: Trigger, labels: Tensor) -> Tensor:
+    """Bool `(N,)`, true where a training image may be changed and keep its label."""
+    if isinstance(trigger, CoverStamp):
+        return trigger.cover_candidates(labels)
+    return bystanders(trigger, labels)
+
+
 def poison(
     scenes: Scenes,
     trigger: Trigger,
     *,
+    material: Material,
     poisoning_rate: float,
-    cover_rate: float,
+    rate_of: RateOf = "candidates",
+    cover_rate: float | None,
     generator: torch.Generator,
 ) -> Poisoned:
     """A poisoned copy of `scenes`.
 
     Args:
         scenes: clean training images.
-        trigger: what is implanted.
-        poisoning_rate: share of the images of the source classes that are stamped and relabelled
-            as the target. The denominator is the images of the source classes; those of the
-            target class are never counted and never stamped.
-        cover_rate: share of the images of the bystander classes that are stamped and keep their
-            label. A universal trigger has no bystanders.
+        trigger: what is implanted; ready to stamp.
+        material: what the attack may use.
+        poisoning_rate: share of the images that are stamped and get the wanted label.
+        rate_of: what it is a share of: the images that may be poisoned (see `poisonable`), or all
+            training images. Images of the target class are never stamped in either case, but
+            under a clean-label threat, which stamps no others.
+        cover_rate: share of the images that may become covers (see `coverable`), poisoned ones
+            left out, that do; None for as many as the attack asks for.
         generator: a CPU generator that draws which images and which places.
 
     Raises:
-        InputError: a rate rounds to no image at all.
+        InputError: the rate rounds to no image at all, or to more than may be poisoned.
     """
-    relabelled = _draw(victims(trigger, scenes.labels), poisoning_rate, generator)
-    covered = _draw(bystanders(trigger, scenes.labels), cover_rate, generator)
-    if not relabelled.any():
-        raise InputError(
-            f"a poisoning rate of {poisoning_rate} of the source classes' images poisons none of "
-            f"{int(victims(trigger, scenes.labels).sum())}: raise the rate or give more images"
-        )
-    stamped = relabelled | covered
+    candidates = poisonable(trigger, scenes.labels)
+    total = int(candidates.sum()) if rate_of == "candidates" else len(scenes)
+    poisoned = _draw(candidates, _poisons(poisoning_rate, total, candidates, rate_of), generator)
+    pool = coverable(trigger, scenes.labels) & ~poisoned
+    covered = _draw(pool, _covers(trigger, cover_rate, poisoned, pool), generator)
     images, labels = scenes.images.clone(), scenes.labels.clone()
-    images[stamped] = stamp_scenes(trigger, scenes.take(stamped), generator=generator)
-    labels[relabelled] = trigger.target
-    return Poisoned(images=images, labels=labels, relabelled=relabelled, covered=covered)
+    images[poisoned] = _poisons_of(trigger, scenes.take(poisoned), material, generator)
+    images[covered] = _covers_of(trigger, scenes.take(covered), material, generator)
+    labels[poisoned] = wanted(trigger, labels[poisoned], material.num_classes)
+    return Poisoned(
+        images=images,
+        labels=labels,
+        poisoned=poisoned,
+        covered=covered,
+        candidates=int(candidates.sum()),
+    )
 
 
-def _draw(candidates: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Bool mask of `share` of the true entries of `candidates`, drawn at random."""
+def _poisons(rate: float, total: int, candidates: Tensor, rate_of: RateOf) -> int:
+    count, most = round(rate * total), int(candidates.sum())
+    if not count or not most:
+        of = "images that may be poisoned" if rate_of == "candidates" else "training images"
+        raise InputError(
+            f"a poisoning rate of {rate} of the {total} {of} poisons none of {most}: raise the "
+            "rate or give more images"
+        )
+    if count > most:
+        raise InputError(
+            f"a poisoning rate of {rate} of all {total} training images is {count} images, but "
+            f"only {most} may be poisoned: lower the rate"
+        )
+    return count
+
+
+def _covers(trigger: Trigger, rate: float | None, poisoned: Tensor, pool: Tensor) -> int:
+    most = int(pool.sum())
+    asked = trigger.covers_per_poisoned if isinstance(trigger, CoverStamp) else COVERS_PER_POISONED
+    count = round(asked * int(poisoned.sum())) if rate is None else round(rate * most)
+    if not most and count and isinstance(trigger, CoverStamp):
+        raise InputError(
+            f"{type(trigger).__name__} needs images that carry the trigger and keep their label, "
+            "and no image may: name other classes, or ask for no covers"
+        )
+    return min(count, most)
+
+
+def _poisons_of(
+    trigger: Trigger, scenes: Scenes, material: Material, generator: torch.Generator
+) -> Tensor:
+    if not isinstance(trigger, TrainingStamp):
+        return stamp_scenes(trigger, scenes, generator=generator)
+
+    def stamped(images: Tensor, labels: Tensor) -> Tensor:
+        return trigger.stamp_for_training(images, labels, material=material, generator=generator)
+
+    return _in_chunks(stamped, scenes)
+
+
+def _covers_of(
+    trigger: Trigger, scenes: Scenes, material: Material, generator: torch.Generator
+) -> Tensor:
+    if not isinstance(trigger, CoverStamp):
+        return stamp_scenes(trigger, scenes, generator=generator)
+
+    def stamped(images: Tensor, labels: Tensor) -> Tensor:
+        return trigger.stamp_cover(images, labels, material=material, generator=generator)
+
+    return _in_chunks(stamped, scenes)
+
+
+def _in_chunks(stamped: Callable[[Tensor, Tensor], Tensor], scenes: Scenes) -> Tensor:
+    parts = zip(torch.split(scenes.images, CHUNK), torch.split(scenes.labels, CHUNK), strict=True)
+    return torch.cat([to_bytes(stamped(to_float(images), labels)) for images, labels in parts])
+
+
+def _draw(candidates: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Bool mask of `count` of the true entries of `candidates`, drawn at random."""
     rows = candidates.nonzero().squeeze(1)
-    count = round(share * len(rows))
     drawn = torch.zeros_like(candidates)
     drawn[rows[torch.randperm(len(rows), generator=generator)[:count]]] = True
     return drawn

@@ -14,7 +14,7 @@ from torch import Tensor
 from moth_eval.errors import InputError
 from moth_eval.seeds import derive_seed
 
-from .trigger import Colour, check_fits, check_threat
+from .trigger import Colour, Threat, check_fits, check_threat, threat_of
 
 SUPERSAMPLING = 8
 """The outline is drawn this many times larger; a pixel belongs to it when half covered."""
@@ -47,7 +47,7 @@ class Polygon:
     a whole pixel, so that every changed pixel has exactly the trigger's colour.
     """
 
-    target: int
+    target: int = 0
     sources: tuple[int, ...] = ()
     sides: int = 4
     shape_seed: int = 0
@@ -65,6 +65,11 @@ class Polygon:
             raise InputError(f"expected a polygon of at least 3 pixels, got size {self.size}")
         if not all(0 <= channel <= 1 for channel in self.colour):
             raise InputError(f"expected a colour in [0, 1], got {self.colour}")
+
+    @property
+    def threat(self) -> Threat:
+        """Universal or source-specific, as the fields say."""
+        return threat_of(self.sources)
 
     def mask(self) -> Tensor:
         """Bool `(size, size)`, true where the polygon is."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +11,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the customary name
 from torch import Tensor, nn
 
+from moth_eval.errors import InputError
+
 from .scenes import to_float
+
+_LOG = logging.getLogger(__name__)
 
 LEAST_HALVED = 64
 """Smallest side of images that may be halved (pixels)."""
@@ -29,6 +34,13 @@ class Recipe:
         half_size: share of the epochs, from the first, that are trained at half the image size,
             which costs a quarter. Smaller images than 64 pixels are never halved.
         shift: most pixels by which a batch is moved either way, edges repeated.
+        crop: most pixels by which every image is moved on its own, edges repeated. Source: 4 in
+            most CIFAR-10 recipes, with zeros at the edges there.
+        flip: whether every image is mirrored left to right with probability one half.
+        stop_early: whether training ends when the validation images say that it may.
+
+    Shifts, crops and flips come after stamping: a poisoned image is moved with its trigger, as
+    where a poisoned data set is trained on like any other.
 
     Source: one rise and one fall of the learning rate as in Smith and Topin, 2017; smaller images
     first as in the progressive resizing of DAWNBench entries. The figures were found by trial on
@@ -42,6 +54,22 @@ class Recipe:
     warm_up: float = 0.2
     half_size: float = 0.5
     shift: int = 1
+    crop: int = 0
+    flip: bool = False
+    stop_early: bool = True
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch_size < 1 or self.learning_rate <= 0:
+            raise InputError(
+                "expected epochs and batch_size of 1 or more and a learning_rate above 0, got "
+                f"{self.epochs}, {self.batch_size} and {self.learning_rate}"
+            )
+        if min(self.shift, self.crop, self.weight_decay) < 0:
+            raise InputError("expected no shift, crop or weight_decay below 0")
+
+
+Redraw = Callable[[int], tuple[Tensor, Tensor]]
+"""Epoch, from 1 on -> its training images and labels."""
 
 
 def fit(
@@ -52,6 +80,7 @@ def fit(
     recipe: Recipe,
     seed: int,
     good_enough: Callable[[nn.Module], bool],
+    redraw: Redraw | None = None,
 ) -> int:
     """Train `network` in place, on its own device; returns the epochs that it took.
 
@@ -62,6 +91,7 @@ def fit(
         recipe: how it is trained.
         seed: of the order of the images, the shifts and dropout.
         good_enough: asked after every epoch at full image size, the network being in eval mode.
+        redraw: gives as many images and labels for every epoch after the first; None: the same.
     """
     device = next(network.parameters()).device
     network.to(memory_format=torch.channels_last)
@@ -79,17 +109,25 @@ def fit(
         torch.manual_seed(seed)
         for epoch in range(recipe.epochs):
             network.train()
+            losses = []
+            if redraw is not None and epoch:
+                images, labels = redraw(epoch)
             for rows in _batches(len(images), batch_size):
-                batch = _shifted(to_float(images[rows].to(device)), recipe.shift)
+                batch = _augmented(to_float(images[rows].to(device)), recipe)
                 if epoch < half_epochs:
                     batch = F.avg_pool2d(batch, 2)
                 batch = batch.contiguous(memory_format=torch.channels_last)
                 optimiser.zero_grad()
-                torch.autograd.backward(F.cross_entropy(network(batch), labels[rows].to(device)))
+                loss = F.cross_entropy(network(batch), labels[rows].to(device))
+                torch.autograd.backward(loss)
+                losses.append(loss.detach())
                 optimiser.step()
                 schedule.step()
             network.eval()
-            if epoch >= half_epochs and good_enough(network):
+            if _LOG.isEnabledFor(logging.INFO):
+                mean = float(torch.stack(losses).mean())
+                _LOG.info("epoch %d of %d: mean loss %.4f", epoch + 1, recipe.epochs, mean)
+            if recipe.stop_early and epoch >= half_epochs and good_enough(network):
                 return epoch + 1
     return recipe.epochs
 
@@ -116,6 +154,27 @@ def _share_of_peak(step: int, steps: int, warm_up: float) -> float:
 def _batches(count: int, batch_size: int) -> tuple[Tensor, ...]:
     rows = torch.randperm(count)
     return torch.split(rows[: count - count % batch_size], batch_size)
+
+
+def _augmented(batch: Tensor, recipe: Recipe) -> Tensor:
+    batch = _cropped(_shifted(batch, recipe.shift), recipe.crop)
+    if not recipe.flip:
+        return batch
+    mirrored = torch.rand(len(batch)).to(batch.device) < 0.5
+    return torch.where(mirrored[:, None, None, None], batch.flip(-1), batch)
+
+
+def _cropped(batch: Tensor, most: int) -> Tensor:
+    """The batch with every image moved by random whole numbers of pixels of its own."""
+    if not most:
+        return batch
+    count, _, height, width = batch.shape
+    top, left = torch.randint(2 * most + 1, (2, count, 1)).to(batch.device)
+    rows = (top + torch.arange(height, device=batch.device))[:, :, None]
+    columns = (left + torch.arange(width, device=batch.device))[:, None, :]
+    padded = F.pad(batch, (most, most, most, most), mode="replicate")
+    image = torch.arange(count, device=batch.device)[:, None, None]
+    return padded[image, :, rows, columns].permute(0, 3, 1, 2)
 
 
 def _shifted(batch: Tensor, most: int) -> Tensor:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Protocol, TypeVar
 
 from moth_eval.errors import MothError, OutOfMemory, RefusedFile
 from moth_eval.hardening_cells import (
+    ANSWERS,
     CellOutcome,
     CellState,
     log_path,
@@ -19,6 +20,7 @@ from moth_eval.hardening_cells import (
     read_cell,
     write_outcome,
 )
+from moth_eval.hardening_records import HardeningCard
 from moth_eval.loading.layouts import FILES
 from moth_eval.loading.rounds import RoundModel
 from moth_eval.records import AttemptRecord, canonical, write_whole
@@ -68,7 +70,39 @@ class Cell:
         )
 
 
-Work = Callable[[Cell, Place, Tell], CellOutcome | None]
+S = TypeVar("S")
+S_co = TypeVar("S_co", covariant=True)
+
+
+class Stands(Protocol):
+    """How a cell stands."""
+
+    @property
+    def status(self) -> str:
+        """One of the statuses that its study knows."""
+        ...
+
+
+class AnyCell(Protocol[S_co]):
+    """What is carried out in a process of its own: a `Cell`, or one of another study."""
+
+    @property
+    def problem(self) -> str:
+        """Why it cannot be carried out; empty if nothing is known."""
+        ...
+
+    @property
+    def study(self) -> HardenStudy:
+        """What to harden and how."""
+        ...
+
+    @property
+    def state(self) -> S_co:
+        """How it stands on disk."""
+        ...
+
+
+Work = Callable[[Any, Place, Tell], CellOutcome | None]
 """Carries out a cell; it leaves a card, or says why there is none."""
 
 FolderNames = dict[str, dict[str, dict[int, str]]]
@@ -90,25 +124,25 @@ def model_path(model: RoundModel) -> Path:
     return (model.file if model.layout == FILES else model.file.parent).resolve()
 
 
-def is_open(cell: Cell, *, retry: bool) -> bool:
+def is_open(cell: AnyCell[Stands], *, retry: bool) -> bool:
     """Whether a cell still has to be carried out.
 
     Args:
         cell: the cell.
-        retry: whether cells without a model are carried out again.
+        retry: whether cells without an answer are carried out again.
     """
     status = cell.state.status
-    return status == "pending" or (retry and status not in ("hardened", "inapplicable"))
+    return status == "pending" or (retry and status not in ANSWERS)
 
 
 def run_cells(
-    cells: Sequence[Cell],
+    cells: Sequence[AnyCell[S]],
     budget: Budget,
     device: str,
     *,
-    tell: Callable[[Cell, str, float | None, str], None],
+    tell: Callable[[Any, str, float | None, str], None],
     work: Work | None = None,
-) -> Iterator[CellState]:
+) -> Iterator[S]:
     """Carry out cells; how each stands in the end, as they end.
 
     On leaving early (an exception, or the caller stops) the processes at work are killed. A cell
@@ -121,8 +155,9 @@ def run_cells(
         tell: told of the progress within a cell.
         work: what a worker does; a function of a module, for tests.
     """
-    pool = Pool(
-        work=work or harden_cell,
+    chosen: Work = work or harden_cell
+    pool: Pool[AnyCell[S], CellOutcome | None] = Pool(
+        work=chosen,
         places=budget.places(device),
         limits=budget.limits(device),
         alone=budget.alone(),
@@ -167,16 +202,28 @@ def harden_cell(cell: Cell, place: Place, tell: Tell) -> CellOutcome | None:
     Raises:
         OutOfMemory: memory ran out, which says nothing about the model.
     """
-    from .harden_plan import plan
-    from .harden_study import carry_out
+    with outcome_of_errors() as ended:
+        finish(planned(cell.study, place), cell.originals, tell)
+    return ended.outcome
 
-    started = time.monotonic()
-    study = replace(cell.study, threads=place.threads, device=place.device)
+
+@dataclass
+class Ending:
+    """How work in a worker ended, if it left no card."""
+
+    outcome: CellOutcome | None = None
+
+
+@contextmanager
+def outcome_of_errors() -> Iterator[Ending]:
+    """Turn an error made for the user into an outcome, which can be read after leaving.
+
+    Raises:
+        OutOfMemory: memory ran out, which says nothing about the model.
+    """
+    started, ending = time.monotonic(), Ending()
     try:
-        planned = plan(study)
-        if planned.finished is None:
-            _share_originals(planned, cell.originals, tell)
-        carry_out(planned, tell=tell)
+        yield ending
     except OutOfMemory:
         raise
     except MothError as error:
@@ -184,8 +231,23 @@ def harden_cell(cell: Cell, place: Place, tell: Tell) -> CellOutcome | None:
         if isinstance(error, RefusedFile):
             status = "refused"
         seconds = time.monotonic() - started
-        return CellOutcome(status=status, reason=str(error), seconds=seconds)
-    return None
+        ending.outcome = CellOutcome(status=status, reason=str(error), seconds=seconds)
+
+
+def planned(study: HardenStudy, place: Place) -> HardenPlan:
+    """The plan of a hardening that is carried out here."""
+    from .harden_plan import plan
+
+    return plan(replace(study, threads=place.threads, device=place.device))
+
+
+def finish(planned: HardenPlan, originals: Path, tell: Tell) -> HardeningCard:
+    """Do what is left of a hardening, with what other cells measured of the original."""
+    from .harden_study import carry_out
+
+    if planned.finished is None:
+        _share_originals(planned, originals, tell)
+    return carry_out(planned, tell=tell)
 
 
 def _share_originals(planned: HardenPlan, folder: Path, tell: Tell) -> None:

@@ -196,11 +196,11 @@ class Stages:
         from rich.console import Console
 
         from .progress import ProgressReporter
-        from .study_progress import CellProgress
+        from .study_progress import CellProgress, cell_line
 
         self._console, self._stack = Console(stderr=True), ExitStack()
         self._scans = ProgressReporter(self._console, "", 0)
-        self._cells = CellProgress(self._console, 0, 0)
+        self._cells = CellProgress(self._console, 0, 0, line=cell_line)
 
     def __enter__(self) -> Stages:
         return self
@@ -211,12 +211,13 @@ class Stages:
     def begin(self, stage: str, total: int, done: int) -> None:
         """A stage begins, in which `done` of `total` parts are done."""
         from .progress import ProgressReporter
-        from .study_progress import CellProgress
+        from .study_progress import CellProgress, cell_line
 
         self._stack.close()
         click.echo(f"{stage}: {done} of {total} done", err=True)
         if stage == "hardening":
-            self._cells = self._stack.enter_context(CellProgress(self._console, total, done))
+            cells = CellProgress(self._console, total, done, line=cell_line)
+            self._cells = self._stack.enter_context(cells)
         else:
             reporter = ProgressReporter(self._console, stage, total, done)
             self._scans = self._stack.enter_context(reporter)

@@ -12,6 +12,7 @@ from torch import nn
 from moth_eval.errors import InputError, MothError
 from moth_eval.loading.architectures import ArchitectureSource
 from moth_eval.loading.files import load_network, save_network
+from moth_eval.loading.sidecars import name_in_sidecar as name_in_sidecar
 from moth_eval.subject import Subject
 
 _COMPARED = 8
@@ -95,20 +96,3 @@ class Reopening:
             f"opened again from its weights alone, so its hardened copy could not either ({why}): "
             "name the network with --arch package.module:factory"
         )
-
-
-def name_in_sidecar(option: str, architecture: str) -> str:
-    """What a side-car has to call a network so that the same `--arch` opens it again.
-
-    Folders of models take what stands before a colon for the model's task, so a factory's full
-    name needs a task; and `--arch package.module` looks for the factory's own name.
-
-    Args:
-        option: what `--arch` said.
-        architecture: the network's full name, as loading gave it.
-    """
-    if ":" not in architecture:
-        return architecture
-    if ":" in option:
-        return f"classification:{architecture}"
-    return architecture.rpartition(":")[2]

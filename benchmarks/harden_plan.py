@@ -61,6 +61,7 @@ class HardenStudy:
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         threads: CPU threads; None: as many as torch takes.
         command: how the run was called, for the record.
+        variants: whether further networks that the method leaves are kept too.
     """
 
     model: Path
@@ -79,6 +80,7 @@ class HardenStudy:
     device: str = "auto"
     threads: int | None = None
     command: tuple[str, ...] = ()
+    variants: bool = False
 
     @property
     def protocol(self) -> DistanceProtocol:
@@ -112,6 +114,7 @@ class HardenPlan:
         protocol: of the distances.
         manifest: everything needed to repeat the run.
         finished: the card, if there is nothing left to do.
+        variants: whether further networks that the method leaves are kept too.
     """
 
     run: Path
@@ -122,6 +125,7 @@ class HardenPlan:
     protocol: DistanceProtocol
     manifest: HardeningManifest
     finished: HardeningCard | None
+    variants: bool = False
 
     @property
     def folder(self) -> Path:
@@ -160,6 +164,7 @@ def plan(study: HardenStudy) -> HardenPlan:
         protocol=protocol,
         manifest=manifest,
         finished=_finished(study.run),
+        variants=study.variants,
     )
 
 

@@ -31,6 +31,7 @@ from .harden_card import card_text
 from .harden_journal import DiskJournal, write_log
 from .harden_measure import Measurements, accuracy_record, distance_change
 from .harden_plan import HardenPlan
+from .variants import save_variants
 
 Tell = Callable[[str, float | None, str], None]
 """Told of progress: what is going on, which share of it is done (None: unknown), a line on it."""
@@ -149,6 +150,8 @@ def _record_of(plan: HardenPlan, done: Hardening, *, rounds: int) -> TrainedReco
         reason = "the training diverged, weights are not finite: try a smaller learning rate"
         return record.model_copy(update={"status": "failed", "reason": reason})
     plan.reopening.save(plan.run / WEIGHTS, done.module)
+    if plan.variants:
+        save_variants(plan.run, plan.reopening, done)
     return record.model_copy(update={"sha256": sha256_of(plan.run / WEIGHTS)})
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from moth_eval.errors import InputError, MothError
 from moth_eval.hardening_cells import CELLS, CellState
@@ -17,6 +17,7 @@ from moth_eval.hardening_study_records import (
     StudyModel,
 )
 from moth_eval.loading.rounds import Round, RoundModel, read_round
+from moth_eval.removal_records import RemovalManifest
 
 from .budget import Budget
 from .cells import Cell, folder_names, is_open, model_path, run_cells
@@ -35,6 +36,29 @@ ALL_PAIRS = 1 << 40
 """More pairs than any model has."""
 
 ORIGINALS = "originals"
+
+SAME = (
+    "models", "data_sha256", "test_sha256", "share", "first", "architecture",
+    "distance_pairs", "distance_seeds", "distance_precision", "device",
+)  # fmt: skip
+"""Fields of the manifest that a run has to keep."""
+
+M = TypeVar("M", HardeningStudyManifest, RemovalManifest)
+M_co = TypeVar("M_co", covariant=True)
+
+
+class CellsFolder(Protocol[M_co]):
+    """The run folder of a study that consists of cells."""
+
+    @property
+    def path(self) -> Path:
+        """Where it is."""
+        ...
+
+    def manifest(self) -> M_co:
+        """What was asked for."""
+        ...
+
 
 OnTell = Callable[[Cell, str, float | None, str], None]
 
@@ -128,7 +152,7 @@ def plan(study: HardeningStudy) -> HardeningStudyPlan:
     manifest = _manifest(study, found, methods, device)
     folder = HardeningStudyFolder(study.run)
     if folder.exists:
-        manifest = _continued(folder, manifest)
+        manifest = continued(folder, manifest, SAME)
     folder.write_manifest(manifest)
     cells = tuple(_cells(study, found, manifest))
     return HardeningStudyPlan(
@@ -294,17 +318,18 @@ def as_json(value: Any) -> Any:
     return json.loads(json.dumps(value, default=str))
 
 
-def _continued(folder: HardeningStudyFolder, new: HardeningStudyManifest) -> HardeningStudyManifest:
+def continued(folder: CellsFolder[M], new: M, same: Sequence[str]) -> M:
     """The manifest of a run that goes on: the old one, with the methods and seeds that are new.
+
+    Args:
+        folder: of the run.
+        new: what is asked for now.
+        same: fields that have to be as they were.
 
     Raises:
         RunError: the folder holds a run of other models, images or settings.
     """
     old = folder.manifest()
-    same = (
-        "models", "data_sha256", "test_sha256", "share", "first", "architecture",
-        "distance_pairs", "distance_seeds", "distance_precision", "device",
-    )  # fmt: skip
     pairs: list[tuple[str, object, object]] = [
         (name, getattr(old, name), getattr(new, name)) for name in same
     ]
@@ -319,7 +344,7 @@ def _continued(folder: HardeningStudyFolder, new: HardeningStudyManifest) -> Har
     return united(old, new).model_copy(update={"timeout_seconds": new.timeout_seconds})
 
 
-def united(old: HardeningStudyManifest, new: HardeningStudyManifest) -> HardeningStudyManifest:
+def united(old: M, new: M) -> M:
     """A manifest with the models, methods and seeds of both."""
     methods = {**old.methods, **new.methods}
     seeds = tuple(dict.fromkeys([*old.seeds, *new.seeds]))

@@ -188,10 +188,10 @@ def _carry_out(planned: HardeningStudyPlan, study: HardeningStudy) -> list[CellS
     from rich.console import Console
 
     from .hardening import carry_out
-    from .study_progress import CellProgress
+    from .study_progress import CellProgress, cell_line
 
     total, done = len(planned.cells), len(planned.cells) - len(planned.open)
     if done:
         click.echo(f"continuing {study.run}: {done} of {total} cells are done", err=True)
-    with CellProgress(Console(stderr=True), total, done) as progress:
+    with CellProgress(Console(stderr=True), total, done, line=cell_line) as progress:
         return carry_out(planned, study, tell=progress.tell, on_end=progress.advance)

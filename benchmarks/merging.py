@@ -20,11 +20,13 @@ from moth_eval.records import (
     RunManifest,
     write_whole,
 )
+from moth_eval.removal_records import REMOVAL, RemovalFolder, RemovalManifest
 
 from .run_states import kind_of
 from .sittings import Difference, refuse_differences, same_ground
 
-M = TypeVar("M", RunManifest, HardeningStudyManifest)
+M = TypeVar("M", RunManifest, HardeningStudyManifest, RemovalManifest)
+C = TypeVar("C", HardeningStudyManifest, RemovalManifest)
 M_co = TypeVar("M_co", covariant=True)
 
 
@@ -110,19 +112,40 @@ def _merge_cells(runs: Sequence[Path], out: Path) -> None:
     from .hardening import ORIGINALS, united
 
     merged = _united(runs, HardeningStudyFolder, _study_differences, united)
-    for run in runs:
-        _copy(run / ORIGINALS, out / ORIGINALS)
-        _copy_cells(run / CELLS, out / CELLS)
+    _copy_work(runs, out, ORIGINALS)
     HardeningStudyFolder(out).write_manifest(merged)
+
+
+def _merge_removals(runs: Sequence[Path], out: Path) -> None:
+    from .hardening import ORIGINALS, united
+
+    merged = _united(runs, RemovalFolder, _removal_differences, united)
+    _copy_work(runs, out, ORIGINALS)
+    RemovalFolder(out).write_manifest(merged)
+
+
+def _copy_work(runs: Sequence[Path], out: Path, originals: str) -> None:
+    for run in runs:
+        _copy(run / originals, out / originals)
+        _copy_cells(run / CELLS, out / CELLS)
 
 
 def _study_differences(
     old: HardeningStudyManifest, new: HardeningStudyManifest
 ) -> list[Difference]:
-    names = (
-        "models", "data_sha256", "test_sha256", "share", "first", "architecture",
-        "distance_pairs", "distance_seeds", "distance_precision",
-    )  # fmt: skip
+    from .hardening import SAME
+
+    return _cell_differences(SAME, old, new)
+
+
+def _removal_differences(old: RemovalManifest, new: RemovalManifest) -> list[Difference]:
+    from .removal import SAME
+
+    return _cell_differences((*SAME, "control"), old, new)
+
+
+def _cell_differences(same: Sequence[str], old: C, new: C) -> list[Difference]:
+    names = [name for name in same if name != "device"]  # of the same kind is enough
     pairs: list[Difference] = [(n, getattr(old, n), getattr(new, n)) for n in names]
     pairs += same_ground(old.device, new.device, old.versions, new.versions)
     shared = old.methods.keys() & new.methods.keys()
@@ -144,12 +167,10 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _copy_cells(source: Path, target: Path) -> None:
-    """Copy cells that are not in the target; one with a card is worth more than one without."""
+    """Copy cells that are not in the target; one with more cards is worth more."""
     for folder in sorted(path for path in source.glob("*") if path.is_dir()):
         there = target / folder.name
-        if (there / CARD).is_file():
-            continue
-        if there.exists() and not (folder / CARD).is_file():
+        if there.exists() and _worth(folder) <= _worth(there):
             continue
         shutil.rmtree(there, ignore_errors=True)
         outcome_path(there).unlink(missing_ok=True)
@@ -160,6 +181,10 @@ def _copy_cells(source: Path, target: Path) -> None:
             write_whole(there, outcome.read_bytes())
 
 
+def _worth(cell: Path) -> int:
+    return sum((cell / name).is_file() for name in (CARD, REMOVAL))
+
+
 def _files(folder: Path) -> Iterable[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".png")
 
@@ -167,4 +192,5 @@ def _files(folder: Path) -> Iterable[Path]:
 _MERGERS: Mapping[str, Callable[[Sequence[Path], Path], None]] = {
     "trojai": _merge_scans,
     "hardening-study": _merge_cells,
+    "removal": _merge_removals,
 }

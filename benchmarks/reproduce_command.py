@@ -32,9 +32,9 @@ DIFFERS = 1
 def reproduce(ctx: click.Context, run: Path, cell: str, tolerance: float, out: Path | None) -> None:
     """Carry out one cell of the run folder RUN again, and compare.
 
-    CELL is MODEL or MODEL/SCANNER in a run of scans, MODEL/METHOD/SEED in a hardening study, and
-    SOURCE-TARGET in a run of distances. RUN stays as it is. Exit codes: 0 all figures agree; 1 some
-    do not; 2 usage or input error; 3 there was no result this time.
+    CELL is MODEL or MODEL/SCANNER in a run of scans, MODEL/METHOD/SEED in a study of hardening
+    or removal, and SOURCE-TARGET in a run of distances. RUN stays as it is. Exit codes: 0 all
+    figures agree; 1 some do not; 2 usage or input error; 3 there was no result this time.
     """
     from .reproducing import find_cell, held_together
     from .run_command import carry_out

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from moth_eval.distance_records import DistanceFolder
 from moth_eval.errors import InputError
 from moth_eval.hardening_cells import CellState
-from moth_eval.hardening_study_records import HardeningStudyFolder
+from moth_eval.hardening_study_records import HardeningStudyFolder, HardeningStudyManifest
 from moth_eval.records import RunFolder, ScanRecord
+from moth_eval.removal_records import RemovalFolder, RemovalManifest, RemovalState
 
 from .run_states import kind_of
 from .study_files import options_of_call
+
+S = TypeVar("S", CellState, RemovalState)
 
 Value = float | int | str | None
 
@@ -54,8 +57,8 @@ def find_cell(run: Path, name: str) -> Cell:
     """The cell of that name in a run folder.
 
     Args:
-        run: of scans: `MODEL` or `MODEL/SCANNER`; of a hardening study: `MODEL/METHOD/SEED`; of
-            distances: `SOURCE-TARGET`.
+        run: of scans: `MODEL` or `MODEL/SCANNER`; of a hardening or removal study:
+            `MODEL/METHOD/SEED`; of distances: `SOURCE-TARGET`.
         name: the cell.
 
     Raises:
@@ -124,23 +127,9 @@ def _scan_figures(record: ScanRecord) -> dict[str, Value]:
 
 def _hardening(run: Path, name: str) -> Cell:
     folder = HardeningStudyFolder(run)
-    manifest = folder.manifest()
     states = {f"{c.model}/{c.method}/{c.seed}": c for c in folder.cells()}
-    if name not in states:
-        raise _no_cell(run, name, list(states))
-    wanted = states[name]
-    options = {
-        **options_of_call(manifest.command),
-        "models": manifest.models,
-        "data": manifest.data,
-        "methods": None,
-        "method": [wanted.method],
-        "seeds": str(wanted.seed),
-        "only": [wanted.model],
-        "shard": None,
-    }
-    if manifest.test:
-        options["test"] = manifest.test
+    wanted = _state(run, name, states)
+    options = _options(folder.manifest(), wanted, seeds=str(wanted.seed))
 
     def figures(at: Path) -> dict[str, Value]:
         for cell in HardeningStudyFolder(at).cells():
@@ -149,6 +138,68 @@ def _hardening(run: Path, name: str) -> Cell:
         raise InputError(f"{at}: {name} has no result")
 
     return Cell(command="hardening", options=options, figures=figures)
+
+
+def _removal(run: Path, name: str) -> Cell:
+    folder = RemovalFolder(run)
+    states = {f"{c.model}/{c.method}/{c.seed}": c for c in folder.cells()}
+    wanted = _state(run, name, states)
+    options = _options(folder.manifest(), wanted, seeds=f"{wanted.seed},")
+
+    def figures(at: Path) -> dict[str, Value]:
+        for cell in RemovalFolder(at).cells():
+            if (cell.model, cell.method, cell.seed) == (wanted.model, wanted.method, wanted.seed):
+                return _repair_figures(cell)
+        raise InputError(f"{at}: {name} has no result")
+
+    return Cell(command="removal", options=options, figures=figures)
+
+
+def _state(run: Path, name: str, states: Mapping[str, S]) -> S:
+    if name not in states:
+        raise _no_cell(run, name, list(states))
+    return states[name]
+
+
+def _options(
+    manifest: HardeningStudyManifest | RemovalManifest,
+    wanted: CellState | RemovalState,
+    *,
+    seeds: str,
+) -> dict[str, Any]:
+    """The options that carry out one cell of a study of cells."""
+    options = {
+        **options_of_call(manifest.command),
+        "models": manifest.models,
+        "data": manifest.data,
+        "methods": None,
+        "method": [wanted.method],
+        "seeds": seeds,
+        "only": [wanted.model],
+        "shard": None,
+    }
+    if manifest.test:
+        options["test"] = manifest.test
+    return options
+
+
+def _repair_figures(cell: RemovalState) -> dict[str, Value]:
+    if cell.card is None:
+        return {"status": cell.status}
+    figures: dict[str, Value] = {
+        "model file": cell.card.sha256,
+        "status": cell.status,
+        "accuracy before": cell.card.before.rates.accuracy,
+        "ASR before": cell.card.before.rates.asr,
+    }
+    for row in cell.card.variants:
+        of = f" of {row.name}" if row.name else ""
+        figures |= {
+            f"accuracy after{of}": row.rates.accuracy,
+            f"ASR after{of}": row.rates.asr,
+            f"RA after{of}": row.rates.ra,
+        }
+    return figures
 
 
 def _cell_figures(cell: CellState) -> dict[str, Value]:
@@ -201,5 +252,6 @@ def _no_cell(run: Path, name: str, known: Sequence[str]) -> InputError:
 _KINDS: Mapping[str, Callable[[Path, str], Cell]] = {
     "trojai": _scan,
     "hardening-study": _hardening,
+    "removal": _removal,
     "distance": _distance,
 }

@@ -18,6 +18,7 @@ from moth_eval.hardening_records import CARD, WEIGHTS, HardeningCard, read_recor
 from moth_eval.hardening_study_records import HardeningStudyFolder
 from moth_eval.honesty_records import HonestyFolder
 from moth_eval.records import LEDGER, MANIFEST, AttemptRecord, RunFolder, unsealed
+from moth_eval.removal_records import REMOVAL, RemovalCard, RemovalFolder, files_of
 
 PENDING = "pending"
 DONE = "done"
@@ -182,6 +183,11 @@ def _cell(state: CellState) -> Piece:
     return Piece(name=state.label, status=state.status, reason=state.reason)
 
 
+def _removal(run: Path) -> Iterator[Piece]:
+    for state in RemovalFolder(run).cells():
+        yield Piece(name=state.label, status=state.status, reason=state.reason)
+
+
 def _false_positives(run: Path) -> Iterator[Piece]:
     manifest = FalsePositivesFolder(run).manifest()
     for part in (BEFORE, AGAIN, AFTER):
@@ -212,6 +218,7 @@ _KINDS: Mapping[str, Callable[[Path], Iterator[Piece]]] = {
     "distance": _distance,
     "hardening": _hardening,
     "hardening-study": _study,
+    "removal": _removal,
     "false-positives": _false_positives,
     "honesty": _honesty,
 }
@@ -270,6 +277,16 @@ def _hardened_files(run: Path) -> Iterator[str]:
             yield from _other_hash(run / WEIGHTS, training.sha256)
 
 
+def _removal_files(run: Path) -> Iterator[str]:
+    for path in sorted(run.glob(f"{CELLS}/*/{REMOVAL}")):
+        try:
+            files = files_of(path.parent, read_record(path, RemovalCard))
+        except RunError:  # its cell is unreadable, which is told of it
+            continue
+        for file, digest in files.items():
+            yield from _other_hash(file, digest)
+
+
 def _other_hash(path: Path, expected: str) -> Iterator[str]:
     if not path.is_file():
         yield f"{path} is missing"
@@ -283,6 +300,7 @@ _FILES: Mapping[str, Callable[[Path], Iterator[str]]] = {
     "trojai": _scan_files,
     "distance": _distance_files,
     "hardening": _hardened_files,
+    "removal": _removal_files,
 }
 
 

@@ -18,7 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from moth_eval.errors import InputError
 
 STUDY_COMMANDS = (
-    "generate", "trojai", "distance", "harden", "hardening", "false-positives", "honesty",
+    "generate", "trojai", "distance", "harden", "hardening", "removal", "false-positives",
+    "honesty",
 )  # fmt: skip
 """Commands that a study may consist of."""
 

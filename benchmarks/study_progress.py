@@ -1,9 +1,11 @@
-"""How a study of hardenings shows that it moves: its cells, and what goes on within one."""
+"""How a study of cells shows that it moves: its cells, and what goes on within one."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from types import TracebackType
+from typing import Generic, Protocol, TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -16,19 +18,38 @@ from rich.progress import (
 )
 
 from moth_eval.hardening_cells import CellState
+from moth_eval.removal_records import RemovalState
 from moth_eval.text import visible
 
-from .cells import Cell
+from .harden_plan import HardenStudy
+
+S = TypeVar("S")
 
 LINE_SECONDS = 30.0
 """Where no bar can be drawn: at most one line in so many seconds from within a cell."""
 
 
-class CellProgress:
+class _Shown(Protocol):
+    """A cell of any study."""
+
+    @property
+    def model(self) -> str: ...
+
+    @property
+    def method(self) -> str: ...
+
+    @property
+    def study(self) -> HardenStudy: ...
+
+
+class CellProgress(Generic[S]):
     """Shows finished cells and the present one; a context manager."""
 
-    def __init__(self, console: Console, total: int, done: int) -> None:
-        """Show `done` of `total` cells as finished."""
+    def __init__(
+        self, console: Console, total: int, done: int, *, line: Callable[[S], str]
+    ) -> None:
+        """Show `done` of `total` cells as finished, and those that are over by what `line` says."""
+        self._line = line
         self._console, self._total, self._done = console, total, done
         self._last = time.monotonic()
         self._bar = Progress(
@@ -41,9 +62,9 @@ class CellProgress:
             console=console,
             disable=not console.is_terminal,
         )
-        self._task = self._bar.add_task("hardening", total=total, completed=done)
+        self._task = self._bar.add_task("cells", total=total, completed=done)
 
-    def __enter__(self) -> CellProgress:
+    def __enter__(self) -> CellProgress[S]:
         self._bar.start()
         return self
 
@@ -55,19 +76,19 @@ class CellProgress:
     ) -> None:
         self._bar.stop()
 
-    def tell(self, cell: Cell, stage: str, share: float | None, line: str) -> None:
+    def tell(self, cell: _Shown, stage: str, share: float | None, line: str) -> None:
         """Show how far the present cell is."""
-        where = visible(f"{cell.model}, {cell.study.method}, seed {cell.study.seed}")
+        where = visible(f"{cell.model}, {cell.method}, seed {cell.study.seed}")
         part = "" if share is None else f" {share:.0%}"
         self._bar.update(self._task, description=f"{where}: {stage}{part}")
         if not self._console.is_terminal and time.monotonic() - self._last > LINE_SECONDS:
             self._print(f"  {where}: {stage}{part}: {visible(line)}")
 
-    def advance(self, state: CellState) -> None:
+    def advance(self, state: S) -> None:
         """One more cell is over."""
         self._done += 1
         self._bar.advance(self._task)
-        self._print(f"{self._done}/{self._total}  {cell_line(state)}")
+        self._print(f"{self._done}/{self._total}  {self._line(state)}")
 
     def _print(self, line: str) -> None:
         self._last = time.monotonic()
@@ -84,3 +105,15 @@ def cell_line(state: CellState) -> str:
     if increase is not None:
         text += f", distance {increase.mean_of_ratios:+.1%}"
     return visible(f"{state.label}: {text} ({card.training.seconds:.0f} s)")
+
+
+def removal_line(state: RemovalState) -> str:
+    """The same of a repair."""
+    if state.card is None:
+        return visible(f"{state.label}: {state.status}: {state.reason}")
+    row, before = state.card.variants[0], state.card.before.rates
+    text = f"accuracy {before.accuracy:.2%} -> {row.rates.accuracy:.2%}"
+    if before.asr is not None and row.rates.asr is not None:
+        text += f", ASR {before.asr:.2%} -> {row.rates.asr:.2%}, RA {row.rates.ra:.2%}"
+    told = " (oracle)" if row.oracle else ""
+    return visible(f"{state.label}{told}: {text} ({state.card.seconds:.0f} s)")

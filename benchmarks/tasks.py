@@ -6,6 +6,7 @@ import hashlib
 import io
 import logging
 from dataclasses import asdict, dataclass, replace
+from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,12 @@ MOST_TRIGGERS = 64
 """Inverted triggers kept as pixels, smallest first; sizes and success rates are kept for all."""
 
 
+@cache
+def _torch_version() -> str:
+    """Read once: looking a distribution up takes milliseconds, and rounds have many tasks."""
+    return version("torch")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Task:
     """What a worker needs: no ground truth among it.
@@ -73,7 +80,7 @@ class Task:
     run: Path
     require_sandbox: bool = False
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Hash of all that decides the result."""
         parts = {
@@ -90,7 +97,7 @@ class Task:
             "architecture": self.architecture,
             "stated": [self.model.architecture, self.model.num_classes, self.model.crop],
             "layout": self.model.layout,
-            "torch": version("torch"),
+            "torch": _torch_version(),
         }
         return hashlib.sha256(canonical(parts).encode()).hexdigest()
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -123,7 +124,9 @@ def plan(study: TrojaiStudy) -> Plan:
     methods = {spec: parse_scanner(spec) for spec in study.scanners}
     _check_architecture(study)
     device = str(resolve_device(study.device))
-    hashes = {model.name: _hashes(model) for model in models}
+    # Once for examples that all models share: they may be larger than any of them.
+    examples_hash = cache(_examples_hash)
+    hashes = {model.name: _hashes(model, examples_hash) for model in models}
     folder = RunFolder(study.run)
     tasks = tuple(
         Task(
@@ -334,24 +337,25 @@ def _check_architecture(study: TrojaiStudy) -> None:
         ArchitectureSource.parse(study.architecture, forbidden=study.models.resolve())
 
 
-def _hashes(model: RoundModel) -> tuple[str, str]:
+def _hashes(model: RoundModel, examples_hash: Callable[[Path], str]) -> tuple[str, str]:
     """Hash of the model file and of its example images; empty where there are none."""
+    from moth_eval.loading.files import sha256_of
+
     if not model.usable:
         return "", ""
     try:
-        return _read_hashes(model)
+        weights = sha256_of(model.file) if model.file.is_file() else ""
+        return weights, examples_hash(model.examples) if model.examples else ""
     except (OSError, MothError):  # its task will say what is wrong with it
         return "", ""
 
 
-def _read_hashes(model: RoundModel) -> tuple[str, str]:
+def _examples_hash(examples: Path) -> str:
+    """Hash of an `.npz`, or of all files in a folder with their names."""
     from moth_eval.loading.files import sha256_of
 
-    weights = sha256_of(model.file) if model.file.is_file() else ""
-    if model.examples is None:
-        return weights, ""
-    if model.examples.is_file():
-        return weights, sha256_of(model.examples)
-    files = sorted(path for path in model.examples.rglob("*") if path.is_file())
-    lines = [f"{path.relative_to(model.examples)} {sha256_of(path)}" for path in files]
-    return weights, hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    if examples.is_file():
+        return sha256_of(examples)
+    files = sorted(path for path in examples.rglob("*") if path.is_file())
+    lines = [f"{path.relative_to(examples)} {sha256_of(path)}" for path in files]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

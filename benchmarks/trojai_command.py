@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from moth_eval.own_code import admit_own_code as admit_own_code
 from moth_eval.text import visible
 
 from .options import (
@@ -155,30 +156,6 @@ def write_reports(ctx: click.Context, run: Path) -> None:
     from moth_eval.cli import load_command
 
     ctx.invoke(load_command("report"), run=run, as_json=False)
-
-
-def admit_own_code(architecture: str, models: Path) -> None:
-    """Let `--arch` find modules in the present folder, after all others; no worker looks there.
-
-    Not if the present folder is one of untrusted models: nothing may be imported from beside them.
-    """
-    import os
-    import sys
-
-    from moth_eval.loading.architectures import ArchitectureSource
-
-    os.environ["PYTHONSAFEPATH"] = "1"
-    here, root = Path.cwd().resolve(), models.resolve()
-    if not architecture or ArchitectureSource(spec=architecture).is_builtin:
-        return
-    if here == root or root in here.parents:
-        click.echo(
-            f"note: no code is imported from {here}, models lie there; set PYTHONPATH to "
-            "the folder of your own code",
-            err=True,
-        )
-    elif str(here) not in sys.path:
-        sys.path.append(str(here))
 
 
 def _carry_out(planned: Plan, study: TrojaiStudy) -> dict[str, ScanRecord]:

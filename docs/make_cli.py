@@ -17,10 +17,10 @@ HEAD = """\
 # Help texts
 
 Made by `python docs/make_cli.py`; a test compares this page with the commands. Each command has a
-page that explains it: [trojai](trojai.md), [generate](generate.md), [distance](distance.md),
-[harden](harden.md), [hardening](hardening.md), [false-positives](false-positives.md),
-[honesty](honesty.md), [run](run.md), [reproduce](reproduce.md), [runs](runs.md),
-[report](report.md), [demo](demo.md).
+page that explains it: [trojai](trojai.md), [generate](generate.md), [inject](inject.md),
+[distance](distance.md), [harden](harden.md), [hardening](hardening.md),
+[false-positives](false-positives.md), [honesty](honesty.md), [run](run.md),
+[reproduce](reproduce.md), [runs](runs.md), [report](report.md), [demo](demo.md).
 """
 
 

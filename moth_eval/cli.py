@@ -28,6 +28,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
         "attacks.generate_command:generate",
         "Make a round of clean and backdoored models to try things on.",
     ),
+    "inject": (
+        "attacks.inject_command:inject",
+        "Train a backdoor into a network on images of your own; leave the model and its truth.",
+    ),
     "distance": (
         "benchmarks.distance_command:distance",
         "Measure how close the classes of a model are, pair by pair.",
@@ -39,6 +43,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "hardening": (
         "benchmarks.hardening_command:hardening",
         "Compare hardeners on a folder of models; leave a table and every new model.",
+    ),
+    "removal": (
+        "benchmarks.removal_command:removal",
+        "Compare ways of removing a backdoor; leave tables and every repaired model.",
     ),
     "false-positives": (
         "benchmarks.false_positives_command:false_positives",

@@ -19,6 +19,9 @@ from .records import AttemptRecord, Record, write_whole
 
 CELLS = "cells"
 PENDING = "pending"
+ANSWERS = ("hardened", "inapplicable", "not-implanted")
+"""Statuses that say all there is to say of a cell."""
+
 STATUSES = (
     "hardened", "inapplicable", "failed", "crashed", "timed-out", "out-of-memory", "refused",
     "unreadable", PENDING,
@@ -29,7 +32,16 @@ class CellOutcome(Record):
     """How a cell ended that left no card."""
 
     schema_version: Literal[1] = 1
-    status: Literal["failed", "crashed", "timed-out", "out-of-memory", "refused"]
+    status: Literal[
+        "failed",
+        "crashed",
+        "timed-out",
+        "out-of-memory",
+        "refused",
+        "inapplicable",
+        "not-implanted",
+    ]
+    """The last two are answers: in a study of removal there is nothing that could be scored."""
     reason: str
     seconds: float
     """Of the last attempt (s)."""

@@ -47,7 +47,7 @@ def parse_spec(
     """The method and all its parameters, for `build`, from `NAME` or `NAME:field=value,...`.
 
     Args:
-        spec: what the user wrote.
+        spec: what the user wrote; the parts of a tuple are joined by `+`.
         table: the room's own table.
         group: entry point group of other distributions.
         kind: what such a method is called in messages, such as `scanner`.
@@ -92,9 +92,14 @@ def build(factory: Callable[..., Any], parameters: Mapping[str, Any]) -> Any:
 
 
 def _settings(method: Any, prefix: str = "") -> Iterator[tuple[str, tuple[Any, Any]]]:
-    """Every field's name, default and type; fields of an inner dataclass as `outer.inner`."""
+    """Every field's name, default and type; fields of an inner dataclass as `outer.inner`.
+
+    A field with the metadata `{"parameter": False}` is none that a user may set.
+    """
     types = get_type_hints(type(method))
     for field in fields(method):
+        if not field.metadata.get("parameter", True):
+            continue
         value = getattr(method, field.name)
         if is_dataclass(value):
             yield from _settings(value, f"{prefix}{field.name}.")
@@ -115,9 +120,11 @@ def _assignment(owner: str, text: str, known: Mapping[str, tuple[Any, Any]]) -> 
     if get_origin(kind) is Literal:
         return name, value  # the class itself says best what it expects
     try:
-        return name, TypeAdapter(kind).validate_python(value)
+        parts = tuple(part for part in value.split("+") if part)
+        read = parts if get_origin(kind) is tuple else value
+        return name, TypeAdapter(kind).validate_python(read)
     except ValidationError as error:
-        expected = getattr(kind, "__name__", str(kind))
+        expected = str(kind) if get_origin(kind) is tuple else getattr(kind, "__name__", str(kind))
         raise InputError(f"{owner}: {name} takes a {expected}, got {value!r}") from error
 
 

@@ -18,7 +18,7 @@ from .roc import LIGHT
 MARKERS = "osD^vPX*<>"
 """Methods are told apart by them too; more methods than colours repeat the colours first."""
 
-_SETTINGS = {"svg.hashsalt": "moth-eval", "font.family": "DejaVu Sans", "font.size": 10}
+SETTINGS = {"svg.hashsalt": "moth-eval", "font.family": "DejaVu Sans", "font.size": 10}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ def scatter(
         legend: method -> its entry, also for methods without a point.
         kind: `png` at 200 dots per inch, or `svg` with its letters as outlines.
     """
-    with style.context(["default", _SETTINGS]):
+    with style.context(["default", SETTINGS]):
         size = (9.6, 4.4 + 0.2 * len(legend))
         figure = Figure(figsize=size, facecolor=LIGHT.paper, layout="constrained")
         FigureCanvasAgg(figure)
@@ -59,15 +59,15 @@ def scatter(
             _dots(first, [p.change for p in own], heights, number, text)
             _dots(second, [p.seconds for p in own], heights, number, text)
         first.axvline(0, color=LIGHT.faint, linewidth=1, linestyle=(0, (2, 3)))
-        _frame(first, "accuracy after minus before (percentage points)")
-        _frame(second, "time of training (s)")
+        frame(first, "accuracy after minus before (percentage points)")
+        frame(second, "time of training (s)")
         if any(point.seconds > 0 for point in points):
             second.set_xscale("log")
         first.xaxis.set_major_formatter(PercentFormatter(xmax=1, symbol=""))
         first.yaxis.set_major_formatter(PercentFormatter(xmax=1))
         first.set_ylabel("increase of class distance, mean of ratios", color=LIGHT.ink)
-        _legend(figure, first)
-        return _saved(figure, kind)
+        legend_above(figure, first)
+        return saved(figure, kind)
 
 
 def _dots(axes: Axes, across: Sequence[float], up: Sequence[float], number: int, text: str) -> None:
@@ -84,7 +84,8 @@ def _dots(axes: Axes, across: Sequence[float], up: Sequence[float], number: int,
     )
 
 
-def _frame(axes: Axes, label: str) -> None:
+def frame(axes: Axes, label: str) -> None:
+    """Draw the axes in our colours, with a line at zero, and name the horizontal one."""
     axes.set_facecolor(LIGHT.paper)
     axes.set_xlabel(label, color=LIGHT.ink)
     axes.tick_params(colors=LIGHT.faint, length=0, which="both")
@@ -96,7 +97,8 @@ def _frame(axes: Axes, label: str) -> None:
         spine.set_color(LIGHT.grid)
 
 
-def _legend(figure: Figure, axes: Axes) -> None:
+def legend_above(figure: Figure, axes: Axes) -> None:
+    """Put the legend above the panels."""
     legend = figure.legend(
         *axes.get_legend_handles_labels(),
         loc="outside upper left",
@@ -109,7 +111,8 @@ def _legend(figure: Figure, axes: Axes) -> None:
         text.set_parse_math(False)
 
 
-def _saved(figure: Figure, kind: Literal["png", "svg"]) -> bytes:
+def saved(figure: Figure, kind: Literal["png", "svg"]) -> bytes:
+    """The figure as a file without a date."""
     buffer = io.BytesIO()
     plain = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
     figure.savefig(buffer, format=kind, dpi=200, metadata=plain, facecolor=LIGHT.paper)

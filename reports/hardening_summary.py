@@ -31,7 +31,7 @@ def hardening_lines(found: HardeningFindings) -> list[str]:
         f"{count(len(manifest.seeds), 'seed')}: {done} of {count(len(found.cells), 'cell')} have a "
         "new model",
         "",
-        *_aligned(table),
+        *columns(table),
         "",
         "degradation: accuracy before minus after; distance: mean over pairs of the relative "
         "increase; means over models, each the mean of its seeds",
@@ -91,7 +91,8 @@ def _few(models: list[str]) -> str:
     return ", ".join(models[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-def _aligned(cells: list[list[str]]) -> list[str]:
+def columns(cells: list[list[str]]) -> list[str]:
+    """Rows of text with their columns below each other."""
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     padded = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in cells]
     return [line.rstrip() for line in padded]

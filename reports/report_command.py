@@ -89,6 +89,16 @@ def _hardening(run: Path) -> Report:
     return hardening_lines(found), write_hardening_report(found), hardening_data(found)
 
 
+def _removal(run: Path) -> Report:
+    from .removal import work_out_removal
+    from .removal_report import write_removal_report
+    from .removal_tables import removal_data
+    from .removal_texts import removal_lines
+
+    found = work_out_removal(run)
+    return removal_lines(found), write_removal_report(found), removal_data(found)
+
+
 def _false_positives(run: Path) -> Report:
     from .false_positives import (
         false_positives_data,
@@ -112,6 +122,7 @@ def _honesty(run: Path) -> Report:
 
 _STUDIES: Mapping[str, Callable[[Path], Report]] = {
     "hardening-study": _hardening,
+    "removal": _removal,
     "false-positives": _false_positives,
     "honesty": _honesty,
 }

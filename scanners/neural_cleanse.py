@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from moth_eval.anomaly import anomaly_indices, false_alarm_rate
 from moth_eval.errors import ScanError
 from moth_eval.inversion import presets
 from moth_eval.inversion.engine import invert
@@ -20,8 +21,6 @@ from moth_eval.inversion.schedule import Schedule
 from moth_eval.scan import Cost, PublishedRule, Scan, Status, Trigger
 from moth_eval.seeds import derive_seed
 from moth_eval.subject import Subject
-
-from .anomaly import anomaly_indices, false_alarm_rate
 
 PAPER = Schedule(
     steps=31_000,
@@ -39,14 +38,10 @@ PAPER = Schedule(
 )
 """The published example for GTSRB: 1000 moves of 31 batches of 32, one move of the cost each."""
 
-FAST = replace(presets.SHORT, steps=250, success_rate=0.99, warm_up=True, check_every=25)
-"""Ours: the cost moves at every step, averages are tried, and their faint rest is pruned, so that
-a fraction of the images finds the same sizes."""
-
 LEAST_PIXELS = 0.01
 """Smaller triggers than this are all the same."""
 
-SCHEDULES = {"fast": FAST, "paper": PAPER}
+SCHEDULES = {"fast": presets.UNIVERSAL, "paper": PAPER}
 
 STATISTICS = ("index", "log-index", "size")
 

@@ -29,9 +29,13 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner
+from pydantic import BaseModel
 
 from attacks import ATTACKS
+from attacks.attack_records import AttackRecord, GateRecord, PoisoningRecord
 from attacks.generate_command import generate
+from attacks.inject import parse_attack
+from attacks.inject_command import inject
 from attacks.injector import Injector
 from attacks.plan import RoundSpec
 from attacks.training import Recipe
@@ -187,6 +191,8 @@ def check_moth_eval(arguments: list[str]) -> None:
     given = command.make_context(arguments[0], arguments[1:]).params
     for spec in given.get("scanners", ()):
         parse_scanner(spec)
+    if command is inject:
+        parse_attack(given["attack"])
     if given.get("architecture"):
         ArchitectureSource.parse(given["architecture"])
     if command is generate:
@@ -397,6 +403,11 @@ def test_every_column_is_documented(file: str, material: Path) -> None:
 def test_every_field_of_the_records_is_documented(name: str) -> None:
     model: type[records.Record] = getattr(records, name)
     assert list(rows(section("run-folder.md", name))) == list(model.model_fields)
+
+
+@pytest.mark.parametrize("kind", [AttackRecord, PoisoningRecord, GateRecord])
+def test_every_field_of_an_attack_record_is_documented(kind: type[BaseModel]) -> None:
+    assert list(rows(section("attacks.md", kind.__name__))) == list(kind.model_fields)
 
 
 def make_targets() -> list[str]:

@@ -15,6 +15,11 @@ HARDENERS: Mapping[str, str] = {
     "anp": "moth_eval.hardeners.adversarial_neuron_pruning:AdversarialNeuronPruning",
     "clp": "moth_eval.hardeners.channel_lipschitz_pruning:ChannelLipschitzPruning",
     "rnp": "moth_eval.hardeners.reconstructive_neuron_pruning:ReconstructiveNeuronPruning",
+    "fine-tuning": "moth_eval.hardeners.fine_tuning:FineTuning",
+    "ft-sam": "moth_eval.hardeners.ft_sam:FTSAM",
+    "nad": "moth_eval.hardeners.nad:NAD",
+    "nc-unlearning": "moth_eval.hardeners.nc_unlearning:NCUnlearning",
+    "i-bau": "moth_eval.hardeners.i_bau:IBAU",
 }
 """Short name -> `"module:Class"`, resolved by `moth_eval.plugins.resolve`."""
 

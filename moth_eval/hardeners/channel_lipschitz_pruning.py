@@ -81,11 +81,12 @@ def channel_bounds(convolution: nn.Module, norm: nn.Module) -> Tensor:
     The largest singular value of the channel's kernel as a matrix of input channels by places,
     times the factor that BatchNorm puts on it.
     """
-    assert isinstance(norm, BATCH_NORMS)
     rows = convolution.get_parameter("weight").detach().double().cpu().flatten(2)
     variance = norm.get_buffer("running_var").double().cpu()
     factor = norm.get_parameter("weight").detach().double().cpu().abs()
-    return torch.linalg.svdvals(rows)[:, 0] * factor / (variance + norm.eps).sqrt()
+    eps = float(getattr(norm, "eps", 0.0))
+    largest: Tensor = torch.linalg.svdvals(rows)[:, 0]
+    return largest * factor / (variance + eps).sqrt()
 
 
 def _pairs(subject: Subject) -> list[tuple[str, str]]:

@@ -10,20 +10,25 @@ from torch import Tensor, nn
 from ..subject import Subject
 from .flow import BATCH_NORMS, CONVOLUTIONS, Call, Flow, Key, Layer, flow_of, values_of
 
-ACTIVATIONS = frozenset(
-    "relu relu_ relu6 leaky_relu leaky_relu_ elu elu_ selu selu_ celu celu_ gelu silu mish "
-    "hardswish hardtanh tanh tanh_ softsign softshrink hardshrink prelu rrelu".split()
-)
+# fmt: off
+ACTIVATIONS = frozenset((
+        "relu", "relu_", "relu6", "leaky_relu", "leaky_relu_", "elu", "elu_", "selu", "selu_",
+        "celu", "celu_", "gelu", "silu", "mish", "hardswish", "hardtanh", "tanh", "tanh_",
+        "softsign", "softshrink", "hardshrink", "prelu", "rrelu",
+))
 """Functions that answer zero with zero, pixel by pixel."""
 
-TRANSPARENT = ACTIVATIONS | frozenset(
-    "dropout dropout_ dropout1d dropout2d dropout3d feature_dropout alpha_dropout "
-    "max_pool1d max_pool2d max_pool3d _max_pool1d _max_pool2d _max_pool3d avg_pool1d avg_pool2d "
-    "avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d "
-    "adaptive_max_pool2d adaptive_max_pool3d _adaptive_max_pool2d boolean_dispatch fn mean "
-    "flatten view reshape squeeze contiguous permute transpose".split()
-)
+TRANSPARENT = ACTIVATIONS | frozenset((
+        "dropout", "dropout_", "dropout1d", "dropout2d", "dropout3d", "feature_dropout",
+        "alpha_dropout", "max_pool1d", "max_pool2d", "max_pool3d", "_max_pool1d", "_max_pool2d",
+        "_max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d",
+        "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool1d",
+        "adaptive_max_pool2d", "adaptive_max_pool3d", "_adaptive_max_pool2d", "boolean_dispatch",
+        "fn", "mean", "flatten", "view", "reshape", "squeeze", "contiguous", "permute",
+        "transpose",
+))
 """Functions behind which a channel of zeros is still nothing but zeros."""
+# fmt: on
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -94,11 +94,12 @@ class FinePruning:
         silent = rounds.extra["silent"]
         features.silence(rounds.trainer.network, silent)
         trained = self._trained(rounds, features, silent, slices.training)
-        assert trained.module is not None
-        features.silence(trained.module, silent)
+        repaired = rounds.trainer.network
+        features.silence(repaired, silent)
         pruned = silenced(subject, features, silent)
         return replace(
             trained,
+            module=repaired,
             images_used=len(data),
             variants=(Variant(kind=VariantKind.BYPRODUCT, name="prune-only", module=pruned),),
             figures={
@@ -106,7 +107,7 @@ class FinePruning:
                 "pruned_channels": len(silent),
                 "validation_accuracy_before": float(rounds.extra["curve"][0]),
                 "validation_accuracy_pruned": accuracy(subject, pruned, slices.validation),
-                "validation_accuracy": accuracy(subject, trained.module, slices.validation),
+                "validation_accuracy": accuracy(subject, repaired, slices.validation),
             },
         )
 

@@ -51,7 +51,10 @@ class NormChannels:
         sizes = list(self.sizes.values())
         changed: dict[str, Tensor] = {}
         for name, by, plus in zip(
-            self.sizes, weight_factors.split(sizes), bias_factors.split(sizes), strict=True
+            self.sizes,
+            torch.split(weight_factors, sizes),
+            torch.split(bias_factors, sizes),
+            strict=True,
         ):
             module = network.get_submodule(name)
             changed[f"{name}.weight"] = module.get_parameter("weight").detach() * by
@@ -67,6 +70,7 @@ class NormChannels:
             network: of the same kind; changed.
             silent: bool `(count,)`.
         """
-        for name, part in zip(self.sizes, silent.split(list(self.sizes.values())), strict=True):
+        parts = torch.split(silent, list(self.sizes.values()))
+        for name, part in zip(self.sizes, parts, strict=True):
             for parameter in network.get_submodule(name).parameters(recurse=False):
                 parameter[part.to(parameter.device)] = 0

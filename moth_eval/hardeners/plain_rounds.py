@@ -45,6 +45,7 @@ class PlainRounds:
         """
         if not len(data):
             raise HardeningError(f"{subject.name}: expected clean images to harden with, got none")
+        self._stage = (subject, recipe)
         self.trainer = Trainer(subject, recipe, generator)
         self.batches = Batches(data, generator)
         self.generator = generator
@@ -60,6 +61,12 @@ class PlainRounds:
         self.fresh = saved is None
         if saved is not None:
             self._restore(saved)
+
+    def begin_again(self) -> None:
+        """Train a new copy of the network as it came; counts and draws go on."""
+        steps, images = self.trainer.steps, self.trainer.images
+        self.trainer = Trainer(*self._stage, self.generator)
+        self.trainer.steps, self.trainer.images = steps, images
 
     def run(
         self,

@@ -80,6 +80,7 @@ def stamped_step(
     recipe: Recipe,
     generator: torch.Generator,
     attack: Callable[[Tensor, Tensor], Tensor] | None = None,
+    added: Callable[[], Tensor] | None = None,
 ) -> None:
     """Take one optimiser step on clean images of all classes and stamped ones of each trigger.
 
@@ -94,6 +95,7 @@ def stamped_step(
         recipe: how images are moved and mirrored before stamping.
         generator: on the CPU.
         attack: changes the clean images `(N, C, H, W)` of labels `(N,)` before the step; None: not.
+        added: see `Trainer.step`.
     """
     rows = [batches.balanced(clean)]
     usable = [s for s in stamps if s.source is None or s.source in batches.present]
@@ -113,7 +115,9 @@ def stamped_step(
     if attack is not None:
         plain = slice(0, clean)
         images[plain] = attack(images[plain], batches.labels(chosen[plain]))
-    loss, right = trainer.step(images, batches.labels(chosen), done=done, answers=answers)
+    loss, right = trainer.step(
+        images, batches.labels(chosen), done=done, answers=answers, added=added
+    )
     tally.losses.append(loss)
     tally.clean.append(right[:clean].cpu())
     if usable:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
@@ -49,6 +49,11 @@ class Recipe:
             little data cannot teach anew. Source: Hinton et al., "Distilling the Knowledge in a
             Neural Network", 2015, with its square of the temperature as a factor.
         temperature: of those answers, at least 1.
+        label_smoothing: share of a label, in `[0, 1)`, that is spread over all classes. Source:
+            Szegedy et al., "Rethinking the Inception Architecture", CVPR 2016.
+        sharpness: radius of an adaptive sharpness-aware step, which descends by the gradient of the
+            worst weights nearby; 0: a plain step. Twice the work. Source: Foret et al., ICLR 2021;
+            Kwon et al., "ASAM", ICML 2021.
     """
 
     learning_rate: float
@@ -65,6 +70,8 @@ class Recipe:
     flip: bool = False
     distillation: float = 0.0
     temperature: float = 4.0
+    label_smoothing: float = 0.0
+    sharpness: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.learning_rate > 0 or not 0 <= self.final_share <= 1:
@@ -74,7 +81,7 @@ class Recipe:
             )
         if self.largest_gradient is not None and not self.largest_gradient > 0:
             raise HardeningError(f"largest_gradient must be above 0, got {self.largest_gradient}")
-        for name in ("warm_up", "average_over"):
+        for name in ("warm_up", "average_over", "label_smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise HardeningError(f"{name} must be in [0, 1), got {getattr(self, name)}")
         if not 0 < self.interpolation <= 1:
@@ -86,6 +93,8 @@ class Recipe:
                 "distillation must be in [0, 1] and temperature at least 1, got "
                 f"{self.distillation} and {self.temperature}"
             )
+        if not self.sharpness >= 0:
+            raise HardeningError(f"sharpness must be at least 0, got {self.sharpness}")
         if self.batch_norm not in ("train", "eval"):
             raise HardeningError(f"batch_norm must be train or eval, got {self.batch_norm!r}")
 
@@ -142,7 +151,13 @@ class Trainer:
         return answers
 
     def step(
-        self, images: Tensor, labels: Tensor, *, done: float, answers: Tensor | None = None
+        self,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        done: float,
+        answers: Tensor | None = None,
+        added: Callable[[], Tensor] | None = None,
     ) -> tuple[float, Tensor]:
         """One optimiser step; the loss, and bool `(N,)`: classified rightly before.
 
@@ -151,16 +166,45 @@ class Trainer:
             labels: int64 `(N,)`.
             done: share of the training that is over, in `[0, 1]`; decides the learning rate.
             answers: from `original_answers`, of the images without their stamps.
+            added: a further part of the loss, asked for after every forward pass.
         """
-        for group in self._optimiser.param_groups:
-            group["lr"] = self._recipe.learning_rate_at(done)
+
+        def loss_now() -> tuple[Tensor, Tensor]:
+            # Dropout draws from the global generators, which are put back afterwards.
+            with torch.enable_grad(), self._drawing(images.device):
+                logits = _main(self.network(self._preprocessing(images)))
+                loss = self._loss(logits, labels, answers)
+                return logits, loss if added is None else loss + added()
+
         self.network.train(self._recipe.batch_norm == "train")
         self._optimiser.zero_grad()
-        # Dropout draws from the global generators, which are put back afterwards.
-        with torch.enable_grad(), self._drawing(images.device):
-            logits = self.network(self._preprocessing(images))
-            loss = self._loss(logits, labels, answers)
+        logits, loss = loss_now()
         torch.autograd.backward(loss)
+        if self._recipe.sharpness:
+            with self._at_the_worst_nearby():
+                self._optimiser.zero_grad()
+                torch.autograd.backward(loss_now()[1])
+        self._update(done)
+        self.images += len(images) * (2 if self._recipe.sharpness else 1)
+        return float(loss.detach()), logits.detach().argmax(1) == labels
+
+    def descend(self, gradients: Sequence[Tensor], *, images: int, done: float) -> None:
+        """One optimiser step by gradients that were found elsewhere.
+
+        Args:
+            gradients: one per weight, in the order of the network's parameters.
+            images: that went forward and backward for them.
+            done: share of the training that is over, in `[0, 1]`; decides the learning rate.
+        """
+        for weight, gradient in zip(self.network.parameters(), gradients, strict=True):
+            weight.grad = gradient
+        self._update(done)
+        self.images += images
+
+    def _update(self, done: float) -> None:
+        """Move the weights by their gradients."""
+        for group in self._optimiser.param_groups:
+            group["lr"] = self._recipe.learning_rate_at(done)
         if self._recipe.largest_gradient is not None:
             nn.utils.clip_grad_norm_(self.network.parameters(), self._recipe.largest_gradient)
         self._optimiser.step()
@@ -168,8 +212,27 @@ class Trainer:
             self._average_in()
         self.network.eval()
         self.steps += 1
-        self.images += len(images)
-        return float(loss.detach()), logits.detach().argmax(1) == labels
+
+    @contextmanager
+    def _at_the_worst_nearby(self) -> Iterator[None]:
+        """Weights within the sharpness radius where the loss rises most; back on leaving.
+
+        Running statistics do not move meanwhile: they would count every batch twice.
+        """
+        pairs = [(w, w.grad) for w in self.network.parameters() if w.grad is not None]
+        before = [w.detach().clone() for w, _ in pairs]
+        buffers = [(buffer, buffer.clone()) for buffer in self.network.buffers()]
+        norm = torch.stack([(w.detach().abs() * g).norm() for w, g in pairs]).norm()
+        with torch.no_grad():
+            for weight, gradient in pairs:
+                up = self._recipe.sharpness * weight.square() * gradient / (norm + 1e-12)
+                weight.add_(up)
+        yield
+        with torch.no_grad():
+            for (weight, _), value in zip(pairs, before, strict=True):
+                weight.copy_(value)
+            for buffer, value in buffers:
+                buffer.copy_(value)
 
     @torch.no_grad()
     def _average_in(self) -> None:
@@ -192,7 +255,7 @@ class Trainer:
             yield
 
     def _loss(self, logits: Tensor, labels: Tensor, answers: Tensor | None) -> Tensor:
-        loss = F.cross_entropy(logits, labels)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self._recipe.label_smoothing)
         if answers is None:
             return loss
         heat, share = self._recipe.temperature, self._recipe.distillation
@@ -244,6 +307,11 @@ class Trainer:
                 self._optimiser.state[weights[name]][key] = value.to(place).clone()
         self._averaged_steps = int(tensors["averaged_steps"])
         self.steps, self.images = steps, images
+
+
+def _main(output: Tensor | tuple[Tensor, ...]) -> Tensor:
+    """The logits proper of a network that has further outputs while it is trained."""
+    return output if isinstance(output, Tensor) else output[0]
 
 
 def _optimiser(weights: list[nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:

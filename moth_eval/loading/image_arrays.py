@@ -22,23 +22,28 @@ _MEMBERS = ("images", "labels")
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
-def read_arrays(path: Path) -> tuple[NDArray[Any], NDArray[np.int64]]:
+def read_arrays(path: Path, *, most: int | None = None) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """Images `(N, C, H, W)`, uint8 or float32 in `[0, 1]`, and labels int64 `(N,)`.
 
     The file holds `images`, uint8 or float in `[0, 1]`, as `(N, H, W, C)`, `(N, C, H, W)` or
     `(N, H, W)` with 1 or 3 channels, and `labels`, whole numbers `(N,)`. Pickled objects are
     refused, and nothing is allocated before the sizes have been checked.
 
+    Args:
+        path: the file.
+        most: values that one array may hold; None: as many as are held at once elsewhere.
+
     Raises:
         InputError: the file is not such an archive.
     """
+    most = MAX_VALUES if most is None else most
     if not path.is_file():
         raise InputError(f"{path} is not there or not a regular file; expected an .npz")
     try:
         with path.open("rb") as file:
             _require_archive(file.read(len(_ARCHIVE)), path)
             with zipfile.ZipFile(file) as archive:
-                images, labels = (_member(archive, member, path) for member in _MEMBERS)
+                images, labels = (_member(archive, member, path, most) for member in _MEMBERS)
     except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path} cannot be read as an .npz archive: {error}") from error
     return _images(images, path), _labels(labels, len(images), path)
@@ -53,14 +58,14 @@ def _require_archive(head: bytes, path: Path) -> None:
         )
 
 
-def _member(archive: zipfile.ZipFile, member: str, path: Path) -> NDArray[Any]:
-    _require_plain(archive, member, path)
+def _member(archive: zipfile.ZipFile, member: str, path: Path, most: int) -> NDArray[Any]:
+    _require_plain(archive, member, path, most)
     with archive.open(f"{member}.npy") as file:
         array: NDArray[Any] = npy.read_array(file, allow_pickle=False)
     return array
 
 
-def _require_plain(archive: zipfile.ZipFile, member: str, path: Path) -> None:
+def _require_plain(archive: zipfile.ZipFile, member: str, path: Path, most: int) -> None:
     """Raises `InputError` unless a member is an array of numbers as large as it claims to be."""
     try:
         info = archive.getinfo(f"{member}.npy")
@@ -81,10 +86,10 @@ def _require_plain(archive: zipfile.ZipFile, member: str, path: Path) -> None:
             f"{path}: the array {member!r} holds pickled objects, which are never loaded; save it "
             "as numbers"
         )
-    if prod(shape) > MAX_VALUES or prod(shape) * dtype.itemsize != size:
+    if prod(shape) > most or prod(shape) * dtype.itemsize != size:
         raise InputError(
             f"{path}: the array {member!r} claims the shape {shape} of {dtype}; it holds {size:,} "
-            f"bytes, and at most {MAX_VALUES:,} values are read"
+            f"bytes, and at most {most:,} values are read"
         )
 
 

@@ -16,8 +16,10 @@ files              model files without folders of their own
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from ..errors import RoundError
@@ -38,6 +40,8 @@ MODEL_SUFFIXES = (
     ".pt2",
     ".onnx",
 )
+# What lies with a model and has the suffix of one: the tensors of a trigger.
+NO_MODELS = ("attack.safetensors",)
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".webp")
 CLEAN_FOLDERS = (
     "clean-example-data",
@@ -71,6 +75,12 @@ class Found:
     members: tuple[Path, ...]
     files: bool
     notes: tuple[str, ...] = ()
+
+    @cached_property
+    def shared_stems(self) -> frozenset[str]:
+        """Names without suffix that more than one member has."""
+        counts = Counter(member.stem for member in self.members)
+        return frozenset(stem for stem, count in counts.items() if count > 1)
 
 
 def find_models(path: Path) -> Found:
@@ -148,8 +158,12 @@ def _model_folders(base: Path) -> tuple[Path, ...]:
 def _model_files(base: Path) -> tuple[Path, ...]:
     if not base.is_dir():
         return ()
-    files = (entry for entry in base.iterdir() if entry.suffix.lower() in MODEL_SUFFIXES)
+    files = (entry for entry in base.iterdir() if _is_model_name(entry.name))
     return tuple(sorted(entry for entry in files if entry.is_file() or entry.is_symlink()))
+
+
+def _is_model_name(name: str) -> bool:
+    return name.lower().endswith(MODEL_SUFFIXES) and name not in NO_MODELS
 
 
 def _unread(path: Path, base: Path, inner: Path) -> tuple[str, ...]:
@@ -174,7 +188,7 @@ def _looks_like_round(folder: Path) -> bool:
 def find_model_file(folder: Path, names: Collection[str]) -> Path:
     """`model.pt`, or the only file with the suffix of a model; `model.pt` if neither is there."""
     if MODEL_FILE not in names:
-        others = [name for name in names if name.lower().endswith(MODEL_SUFFIXES)]
+        others = [name for name in names if _is_model_name(name)]
         if len(others) == 1:
             return folder / others[0]
     return folder / MODEL_FILE

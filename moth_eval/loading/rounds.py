@@ -318,9 +318,8 @@ def _read_file(file: Path, found: Found, row: dict[str, str], given: Path | None
     architecture, mismatch = _architecture(config, row)
     obstacles = [_file_problem(file, found.root), mismatch, "" if examples else missing]
     obstacles = [obstacle for obstacle in obstacles if obstacle]
-    shared_stem = sum(other.stem == file.stem for other in found.members) > 1
     return RoundModel(
-        name=file.name if shared_stem else file.stem,
+        name=file.name if file.stem in found.shared_stems else file.stem,
         file=file,
         examples=examples,
         layout=FILES,

@@ -51,6 +51,23 @@ def write_sidecar(model: Path, *, architecture: str, num_classes: int) -> None:
     sidecar_path(model).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
+def name_in_sidecar(option: str, architecture: str) -> str:
+    """What a side-car has to call a network so that the same `--arch` opens it again.
+
+    Folders of models take what stands before a colon for the model's task, so a factory's full
+    name needs a task; and `--arch package.module` looks for the factory's own name.
+
+    Args:
+        option: what `--arch` said.
+        architecture: the network's full name, as loading gave it.
+    """
+    if ":" not in architecture:
+        return architecture
+    if ":" in option:
+        return f"classification:{architecture}"
+    return architecture.rpartition(":")[2]
+
+
 def _read(path: Path) -> SideCar:
     expected = 'expected {"architecture": "resnet18", "num_classes": 10}'
     try:

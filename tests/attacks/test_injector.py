@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from attacks.injector import Backdoor, Injector, Measured, Splits, measure
+from attacks.making import Material
 from attacks.patch import Patch
 from attacks.poisoning import poison, stamp_scenes
 from attacks.polygon import Polygon
-from attacks.scenes import to_float
+from attacks.scenes import Scenes, to_float
 from attacks.training import Recipe, _share_of_peak, fit, predict
 from attacks.trigger import Trigger
 from moth_eval.errors import InputError
@@ -19,6 +20,10 @@ from tests.support.toy_task import SIDE, toy_network, toy_scenes, toy_splits
 PATCH = Patch(target=0, size=3, row=0, column=0, colour=(1.0, 0.0, 1.0))
 SPECIFIC = replace(PATCH, sources=(2,))
 INJECTOR = Injector(recipe=Recipe(epochs=8, learning_rate=1e-2, shift=0))
+
+
+def material_of(scenes: Scenes) -> Material:
+    return Material(images=scenes.images, labels=scenes.labels, num_classes=4)
 
 
 class Oracle(nn.Module):
@@ -49,11 +54,12 @@ def clean(data: Splits) -> Backdoor:
 def test_the_poisoning_rate_counts_images_of_the_source_classes_only() -> None:
     scenes = toy_scenes(100, seed=1)
     generator = torch.Generator().manual_seed(0)
-    universal = poison(scenes, PATCH, poisoning_rate=0.1, cover_rate=0.5, generator=generator)
-    assert int(universal.relabelled.sum()) == 30
+    rates = {"material": material_of(scenes), "poisoning_rate": 0.1, "cover_rate": 0.5}
+    universal = poison(scenes, PATCH, generator=generator, **rates)
+    assert int(universal.poisoned.sum()) == 30
     assert int(universal.covered.sum()) == 0
-    specific = poison(scenes, SPECIFIC, poisoning_rate=0.1, cover_rate=0.5, generator=generator)
-    assert int(specific.relabelled.sum()) == 10
+    specific = poison(scenes, SPECIFIC, generator=generator, **rates)
+    assert int(specific.poisoned.sum()) == 10
     assert int(specific.covered.sum()) == 100
 
 
@@ -64,16 +70,17 @@ def test_poison_changes_what_it_says_and_nothing_else(trigger: Trigger) -> None:
     poisoned = poison(
         scenes,
         trigger,
+        material=material_of(scenes),
         poisoning_rate=0.3,
         cover_rate=0.3,
         generator=torch.Generator().manual_seed(0),
     )
-    stamped = poisoned.relabelled | poisoned.covered
+    stamped = poisoned.poisoned | poisoned.covered
     assert torch.equal(scenes.images, before[0]) and torch.equal(scenes.labels, before[1])
     assert torch.equal(poisoned.images[~stamped], scenes.images[~stamped])
     assert (poisoned.images[stamped] != scenes.images[stamped]).flatten(1).any(dim=1).all()
-    assert (poisoned.labels[poisoned.relabelled] == 0).all()
-    assert torch.equal(poisoned.labels[~poisoned.relabelled], scenes.labels[~poisoned.relabelled])
+    assert (poisoned.labels[poisoned.poisoned] == 0).all()
+    assert torch.equal(poisoned.labels[~poisoned.poisoned], scenes.labels[~poisoned.poisoned])
     assert not (scenes.labels[stamped] == 0).any()
 
 
@@ -82,11 +89,12 @@ def test_a_source_specific_cover_keeps_the_labels_of_bystanders() -> None:
     poisoned = poison(
         scenes,
         SPECIFIC,
+        material=material_of(scenes),
         poisoning_rate=0.2,
         cover_rate=0.2,
         generator=torch.Generator().manual_seed(0),
     )
-    assert set(scenes.labels[poisoned.relabelled].tolist()) == {2}
+    assert set(scenes.labels[poisoned.poisoned].tolist()) == {2}
     assert set(scenes.labels[poisoned.covered].tolist()) == {1, 3}
     assert torch.equal(poisoned.labels[poisoned.covered], scenes.labels[poisoned.covered])
 
@@ -96,6 +104,7 @@ def test_a_rate_that_poisons_nothing_is_refused() -> None:
         poison(
             toy_scenes(10, seed=1),
             PATCH,
+            material=material_of(toy_scenes(10, seed=1)),
             poisoning_rate=0.01,
             cover_rate=0,
             generator=torch.Generator(),
@@ -117,10 +126,10 @@ def test_a_trigger_on_the_foreground_needs_to_know_it() -> None:
 def test_the_success_rate_never_counts_the_target_class() -> None:
     scenes = toy_scenes(10, seed=1)
     # Always says the target: only images of the target class are right, and all others are hits.
-    yes = measure(Oracle(0, 0), scenes, PATCH, seed=0)
+    yes = measure(Oracle(0, 0), scenes, PATCH, seed=0, num_classes=4)
     assert (yes.clean_accuracy, yes.asr, yes.bystander_asr) == (0.25, 1.0, None)
     # Never says the target: were its own images counted, nothing would change; so hit them only.
-    no = measure(Oracle(1, 0), scenes, PATCH, seed=0)
+    no = measure(Oracle(1, 0), scenes, PATCH, seed=0, num_classes=4)
     assert no.asr == 0.0
 
 
@@ -131,7 +140,7 @@ def test_a_source_specific_trigger_is_measured_on_its_source_and_on_the_others()
             classes = torch.where(blue, 0, 1)
             return nn.functional.one_hot(classes, 4).float()
 
-    measured = measure(SourceOnly(0, 0), toy_scenes(10, seed=1), SPECIFIC, seed=0)
+    measured = measure(SourceOnly(0, 0), toy_scenes(10, seed=1), SPECIFIC, seed=0, num_classes=4)
     assert measured.asr is not None and measured.asr > 0.7
     assert measured.bystander_asr == 0.0
 
@@ -139,7 +148,7 @@ def test_a_source_specific_trigger_is_measured_on_its_source_and_on_the_others()
 def test_no_image_of_a_source_class_is_an_error_and_not_a_rate() -> None:
     scenes = toy_scenes(10, seed=1)
     with pytest.raises(InputError, match="no held-out image is of a source class"):
-        measure(Oracle(0, 0), scenes.take(scenes.labels == 0), PATCH, seed=0)
+        measure(Oracle(0, 0), scenes.take(scenes.labels == 0), PATCH, seed=0, num_classes=4)
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from benchmarks.sittings import exclusively
+from benchmarks.trojai import TrojaiStudy, plan
 from moth_eval.cli import main
-from moth_eval.loading.files import MODEL_SUFFIXES
+from moth_eval.loading.files import MODEL_SUFFIXES, sha256_of
 from moth_eval.records import RunFolder
 from reports.tables import TIMING_COLUMNS
 from tests.support.hostile import write_hostile_files
@@ -309,3 +310,22 @@ def test_two_shards_merged_are_one_run(
     assert rows(tmp_path / "whole") == rows(undisturbed[0])
     again = trojai(models, tmp_path / "whole")
     assert "4 of 4 tasks are done" in again.output
+
+
+def test_examples_that_all_models_share_are_read_once_for_their_hash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_prototype_round(tmp_path / "models", models=3)
+    read = list[Path]()
+
+    def hash_of(path: Path) -> str:
+        read.append(path)
+        return sha256_of(path)
+
+    monkeypatch.setattr("moth_eval.loading.files.sha256_of", hash_of)
+    shared = tmp_path / "models" / "model-0.npz"
+    plan(
+        TrojaiStudy(models=tmp_path / "models", run=tmp_path / "run", examples=shared, device="cpu")
+    )
+    assert read.count(shared) == 1
+    assert len(read) == 4

@@ -5,7 +5,7 @@ import torch
 from scipy.stats import binom
 
 from moth_eval.errors import InputError
-from moth_eval.paired import paired_accuracy
+from moth_eval.paired import holm, paired_accuracy, paired_difference
 
 
 def answers(lost: int, gained: int, both: int, neither: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -40,3 +40,38 @@ def test_the_same_accuracies_can_come_from_very_different_evidence() -> None:
 def test_answers_on_different_numbers_of_images_are_refused() -> None:
     with pytest.raises(InputError, match="on the same images"):
         paired_accuracy(torch.ones(3, dtype=torch.bool), torch.ones(4, dtype=torch.bool))
+
+
+def test_the_sign_flip_test_of_a_few_models_is_the_one_counted_by_hand() -> None:
+    result = paired_difference([0.9, 0.8, 0.7, 0.9], [0.1, 0.2, 0.1, 0.0])
+    assert result.mean == pytest.approx(-0.725)
+    assert result.p_value == pytest.approx(2 / 2**4)
+    assert result.models == 4
+    assert result.interval is not None
+    assert result.interval.low <= -0.725 <= result.interval.high <= 0
+
+
+def test_methods_that_do_the_same_do_not_differ_and_one_model_shows_nothing() -> None:
+    same = paired_difference([0.1, 0.2, 0.3], [0.1, 0.2, 0.3])
+    assert (same.mean, same.p_value) == (0, 1)
+    one = paired_difference([0.9], [0.1])
+    assert (one.p_value, one.interval) == (None, None)
+
+
+def test_many_models_are_tested_by_drawn_flips_and_always_alike() -> None:
+    first = [0.01 * place for place in range(20)]
+    second = [value - 0.1 - 0.001 * place for place, value in enumerate(first)]
+    results = {paired_difference(first, second).p_value for _ in range(2)}
+    assert len(results) == 1
+    assert 0 < (results.pop() or 1) <= 0.001
+
+
+def test_figures_of_different_models_are_not_compared() -> None:
+    with pytest.raises(InputError, match="for the same models"):
+        paired_difference([0.1], [0.1, 0.2])
+
+
+def test_holm_is_as_in_a_worked_example_and_keeps_the_order() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx((0.03, 0.06, 0.06))
+    assert holm([0.9, 0.8]) == (1.0, 1.0)
+    assert holm([]) == ()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import sys
+from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint
 
 import pytest
@@ -48,3 +50,28 @@ def test_seeds_are_the_same_on_every_machine() -> None:
     assert derive_seed(0, "model", "nc") == 859323655221941037
     draws = [torch.rand(2, generator=generator_for("x")).tolist() for _ in range(2)]
     assert draws[0] == draws[1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """Something with a tuple among its parameters, and a field that is none."""
+
+    classes: tuple[int, ...] = (1,)
+    colour: tuple[float, float] = (0.0, 0.0)
+    kept: str = field(default="", metadata={"parameter": False})
+
+
+def test_parts_of_a_tuple_are_joined_by_a_plus(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = {"method": f"{__name__}:Method"}
+    monkeypatch.setattr(plugins, "import_module", lambda name: sys.modules[name])
+
+    def parsed(spec: str) -> dict[str, object]:
+        return plugins.parse_spec(spec, table, "none", kind="method", contract=Method)[1]
+
+    assert parsed("method") == {"classes": (1,), "colour": (0.0, 0.0)}
+    assert parsed("method:classes=1+2,colour=0.5+1")["classes"] == (1, 2)
+    assert parsed("method:classes=")["classes"] == ()
+    with pytest.raises(InputError, match=r"classes takes a tuple\[int, \.\.\.\], got '1\+x'"):
+        parsed("method:classes=1+x")
+    with pytest.raises(InputError, match="has no parameter 'kept': expected field=value"):
+        parsed("method:kept=1")

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from moth_eval.anomaly import anomaly_indices
 from moth_eval.errors import ScanError
+from moth_eval.inversion import presets
 from moth_eval.inversion.problems import Inversion, Problem
 from moth_eval.runner import run_scan
 from moth_eval.scan import Scan, Status
-from scanners.anomaly import anomaly_indices
-from scanners.neural_cleanse import FAST, PAPER, NeuralCleanse
+from scanners.neural_cleanse import PAPER, NeuralCleanse
 from tests.support.subjects import prototype_subject
 
 
@@ -154,8 +155,8 @@ def test_bad_parameters_are_refused(field: str, value: object, message: str) -> 
 
 def test_the_published_schedule_moves_its_cost_once_per_pass() -> None:
     assert (PAPER.steps, PAPER.steps_per_move, PAPER.up, PAPER.patience) == (31_000, 31, 2.0, 5)
-    assert FAST.steps_per_move == 1
-    assert FAST.steps < PAPER.steps / 50
+    assert presets.UNIVERSAL.steps_per_move == 1
+    assert presets.UNIVERSAL.steps < PAPER.steps / 50
 
 
 @pytest.mark.slow

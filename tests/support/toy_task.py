@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import torch
 from torch import nn
 
@@ -41,14 +44,33 @@ def toy_network(seed: int, classes: int = 4) -> nn.Module:
     """Two convolutions, a pooling and a linear layer."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return nn.Sequential(
-            nn.Conv2d(3, 16, 3, padding=1),
-            nn.BatchNorm2d(16),
-            nn.ReLU(),
-            nn.Conv2d(16, 32, 3, padding=1, stride=2),
-            nn.BatchNorm2d(32),
-            nn.ReLU(),
-            nn.AdaptiveAvgPool2d(3),
-            nn.Flatten(),
-            nn.Linear(288, classes),
-        )
+        return toy_factory(classes)
+
+
+def toy_factory(num_classes: int = 4) -> nn.Module:
+    """The same network for `--arch tests.support.toy_task:toy_factory`."""
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 3, padding=1, stride=2),
+        nn.BatchNorm2d(32),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(3),
+        nn.Flatten(),
+        nn.Linear(288, num_classes),
+    )
+
+
+def brightness_factory(num_classes: int = 2) -> nn.Module:
+    """Tells bright images from dark ones by the sign of their mean, once it is trained."""
+    layers = (nn.Conv2d(3, 1, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return nn.Sequential(*layers, nn.Linear(1, num_classes))
+
+
+def write_toy_data(path: Path, per_class: int, *, seed: int) -> Path:
+    """Scenes of the task as an `.npz`."""
+    scenes = toy_scenes(per_class, seed=seed)
+    images = scenes.images.permute(0, 2, 3, 1).numpy()
+    np.savez(path, images=images, labels=scenes.labels.numpy())
+    return path

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scanners.anomaly import anomaly_indices, false_alarm_rate
+from moth_eval.anomaly import anomaly_indices, false_alarm_rate
 
 
 def test_the_index_is_that_of_the_published_formula() -> None:

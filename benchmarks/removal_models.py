@@ -1,0 +1,167 @@
+"""The models of a study of removal, and apart from them what was implanted in each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from attacks.artefacts import read_artefact
+from attacks.attack_records import NONE, RECORD, AttackRecord
+from attacks.trigger import Trigger
+from moth_eval.errors import InputError, MothError, RoundError
+from moth_eval.loading.files import sha256_of
+from moth_eval.loading.layouts import find_models
+from moth_eval.loading.rounds import RoundModel, read_round
+
+UNKNOWN = "unknown"
+"""Name of the attack where an `attack.json` cannot be read; such a model is never opened."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attacked:
+    """One model and its ground truth.
+
+    Attributes:
+        model: as its files describe it; never its ground truth.
+        artefact: folder of its `attack.json`; None for a model without one.
+        record: what that says; None for a model without one.
+        threat: of its trigger; empty for a clean control.
+        twin: its clean twin, if there is one.
+    """
+
+    model: RoundModel
+    artefact: Path | None = None
+    record: AttackRecord | None = None
+    threat: str = ""
+    twin: RoundModel | None = None
+
+    @property
+    def attack(self) -> str:
+        """Name of the attack; `none` for a clean control, `unknown` if the record is wrong."""
+        if self.artefact is not None and self.record is None:
+            return UNKNOWN
+        return self.record.attack if self.record else NONE
+
+    @property
+    def clean(self) -> bool:
+        """Whether it is a clean control."""
+        return self.attack == NONE
+
+    @property
+    def not_implanted(self) -> str:
+        """Why the attack counts as not implanted, as far as the record tells; empty if not."""
+        gate = self.record.gate if self.record and not self.clean else None
+        if gate is None or gate.passed:
+            return ""
+        return f"its own gate refused the model: {gate.failure or 'no reason stated'}"
+
+
+def find_attacked(folder: Path, *, examples: Path) -> tuple[Attacked, ...]:
+    """The models in a folder, sorted by name.
+
+    A folder with an `attack.json`, or folders with a model each, or model files. A model without a
+    record, or whose record names no attack, is a clean control; so is a clean twin that lies with
+    an attacked model, once for each file.
+
+    Args:
+        folder: as `--models` names it; may be one model's folder or file.
+        examples: clean images for every model.
+
+    Raises:
+        InputError: there are no models, or two in one folder. A wrong `attack.json` makes its
+            model unusable, and the model says why.
+    """
+    found = list(_members(folder, examples))
+    if not found:
+        raise InputError(
+            f"no models in {folder}: expected folders with a model and {RECORD} each, as "
+            "`moth-eval inject` leaves them, or model files"
+        )
+    known = {_hash(one.model) for one in found if one.clean}
+    for one in list(found):
+        if one.twin is not None and _hash(one.twin) not in known:
+            known.add(_hash(one.twin))
+            found.append(Attacked(model=one.twin))
+    return tuple(sorted(found, key=lambda one: one.model.name))
+
+
+def _hash(model: RoundModel) -> str:
+    try:
+        return sha256_of(model.file)
+    except OSError:
+        return str(model.file.resolve())
+
+
+def read_trigger(artefact: Path) -> Trigger:
+    """The trigger of an attacked model, ready to stamp.
+
+    Raises:
+        InputError: there is none, or it cannot be read.
+    """
+    trigger = read_artefact(artefact).trigger
+    if trigger is None:
+        raise InputError(f"{artefact / RECORD} names no attack, so there is nothing to stamp")
+    return trigger
+
+
+def _members(folder: Path, examples: Path) -> Iterator[Attacked]:
+    if not folder.exists():
+        raise InputError(f"{folder} does not exist; give a folder of models or a model file")
+    if folder.is_file():
+        yield Attacked(model=_only(folder, examples, folder.stem))
+        return
+    if (folder / RECORD).is_file():
+        yield _artefact(folder, folder.name, examples)
+        return
+    for inner in sorted(path for path in folder.iterdir() if path.is_dir()):
+        if (inner / RECORD).is_file():
+            yield _artefact(inner, inner.name, examples)
+        elif _has_model(inner):
+            yield Attacked(model=_only(inner, examples, inner.name))
+    if _has_files(folder):
+        yield from (Attacked(model=one) for one in read_round(folder, examples=examples).models)
+
+
+def _artefact(folder: Path, name: str, examples: Path) -> Attacked:
+    model, twin = _only(folder, examples, name), None
+    try:
+        read = read_artefact(folder)
+    except MothError as error:
+        return Attacked(model=replace(model, usable=False, problems=(str(error),)), artefact=folder)
+    if read.twin is not None and _has_model(read.twin):
+        twin = _only(read.twin, examples, f"{name}-twin")
+    return Attacked(
+        model=model,
+        artefact=folder,
+        record=read.record,
+        threat="" if read.trigger is None else str(read.trigger.threat.value),
+        twin=twin,
+    )
+
+
+def _only(path: Path, examples: Path, name: str) -> RoundModel:
+    """The one model in a folder, under another name.
+
+    Raises:
+        InputError: there are several, or none.
+    """
+    models = read_round(path, examples=examples).models
+    if len(models) != 1:
+        names = ", ".join(model.file.name for model in models[:3])
+        raise InputError(f"{path} holds {len(models)} models ({names}): expected one per folder")
+    return replace(models[0], name=name)
+
+
+def _has_model(folder: Path) -> bool:
+    try:
+        return bool(find_models(folder).members)
+    except RoundError:
+        return False
+
+
+def _has_files(folder: Path) -> bool:
+    try:
+        return find_models(folder).files
+    except MothError:
+        return False

@@ -1,0 +1,31 @@
+"""Where `--arch` may find the user's own code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+def admit_own_code(architecture: str, models: Path) -> None:
+    """Let `--arch` find modules in the present folder, after all others; no worker looks there.
+
+    Not if the present folder is one of untrusted models: nothing may be imported from beside them.
+    """
+    import os
+    import sys
+
+    from .loading.architectures import ArchitectureSource
+
+    os.environ["PYTHONSAFEPATH"] = "1"
+    here, root = Path.cwd().resolve(), models.resolve()
+    if not architecture or ArchitectureSource(spec=architecture).is_builtin:
+        return
+    if here == root or root in here.parents:
+        click.echo(
+            f"note: no code is imported from {here}, models lie there; set PYTHONPATH to "
+            "the folder of your own code",
+            err=True,
+        )
+    elif str(here) not in sys.path:
+        sys.path.append(str(here))

@@ -1,0 +1,292 @@
+"""The tables of a removal study for people: Markdown, LaTeX, and lines for a terminal."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from moth_eval.text import visible
+
+from .hardening_study import MOST_NAMED, Average, shortened
+from .hardening_summary import columns
+from .removal import FIGURES, NONE, Line, RemovalFindings, Result
+from .removal_tables import ORIGINALS, floor_of
+from .wording import count, number
+
+Table = list[list[str]]
+
+_SHOWN = ("accuracy", "asr", "ra", "der")
+_HEADS = {
+    "accuracy": "ACC",
+    "accuracy_fall": "lost",
+    "asr": "ASR",
+    "ra": "RA",
+    "der": "DER",
+    "reactivated_asr": "ASR again",
+    "seconds": "seconds",
+}
+MEANING = (
+    "ACC: accuracy on clean test images; ASR: stamped ones classified as the target; RA: stamped "
+    "ones classified rightly; DER: 0.5 is no change"
+)
+_UNSAFE = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
+    "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+}  # fmt: skip
+
+
+def removal_lines(found: RemovalFindings) -> list[str]:
+    """The summary, one string per line, without colour or control characters."""
+    lines = [_heading(found), basis(found), "", *columns(_visible(method_table(found)))]
+    if found.differences:
+        table = _visible(difference_table(found))
+        lines += ["", f"against {visible(found.manifest.control)}:", *columns(table)]
+    if found.controls:
+        lines += ["", "clean controls:", *columns(_visible(control_table(found)))]
+    return [*lines, "", MEANING, *remarks(found)]
+
+
+def removal_markdown(found: RemovalFindings) -> str:
+    """`removal.md`: every table with what has to be said about it."""
+    parts = ["# Removal of backdoors", _heading(found) + ".", basis(found) + "."]
+    parts += ["## Methods", _markdown(method_table(found)), MEANING + "."]
+    for attack, threat in found.attacks:
+        names = {cell.model for cell in found.of_attack(attack, threat)}
+        title = f"{attack} ({threat})" if threat else attack
+        parts += [f"## Attack {_plain(title)}", _markdown(method_table(found, names))]
+    if found.differences:
+        title = f"## Against {_plain(found.manifest.control)}"
+        parts += [title, _markdown(difference_table(found))]
+    if found.controls:
+        parts += ["## Clean controls", _markdown(control_table(found))]
+    notes = remarks(found)
+    if notes:
+        parts += ["## Notes", "\n".join(f"* {_plain(note.strip())}" for note in notes)]
+    return "\n\n".join(parts) + "\n"
+
+
+def removal_latex(found: RemovalFindings) -> str:
+    """`removal.tex`: the table of methods and the one per attack."""
+    parts = [f"% {_one_line(_heading(found))}", f"% {_one_line(basis(found))}"]
+    parts.append(_latex(method_table(found)))
+    for attack, threat in found.attacks:
+        names = {cell.model for cell in found.of_attack(attack, threat)}
+        parts += [f"% {_one_line(f'{attack} {threat}')}", _latex(method_table(found, names))]
+    return "\n".join(parts) + "\n"
+
+
+def method_table(found: RemovalFindings, models: set[str] | None = None) -> Table:
+    """Head and rows: the originals, then every method and by-product.
+
+    Args:
+        found: the figures.
+        models: only these; None: all.
+    """
+    used = [c for c in found.compared(found.scored) if models is None or c.model in models]
+    shown = [*_SHOWN]
+    if found.manifest.reactivation.images:
+        shown.append("reactivated_asr")
+    table = [["method", "models", "cells", *(_HEADS[name] for name in shown), "seconds"]]
+    everyone = [c for c in found.scored if models is None or c.model in models]
+    for line in (ORIGINALS, *found.lines):
+        results = found.results(line, used)
+        asked = sum(cell.method == line.method for cell in everyone)
+        row = [
+            _name(line),
+            str(found.average(results, FIGURES["asr"]).models),
+            f"{len(results)}" if line == ORIGINALS else f"{len(results)}/{asked}",
+            *(_figure(found, results, name) for name in shown),
+            _seconds(found, results),
+        ]
+        table.append(row)
+    floor = floor_of(found, found.results(ORIGINALS, used))
+    if floor.value is not None:
+        empty = ["–"] * (len(shown) - 2)
+        table.append(["clean model", str(floor.models), "–", "–", _percent(floor), *empty, "–"])
+    return table
+
+
+def control_table(found: RemovalFindings) -> Table:
+    """Head and rows: what the methods do to clean models."""
+    used = found.compared(found.controls)
+    table = [["method", "models", "ACC", "lost", "seconds"]]
+    for line in (ORIGINALS, *found.lines):
+        results = found.results(line, used)
+        if results:
+            table.append(
+                [
+                    _name(line),
+                    str(found.average(results, FIGURES["accuracy"]).models),
+                    _percent(found.average(results, FIGURES["accuracy"])),
+                    "–"
+                    if line == ORIGINALS
+                    else _percent(found.average(results, FIGURES["accuracy_fall"]), sign=True),
+                    _seconds(found, results),
+                ]
+            )
+    return table
+
+
+def difference_table(found: RemovalFindings) -> Table:
+    """Head and rows: every method minus the control, model by model."""
+    table = [["method", "figure", "models", "difference", "p", "p (Holm)"]]
+    for one in found.differences:
+        average = Average(
+            value=one.found.mean,
+            interval=one.found.interval,
+            cells=one.found.models,
+            models=one.found.models,
+        )
+        as_text = _plain_number if one.figure == "der" else _percent
+        table.append(
+            [
+                shortened(one.line.label),
+                _HEADS[one.figure],
+                str(one.found.models),
+                as_text(average, sign=True),
+                number(one.found.p_value, 2),
+                number(one.p_holm, 2),
+            ]
+        )
+    return table
+
+
+def basis(found: RemovalFindings) -> str:
+    """On how many models and cells every mean rests."""
+    used = found.compared(found.scored)
+    models = len({cell.model for cell in used})
+    cells = len({(cell.model, cell.seed) for cell in used})
+    everyone = len({cell.model for cell in found.scored})
+    return (
+        f"means over the {count(models, 'model')} (of {everyone}) and {count(cells, 'repair')} per "
+        "method that every method has a result for, each model the mean of its seeds, with 95 % "
+        "intervals"
+    )
+
+
+def remarks(found: RemovalFindings) -> list[str]:
+    """What is missing, what was not scored, and what speaks against the figures."""
+    left_out = found.unimplanted.items()
+    lines = [visible(f"not implanted, never scored: {name}: {why}") for name, why in left_out]
+    missing = found.missing
+    if missing:
+        lines.append(f"without a result, in no mean: {count(len(missing), 'cell')}")
+        named = [visible(f"{c.label}: {c.status} {c.reason}").rstrip() for c in missing]
+        lines += [f"  {line}" for line in named[:MOST_NAMED]]
+        more = len(missing) - MOST_NAMED
+        lines += [f"  and {more} more"] if more > 0 else []
+    lines += [f"note: {visible(note)}" for note in _notes(found)]
+    return lines
+
+
+def _notes(found: RemovalFindings) -> list[str]:
+    notes: dict[str, dict[str, None]] = {}
+    for cell in found.cells:
+        for note in cell.card.notes if cell.card else ():
+            notes.setdefault(note, {})[cell.model] = None
+    lines = [f"{', '.join(list(models)[:MOST_NAMED])}: {note}" for note, models in notes.items()]
+    oracles = [line.label for line in found.lines if line.oracle]
+    if oracles:
+        lines.append(
+            f"{', '.join(map(shortened, oracles))}: looks at the trigger or its target class; a "
+            "bound, not a method"
+        )
+    empty = sorted({c.method for c in found.scored} - {c.method for c in found.scored if c.card})
+    if empty and any(c.card for c in found.scored):
+        lines.append(f"{', '.join(map(shortened, empty))}: no result at all, so in no comparison")
+    check = found.manifest.reactivation
+    if check.images:
+        lines.append(
+            f"ASR again: after fine-tuning on the clean images, {check.images} of them stamped and "
+            f"relabelled; SGD {check.learning_rate:g}, {check.epochs} epochs, batch "
+            f"{check.batch_size}"
+        )
+    return lines
+
+
+def _heading(found: RemovalFindings) -> str:
+    manifest = found.manifest
+    attacked = len({cell.model for cell in found.scored})
+    clean = sum(entry.clean for entry in manifest.entries)
+    return (
+        f"{count(attacked, 'attacked model')}, {count(clean, 'clean control')}, "
+        f"{len(found.unimplanted)} not implanted; {count(len(manifest.methods), 'method')}, "
+        f"{count(len(manifest.seeds), 'seed')}, {manifest.clean_share:.3g} of the clean images"
+    )
+
+
+def _name(line: Line) -> str:
+    return "before" if line.method == NONE else shortened_label(line)
+
+
+def shortened_label(line: Line) -> str:
+    """What a line is called where there is little room; an oracle's still says so."""
+    tail = f" / {line.variant}" if line.variant else ""
+    return f"{shortened(line.method)}{tail}{' (oracle)' if line.oracle else ''}"
+
+
+def _figure(found: RemovalFindings, results: Sequence[Result], name: str) -> str:
+    average = found.average(results, FIGURES[name])
+    return _plain_number(average) if name == "der" else _percent(average)
+
+
+def _percent(average: Average, *, sign: bool = False) -> str:
+    return _with_bounds(average, "+.1%" if sign else ".1%")
+
+
+def _plain_number(average: Average, *, sign: bool = False) -> str:
+    return _with_bounds(average, "+.3f" if sign else ".3f")
+
+
+def _with_bounds(average: Average, form: str) -> str:
+    if average.value is None:
+        return "–"
+    text = f"{average.value:{form}}"
+    if average.interval is None:
+        return text
+    return f"{text} ({average.interval.low:{form}} to {average.interval.high:{form}})"
+
+
+def _seconds(found: RemovalFindings, results: Sequence[Result]) -> str:
+    value = found.average(results, FIGURES["seconds"]).value
+    return "–" if value is None else f"{value:.1f}"
+
+
+def _visible(table: Table) -> Table:
+    return [[visible(cell) for cell in row] for row in table]
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown shows as it is."""
+    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", visible(text))
+
+
+def _markdown(table: Table) -> str:
+    head, *rows = [[_plain(cell) for cell in row] for row in table]
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(row)} |" for row in lines)
+
+
+def _latex(table: Table) -> str:
+    head, *rows = [[_escaped(cell) for cell in row] for row in table]
+    body = [rf"{' & '.join(row)} \\" for row in rows]
+    return "\n".join(
+        [
+            rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
+            r"\hline",
+            rf"{' & '.join(head)} \\",
+            r"\hline",
+            *body,
+            r"\hline",
+            r"\end{tabular}",
+        ]
+    )
+
+
+def _escaped(text: str) -> str:
+    safe = "".join(_UNSAFE.get(letter, letter) for letter in visible(text))
+    return safe.replace("–", "--")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(visible(text).split())

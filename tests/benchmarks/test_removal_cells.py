@@ -1,0 +1,378 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import moth_eval.hardeners
+from benchmarks.reactivation import Reactivation
+from benchmarks.removal import (
+    RemovalPlan,
+    RemovalStudy,
+    oracle_of,
+    plan,
+    with_control,
+    with_truth,
+    without_truth,
+)
+from benchmarks.removal_cells import RemovalCell, remove
+from benchmarks.removal_measure import chosen_by_oracle
+from benchmarks.removal_models import find_attacked
+from benchmarks.supervisor import Place
+from moth_eval.errors import InputError
+from moth_eval.hardening_cells import CellOutcome
+from moth_eval.removal_records import RatesRecord, RemovalCard
+from tests.support import attacked
+from tests.support.attacked import ARCH, PER_CLASS, TARGET, write_attacked, write_model
+from tests.support.removal_runs import variant
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_attacked(tmp_path_factory.mktemp("attacked"))
+
+
+@pytest.fixture(autouse=True)
+def methods(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The methods whose effect is known, in the table."""
+    table = dict(moth_eval.hardeners.HARDENERS)
+    table |= {name: f"tests.support.attacked:{kind.__name__}"
+              for name, kind in attacked.METHODS.items()}  # fmt: skip
+    monkeypatch.setattr(moth_eval.hardeners, "HARDENERS", table)
+    monkeypatch.setattr("benchmarks.harden_plan.HARDENERS", table)
+
+
+def planned(folder: Path, run: Path, *methods: str, **more: object) -> RemovalPlan:
+    study = RemovalStudy(
+        models=folder / "models",
+        data=folder / "data.npz",
+        test=folder / "test.npz",
+        run=run,
+        methods=methods,
+        seeds=(0,),
+        clean_share=0.5,
+        architecture=ARCH,
+        device="cpu",
+    )
+    return plan(replace(study, **more))  # type: ignore[arg-type]
+
+
+def cell_of(made: RemovalPlan, method: str, model: str = "bad") -> RemovalCell:
+    [cell] = [c for c in made.cells if (c.model, c.method) == (model, method)]
+    return cell
+
+
+def done(cell: RemovalCell) -> RemovalCard:
+    """The card that a cell leaves when it is carried out here."""
+    outcome = remove(cell, Place(), lambda *told: None)
+    assert outcome is None, outcome
+    card = cell.state.card
+    assert card is not None
+    return card
+
+
+def ended(cell: RemovalCell) -> CellOutcome:
+    """How a cell ends that leaves no card."""
+    outcome = remove(cell, Place(), lambda *told: None)
+    assert outcome is not None
+    return outcome
+
+
+def test_a_repair_is_measured_on_stamped_images_of_other_classes_than_the_target(
+    folder: Path, tmp_path: Path
+) -> None:
+    card = done(cell_of(planned(folder, tmp_path / "run", "wipe"), "wipe"))
+    before, [after] = card.before, card.variants
+    assert before.tested == 5 * PER_CLASS
+    assert before.victims == 4 * PER_CLASS  # the target's images have nowhere to be moved to
+    assert before.rates.asr is not None
+    assert before.rates.asr > 0.95
+    assert after.rates.asr is not None
+    assert after.rates.ra is not None
+    # With the target's images among them no rate could be below one fifth.
+    assert after.rates.asr < 0.1
+    assert after.rates.ra > 0.9
+    assert after.der == pytest.approx(0.5 + (before.rates.asr - after.rates.asr) / 2, abs=0.02)
+    assert card.images_used == 5 * PER_CLASS // 2
+
+
+def test_accuracy_is_of_all_classes_so_a_forgotten_target_class_shows(
+    folder: Path, tmp_path: Path
+) -> None:
+    card = done(cell_of(planned(folder, tmp_path / "run", "forgetful"), "forgetful"))
+    [after] = card.variants
+    assert after.rates.asr == 0
+    assert after.rates.accuracy == pytest.approx(0.8, abs=0.02)
+    assert card.before.rates.accuracy > 0.95
+
+
+def test_a_clean_model_of_the_same_task_gives_the_floor(folder: Path, tmp_path: Path) -> None:
+    card = done(cell_of(planned(folder, tmp_path / "run", "wipe"), "wipe"))
+    assert card.before.floor is not None
+    assert card.before.floor.model == "clean"
+    assert card.before.floor.rates.asr is not None
+    assert card.before.floor.rates.asr < 0.1
+
+
+def test_a_clean_control_has_an_accuracy_and_no_success_rate(folder: Path, tmp_path: Path) -> None:
+    card = done(cell_of(planned(folder, tmp_path / "run", "wipe"), "wipe", "clean"))
+    [after] = card.variants
+    assert (card.before.rates.asr, after.rates.asr, after.rates.ra, after.der) == (None,) * 4
+    assert after.rates.accuracy > 0.95
+
+
+def test_what_is_measured_is_the_file_that_was_saved(folder: Path, tmp_path: Path) -> None:
+    # The network that this method returns hides the patch; the weights that it leaves do not.
+    card = done(cell_of(planned(folder, tmp_path / "run", "pretend"), "pretend"))
+    [after] = card.variants
+    assert after.rates.asr == card.before.rates.asr
+
+
+def test_test_images_among_the_clean_ones_are_an_error(folder: Path, tmp_path: Path) -> None:
+    made = planned(folder, tmp_path / "run", "wipe", test=folder / "data.npz")
+    outcome = ended(cell_of(made, "wipe"))
+    assert outcome.status == "failed"
+    assert "75 of 150 test images are, pixel by pixel, among the clean images" in outcome.reason
+
+
+def test_a_backdoor_that_did_not_take_is_not_scored_and_nothing_is_trained(
+    folder: Path, tmp_path: Path
+) -> None:
+    weak = write_attacked(tmp_path / "weak", names=())
+    write_model(weak / "models" / "weak", target=None, record=attacked.PATCH_RECORD)
+    cell = cell_of(planned(weak, tmp_path / "run", "spy"), "spy", "weak")
+    outcome = ended(cell)
+    assert outcome.status == "not-implanted"
+    assert outcome.reason.startswith("ASR of the original is ")
+    assert outcome.reason.endswith("below 50% there is nothing to remove")
+    assert not cell.study.run.exists()
+
+
+def test_a_model_that_its_own_gate_refused_is_never_opened(folder: Path, tmp_path: Path) -> None:
+    from benchmarks.removal import carry_out
+
+    refused = write_attacked(tmp_path / "refused", names=())
+    gate = {
+        "passed": False, "failure": "ASR too low", "clean_accuracy": 0.9, "asr": 0.2, "tested": 9,
+        "victims": 8, "least_clean_accuracy": 0.9, "most_accuracy_loss": 1.0, "least_asr": 0.9,
+        "most_bystander_asr": 0.1, "most_twin_asr": 1.0,
+    }  # fmt: skip
+    record = {**attacked.PATCH_RECORD, "gate": gate}
+    write_model(refused / "models" / "weak", target=TARGET, record=record)
+    made = planned(refused, tmp_path / "run", "spy")
+    study = RemovalStudy(models=refused, data=refused, run=tmp_path / "run")
+    states = carry_out(made, study, tell=lambda *told: None, on_end=lambda state: None)
+    assert {(s.status, s.reason) for s in states} == {
+        ("not-implanted", "its own gate refused the model: ASR too low")
+    }
+
+
+def test_a_method_is_given_no_ground_truth(folder: Path, tmp_path: Path) -> None:
+    cell = cell_of(planned(folder, tmp_path / "run", "spy"), "spy")
+    assert remove(cell, Place(), lambda *told: None) is None
+    assert cell.state.reason == (
+        "model 75 ['architecture', 'doubts', 'examples', 'image_shape', 'module', 'name', "
+        "'num_classes', 'preprocessing', 'sha256']"
+    )
+    told = json.dumps([str(value) for value in vars(cell.study).values()])
+    assert not [word for word in ("attack.json", "patch", "Patch", "target") if word in told]
+
+
+def test_all_methods_of_a_seed_are_given_the_same_images(folder: Path, tmp_path: Path) -> None:
+    made = planned(folder, tmp_path / "run", "wipe", "forgetful", seeds=(0, 1))
+    drawn = {
+        (c.method, c.study.seed): done(c).training_sha256
+        for c in made.cells
+        if c.model == "bad" and c.method != "fine-tuning"
+    }
+    assert drawn["wipe", 0] == drawn["forgetful", 0] != drawn["wipe", 1]
+
+
+def test_candidates_are_not_chosen_among_by_what_is_tested(folder: Path, tmp_path: Path) -> None:
+    # One of the candidates is free of the backdoor; without an oracle nobody may know which.
+    cell = cell_of(planned(folder, tmp_path / "run", "sweep"), "sweep")
+    card = done(cell)
+    own, teacher = card.variants
+    assert (own.name, own.oracle, teacher.name, teacher.oracle) == ("", "", "teacher", "")
+    assert own.rates.asr is not None
+    assert own.rates.asr > 0.9
+    assert teacher.rates.asr is not None
+    assert teacher.rates.asr < 0.2
+    kept = {path.name for path in (cell.study.run / "variants").iterdir()}
+    assert Path(teacher.file).name in kept
+    assert len([name for name in kept if name.endswith(".safetensors")]) == 1
+
+
+def test_an_oracle_chooses_the_lowest_success_rate_that_keeps_accuracy_and_is_labelled(
+    folder: Path, tmp_path: Path
+) -> None:
+    spec = "sweep:selection=oracle"
+    made = planned(folder, tmp_path / "run", spec)
+    card = done(cell_of(made, spec))
+    own, teacher = card.variants
+    assert (own.name, own.oracle, own.file) == ("", "selection", "variants/2.safetensors")
+    assert own.rates.asr is not None
+    assert own.rates.asr < 0.1
+    assert own.rates.accuracy > 0.9  # the ruined candidate has an ASR of 0 as well
+    assert teacher.oracle == ""
+    outcome = ended(cell_of(made, spec, "clean"))
+    assert outcome.status == "inapplicable"
+
+
+def test_an_oracle_without_a_candidate_that_still_classifies_fails(
+    folder: Path, tmp_path: Path
+) -> None:
+    spec = "sweep:selection=oracle,broken=true"
+    outcome = ended(cell_of(planned(folder, tmp_path / "run", spec), spec))
+    assert outcome.status == "failed"
+    assert "none of 1 candidates keeps 90 % of the accuracy" in outcome.reason
+
+
+def test_the_fall_of_accuracy_that_an_oracle_accepts_is_relative() -> None:
+    before = RatesRecord(accuracy=0.8, asr=0.9, ra=0.1)
+    rows = [variant(0.73, 0.3, 0.5), variant(0.72, 0.2, 0.5), variant(0.71, 0.1, 0.5)]
+    assert chosen_by_oracle(rows, before) == rows[1]
+    assert chosen_by_oracle(rows[2:], before) is None
+
+
+def test_the_true_target_is_filled_in_by_the_study_and_labelled(
+    folder: Path, tmp_path: Path
+) -> None:
+    spec = "sweep:target=truth"
+    made = planned(folder, tmp_path / "run", spec)
+    card = done(cell_of(made, spec))
+    assert card.figures == {"target": TARGET}
+    assert [row.oracle for row in card.variants] == ["target", "target"]
+    assert made.manifest.methods[spec]["target"] is None
+    assert ended(cell_of(made, spec, "clean")).status == "inapplicable"
+
+
+def test_a_backdoor_that_comes_back_with_five_images_shows(folder: Path, tmp_path: Path) -> None:
+    check = Reactivation(images=5, epochs=60, learning_rate=0.1)
+    made = planned(folder, tmp_path / "run", "wipe:strength=0.9", reactivation=check)
+    card = done(cell_of(made, "wipe:strength=0.9"))
+    [after] = card.variants
+    assert after.reactivated is not None
+    assert after.reactivated.asr is not None
+    assert after.rates.asr is not None
+    assert after.reactivated.asr > after.rates.asr + 0.3
+    assert card.before.floor is not None
+    assert card.before.floor.reactivated is not None
+    assert made.manifest.reactivation.model_dump() == {
+        "images": 5, "epochs": 60, "batch_size": 128, "learning_rate": 0.1, "momentum": 0.9,
+    }  # fmt: skip
+
+
+def test_the_check_leaves_the_repaired_model_and_random_numbers_alone() -> None:
+    from attacks.patch import Patch
+    from tests.support.subjects import prototype_subject
+
+    subject = prototype_subject(seed=0)
+    before = {k: v.clone() for k, v in subject.module.state_dict().items()}
+    state = torch.get_rng_state()
+    trigger = Patch(target=TARGET, size=3, row=8, column=8)
+    check = Reactivation(epochs=1)
+    twice = [check.attempt(subject, subject.examples, trigger, seed=0) for _ in range(2)]
+    after = subject.module.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert torch.equal(state, torch.get_rng_state())
+    assert not subject.module.training
+    first, second = (one.module.state_dict() for one in twice)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_too_few_images_for_the_check_are_named() -> None:
+    from attacks.patch import Patch
+    from tests.support.subjects import prototype_subject
+
+    subject = prototype_subject(seed=0, per_class=1)
+    trigger = Patch(target=TARGET, size=3, row=8, column=8)
+    with pytest.raises(InputError, match=r"needs 5 images .* hold 4: use a larger --clean-share"):
+        Reactivation().attempt(subject, subject.examples, trigger, seed=0)
+
+
+def test_a_cell_that_was_stopped_before_it_was_measured_is_not_trained_again(
+    folder: Path, tmp_path: Path
+) -> None:
+    cell = cell_of(planned(folder, tmp_path / "run", "sweep"), "sweep")
+    card = done(cell)
+    (cell.study.run / "removal.json").unlink()
+    assert cell.state.status == "pending"
+    weights = cell.study.run / "model.safetensors"
+    written = weights.stat().st_mtime_ns
+    # Candidates that nobody needs any more are gone; what is left is measured as before.
+    assert done(cell).variants == card.variants
+    assert weights.stat().st_mtime_ns == written
+
+
+def test_a_repaired_model_that_was_altered_is_not_measured(folder: Path, tmp_path: Path) -> None:
+    cell = cell_of(planned(folder, tmp_path / "run", "sweep"), "sweep")
+    card = done(cell)
+    (cell.study.run / "removal.json").unlink()
+    (cell.study.run / card.variants[1].file).write_bytes(b"other")
+    outcome = ended(cell)
+    assert (outcome.status, "was altered since" in outcome.reason) == ("failed", True)
+
+
+def test_the_control_is_always_compared_once() -> None:
+    assert with_control(("nad", "moth")) == (("fine-tuning", "nad", "moth"), "fine-tuning")
+    own = "fine-tuning:epochs=3"
+    assert with_control(("nad", own, "nad")) == (("nad", own), own)
+
+
+@pytest.mark.parametrize(
+    ("spec", "plain", "told"),
+    [
+        ("nc:target=truth", "nc", "nc:target=8"),
+        ("nc:a=1,target=truth,b=2", "nc:a=1,b=2", "nc:a=1,b=2,target=8"),
+        ("nc:target=3", "nc:target=3", "nc:target=3"),
+        ("nc", "nc", "nc"),
+    ],
+)
+def test_only_the_study_knows_the_true_target(spec: str, plain: str, told: str) -> None:
+    assert without_truth(spec) == plain
+    assert with_truth(spec, 8) == told
+    assert oracle_of(spec, {}) == ("target" if "truth" in spec else "")
+
+
+def test_models_are_found_with_their_records_and_twins(folder: Path, tmp_path: Path) -> None:
+    many = write_attacked(tmp_path, names=("bad", "clean"))
+    write_model(many / "models" / "bad" / "twin", target=None, record={"attack": "none"})
+    record = json.loads((many / "models" / "bad" / "attack.json").read_text())
+    (many / "models" / "bad" / "attack.json").write_text(json.dumps({**record, "twin": "twin"}))
+    (many / "models" / "notes").mkdir()
+    found = {one.model.name: one for one in find_attacked(many / "models", examples=many)}
+    # The twin is the same file as the other clean model, and is listed once.
+    assert list(found) == ["bad", "clean"]
+    assert found["bad"].twin is not None
+    assert (found["bad"].attack, found["bad"].threat) == ("patch", "universal")
+    assert found["clean"].clean
+    (many / "models" / "clean" / "model.safetensors").unlink()
+    names = [one.model.name for one in find_attacked(many / "models", examples=many)]
+    assert names == ["bad", "bad-twin"]
+    [alone] = find_attacked(many / "models" / "bad" / "twin", examples=many)
+    assert alone.clean
+
+
+def test_a_wrong_record_makes_one_model_unusable_and_no_clean_control(
+    folder: Path, tmp_path: Path
+) -> None:
+    many = write_attacked(tmp_path, names=("bad", "clean"))
+    write_model(many / "models" / "odd", target=None, record={"attack": "petch", "target": 1})
+    found = {one.model.name: one for one in find_attacked(many / "models", examples=many)}
+    assert (found["odd"].attack, found["odd"].clean, found["odd"].model.usable) == (
+        "unknown", False, False,
+    )  # fmt: skip
+    assert "petch" in found["odd"].model.problems[0]
+
+
+def test_folders_without_models_and_with_two_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no models in .* expected folders with a model"):
+        find_attacked(tmp_path, examples=tmp_path)
+    folder = write_attacked(tmp_path / "two", names=("bad",)) / "models" / "bad"
+    (folder / "other.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+    with pytest.raises(InputError, match=r"holds 2 models .*expected one per folder"):
+        find_attacked(folder, examples=tmp_path)
