@@ -36,6 +36,7 @@ from moth_eval.subject import Subject
 from .harden_data import HardeningData, divide, first_of, read_test
 from .harden_measure import draw_pairs
 from .harden_model import Reopening
+from .oracles import refuse_oracle
 from .versions import versions
 
 
@@ -147,6 +148,8 @@ def plan(study: HardenStudy) -> HardenPlan:
     method, parameters = parse_spec(
         study.method, HARDENERS, ENTRY_POINTS, kind="method", contract=Hardener
     )
+    if not study.variants:
+        refuse_oracle(method, parameters)
     hardener = cast(Hardener, build(resolve(method, HARDENERS, ENTRY_POINTS), parameters))
     found, opened, data = _opened(study)
     subject = replace(opened.subject, examples=data.training)

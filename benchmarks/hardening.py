@@ -22,6 +22,7 @@ from moth_eval.removal_records import RemovalManifest
 from .budget import Budget
 from .cells import Cell, folder_names, is_open, model_path, run_cells
 from .harden_plan import HardenStudy
+from .oracles import refuse_oracle
 from .shards import Shard, named
 from .sittings import refuse_differences
 from .versions import versions
@@ -186,8 +187,12 @@ def carry_out(
     return [cell.state for cell in plan.cells]
 
 
-def parse_hardener(spec: str) -> tuple[str, dict[str, Any]]:
+def parse_hardener(spec: str, *, oracle: bool = False) -> tuple[str, dict[str, Any]]:
     """The hardener and all its parameters from `NAME` or `NAME:field=value,...`.
+
+    Args:
+        spec: what the user wrote.
+        oracle: whether there is somebody who knows the truth that the method may ask for.
 
     Raises:
         InputError: no such hardener, no such field, or a value that the field does not take.
@@ -196,7 +201,10 @@ def parse_hardener(spec: str) -> tuple[str, dict[str, Any]]:
     from moth_eval.hardening import Hardener
     from moth_eval.plugins import parse_spec
 
-    return parse_spec(spec, HARDENERS, ENTRY_POINTS, kind="method", contract=Hardener)
+    found = parse_spec(spec, HARDENERS, ENTRY_POINTS, kind="method", contract=Hardener)
+    if not oracle:
+        refuse_oracle(*found)
+    return found
 
 
 def check_architecture(architecture: str, models: Path) -> None:

@@ -119,7 +119,7 @@ def plan(study: RemovalStudy) -> RemovalPlan:
 
     study.budget.check()
     specs, control = with_control(study.methods)
-    methods = {spec: parse_hardener(without_truth(spec)) for spec in specs}
+    methods = {spec: parse_hardener(without_truth(spec), oracle=True) for spec in specs}
     if not study.seeds:
         raise InputError("expected at least one seed, got none")
     for path, option in ((study.data, "--data"), (study.test, "--test")):

@@ -288,6 +288,8 @@ def rows(text: str) -> dict[str, list[str]]:
 
 def as_text(value: object) -> str:
     """A default as the tables write it."""
+    if value == "":
+        return "empty"
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, tuple) and all(isinstance(part, float) for part in value):

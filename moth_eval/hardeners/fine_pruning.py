@@ -56,6 +56,8 @@ class FinePruning:
             raise HardeningError(
                 f"expected at least 1 for epochs and images, got {self.epochs}, {self.images}"
             )
+        if not self.max_drop >= 0:
+            raise HardeningError(f"max_drop must be at least 0, got {self.max_drop}")
         if not 0 < self.step_share <= 1 or not 0 < self.validation_share < 1:
             raise HardeningError(
                 "step_share must be in (0, 1] and validation_share in (0, 1), got "

@@ -39,7 +39,7 @@ class FineTuning:
 
     epochs: int = 10
     batch: int = 128
-    recipe: Recipe = field(default=CLEAN)
+    recipe: Recipe = field(default_factory=lambda: CLEAN)
 
     def __post_init__(self) -> None:
         check_epochs(epochs=self.epochs, batch=self.batch)

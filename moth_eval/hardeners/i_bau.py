@@ -55,7 +55,9 @@ class IBAU:
     fixed_point_steps: int = 5
     fixed_point_rate: float = 0.1
     recipe: Recipe = field(
-        default=Recipe(learning_rate=1e-3, optimiser="adamw", weight_decay=0.0, batch_norm="eval")
+        default_factory=lambda: Recipe(
+            learning_rate=1e-3, optimiser="adamw", weight_decay=0.0, batch_norm="eval"
+        )
     )
 
     def __post_init__(self) -> None:

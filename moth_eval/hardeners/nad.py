@@ -55,7 +55,7 @@ class NAD:
     beta: float = 1000.0
     power: float = 2.0
     taps: str = ""
-    recipe: Recipe = field(default=CLEAN)
+    recipe: Recipe = field(default_factory=lambda: CLEAN)
 
     def __post_init__(self) -> None:
         check_epochs(teacher_epochs=self.teacher_epochs, epochs=self.epochs, batch=self.batch)

@@ -58,7 +58,7 @@ class NCUnlearning:
     inversion_images: int = 200
     success_rate: float = 0.99
     precision: Precision = "float32"
-    recipe: Recipe = field(default=CLEAN)
+    recipe: Recipe = field(default_factory=lambda: CLEAN)
 
     def __post_init__(self) -> None:
         check_epochs(

@@ -38,7 +38,7 @@ FEW: dict[str, dict[str, Any]] = {
     },
     "adversarial": {"rounds": 4, "images": 8},
     "fine-pruning": {"epochs": 3, "images": 8},
-    "anp": {"rounds": 12, "images": 8, "max_drop": 1.0, "learning_rate": 20.0},
+    "anp": {"rounds": 12, "images": 8, "max_drop": 1.0, "learning_rate": 5.0},
     "clp": {"u": 0.5},
     "rnp": {"epochs": 3, "unlearning_epochs": 2, "images": 8, "max_drop": 1.0},
     "fine-tuning": {"epochs": 4, "batch": 16},
@@ -102,8 +102,9 @@ def subject(name: str) -> Subject:
         with torch.no_grad():
             found.module.get_parameter("bn.weight")[0] = 2
     if name in PRUNING:
-        # Answers that are quite certain have no gradient to mask by.
+        # One channel does harm; answers that are quite certain have no gradient to mask by.
         with torch.no_grad():
+            found.module.get_parameter("bn.weight")[0] = -1
             for weight in found.module.get_submodule("fc").parameters():
                 weight *= 0.02
     return found
