@@ -18,6 +18,7 @@ from moth_eval.log import figures
 from moth_eval.machine import lack_of_memory
 from moth_eval.records import (
     TRIGGERS,
+    EvidenceRecord,
     RuleRecord,
     ScanRecord,
     TriggerRecord,
@@ -27,7 +28,7 @@ from moth_eval.records import (
 
 if TYPE_CHECKING:
     from moth_eval.loading.subjects import Opened
-    from moth_eval.scan import Scan, Trigger
+    from moth_eval.scan import Evidence, Scan, Trigger
 
     from .pool import Outcome
     from .supervisor import Place, Tell
@@ -212,7 +213,7 @@ def _scanned(task: Task, opened: Opened) -> ScanRecord:
         f"{scan.status.value} {scan.reason}".strip(),
         extra=figures(task=task.label, score=scan.score, target=scan.target),
     )
-    file, digest = _save_triggers(task, scan.triggers)
+    file, digest = _save_pictures(task, scan)
     return _record(task, opened, scan, file, digest)
 
 
@@ -242,6 +243,10 @@ def _record(task: Task, opened: Opened, scan: Scan, file: str, digest: str) -> S
                 )
                 for t in scan.triggers
             ),
+            "evidence": tuple(
+                EvidenceRecord(what=e.what, value=e.value, target=e.target, source=e.source)
+                for e in scan.evidence
+            ),
             "triggers_file": file,
             "triggers_sha256": digest,
             "forward_passes": scan.cost.forward_passes,
@@ -252,27 +257,49 @@ def _record(task: Task, opened: Opened, scan: Scan, file: str, digest: str) -> S
     )
 
 
-def _save_triggers(task: Task, triggers: tuple[Trigger, ...]) -> tuple[str, str]:
-    """Write the smallest triggers whole; their path relative to the run folder, and their hash."""
+def _save_pictures(task: Task, scan: Scan) -> tuple[str, str]:
+    """Write all that can be seen; its path relative to the run folder, and its hash."""
     import numpy as np
 
-    if not triggers:
+    arrays = {**_trigger_arrays(scan.triggers), **_evidence_arrays(scan.evidence)}
+    if not arrays:
         return "", ""
-    triggers = tuple(sorted(triggers, key=lambda t: (not t.valid, t.size))[:MOST_TRIGGERS])
     buffer = io.BytesIO()
-    np.savez_compressed(
-        buffer,
-        targets=np.array([t.target for t in triggers]),
-        sources=np.array([-1 if t.source is None else t.source for t in triggers]),
-        masks=np.stack([t.mask.numpy() for t in triggers]),
-        patterns=np.stack([t.pattern.numpy() for t in triggers]),
-        sizes=np.array([t.size for t in triggers]),
-        asrs=np.array([t.asr for t in triggers]),
-        valid=np.array([t.valid for t in triggers]),
-    )
+    np.savez_compressed(buffer, **arrays)
     name = f"{TRIGGERS}/{task.file_name}.npz"
     write_whole(task.run / name, buffer.getvalue())
     return name, hashlib.sha256(buffer.getvalue()).hexdigest()
+
+
+def _trigger_arrays(triggers: tuple[Trigger, ...]) -> dict[str, Any]:
+    """The smallest triggers as arrays."""
+    import numpy as np
+
+    if not triggers:
+        return {}
+    triggers = tuple(sorted(triggers, key=lambda t: (not t.valid, t.size))[:MOST_TRIGGERS])
+    return {
+        "targets": np.array([t.target for t in triggers]),
+        "sources": np.array([-1 if t.source is None else t.source for t in triggers]),
+        "masks": np.stack([t.mask.numpy() for t in triggers]),
+        "patterns": np.stack([t.pattern.numpy() for t in triggers]),
+        "sizes": np.array([t.size for t in triggers]),
+        "asrs": np.array([t.asr for t in triggers]),
+        "valid": np.array([t.valid for t in triggers]),
+    }
+
+
+def _evidence_arrays(evidence: tuple[Evidence, ...]) -> dict[str, Any]:
+    """The first pictures of the evidence, and which of its figures they belong to."""
+    import numpy as np
+
+    seen = [(n, e.pictures) for n, e in enumerate(evidence) if e.pictures is not None]
+    if not seen:
+        return {}
+    return {
+        "evidence": np.array([number for number, _ in seen[:MOST_TRIGGERS]]),
+        "pictures": np.stack([pictures.numpy() for _, pictures in seen[:MOST_TRIGGERS]]),
+    }
 
 
 def file_name(text: str) -> str:

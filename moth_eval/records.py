@@ -122,6 +122,15 @@ class TriggerRecord(Record):
     valid: bool
 
 
+class EvidenceRecord(Record):
+    """One figure of a class or a pair of classes; see `moth_eval.scan.Evidence`."""
+
+    what: str
+    value: float
+    target: int | None
+    source: int | None
+
+
 class AttemptRecord(Record):
     """One attempt at a task that was made again."""
 
@@ -170,6 +179,7 @@ class ScanRecord(Record):
     """What the kernel held the process to that opened the model file."""
     rule: RuleRecord | None = None
     triggers: tuple[TriggerRecord, ...] = ()
+    evidence: tuple[EvidenceRecord, ...] = ()
     triggers_file: str = ""
     """Path of the `.npz` relative to the run folder; empty if there is none."""
     triggers_sha256: str = ""

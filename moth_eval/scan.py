@@ -49,6 +49,37 @@ class Trigger:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """One figure that a scanner took of a class, or of a pair of classes.
+
+    For what is no trigger of a mask and a pattern: margins, weights, filters, directions.
+
+    Attributes:
+        what: the figure's name with its unit, such as `largest margin (logits)`.
+        value: the figure, finite.
+        target: class it speaks about; None: the network as a whole.
+        source: class whose images it was taken from; None: none in particular.
+        pictures: float32 `(2, C, H, W)` in `[0, 1]`: an image as it was, and with the change that
+            the figure is about; None if there is nothing to see.
+    """
+
+    what: str
+    value: float
+    target: int | None = None
+    source: int | None = None
+    pictures: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.value):
+            raise ScanError(f"evidence must be finite, got {self.value} as {self.what!r}")
+        if self.pictures is not None and (self.pictures.ndim != 4 or len(self.pictures) != 2):
+            raise ScanError(
+                f"pictures of {self.what!r} must be (2, C, H, W), an image before and after, got "
+                f"{tuple(self.pictures.shape)}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Cost:
     """What a scan spent.
 
@@ -93,6 +124,7 @@ class Scan:
         target: suspected target class, if any is named.
         source: suspected source class, if one is named.
         triggers: every inverted trigger, valid or not.
+        evidence: what else the score rests on, the most suspicious first.
         rule: the published cut, if the scanner has one.
         cost: what it took.
     """
@@ -103,6 +135,7 @@ class Scan:
     target: int | None = None
     source: int | None = None
     triggers: tuple[Trigger, ...] = ()
+    evidence: tuple[Evidence, ...] = ()
     rule: PublishedRule | None = None
     cost: Cost = field(default_factory=Cost)
 

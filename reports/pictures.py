@@ -79,7 +79,7 @@ def pictures(run: Path, row: Row) -> Pictures | None:
         RunError: the file of triggers is missing, altered or malformed.
     """
     record = row.record
-    if record is None or not record.triggers_file:
+    if record is None or not record.triggers:
         return None
     arrays = read_triggers(run, record)
     shown = _most_telling(arrays, record.target)

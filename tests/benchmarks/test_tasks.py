@@ -3,14 +3,18 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks.pool import Outcome
 from benchmarks.supervisor import Ended, Place
 from benchmarks.tasks import Task, execute, file_name, parse_scanner, record_of
 from moth_eval.errors import InputError
-from moth_eval.loading.rounds import RoundModel
-from moth_eval.records import AttemptRecord, ScanRecord
+from moth_eval.loading.files import sha256_of
+from moth_eval.loading.rounds import RoundModel, read_round
+from moth_eval.records import AttemptRecord, EvidenceRecord, ScanRecord
+from scanners import SCANNERS
+from tests.support.subjects import write_prototype_round
 
 
 def task(name: str, tmp_path: Path) -> Task:
@@ -93,3 +97,25 @@ def test_names_become_safe_file_names_that_stay_distinct() -> None:
     ]
     assert len(set(names)) == 4
     assert all("/" not in n and not n.startswith(".") and len(n) < 120 for n in names)
+
+
+def test_evidence_without_triggers_is_recorded_and_its_pictures_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SCANNERS, "seen", "tests.support.seen_scanner:Brightened")  # type: ignore[arg-type]
+    write_prototype_round(tmp_path / "round", models=1)
+    [model] = read_round(tmp_path / "round").models
+    one = replace(
+        task("m", tmp_path), model=model, method="seen", scanner="seen", models=tmp_path / "round",
+        sha256=sha256_of(model.file), architecture="tests.support.subjects:prototype_network",
+    )  # fmt: skip
+    record = execute(one, Place(device="cpu"), lambda *told: None)
+    assert (record.status, record.triggers) == ("scored", ()), record.reason
+    assert record.evidence == (
+        EvidenceRecord(what="contrast", value=0.5, target=None, source=1),
+        EvidenceRecord(what="brightness", value=1.5, target=2, source=None),
+    )
+    with np.load(one.run / record.triggers_file) as arrays:
+        assert arrays["evidence"].tolist() == [1]
+        before, after = arrays["pictures"][0]
+    assert np.array_equal(before / 2, after)

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 import torch
 
 from moth_eval.errors import InputError, ScanError
-from moth_eval.scan import Scan, Status, Trigger
+from moth_eval.scan import Evidence, Scan, Status, Trigger
 from moth_eval.subject import Examples, Preprocessing, Subject
 from tests.support.subjects import prototype_subject
 
@@ -111,3 +112,13 @@ def test_the_smallest_trigger_is_a_valid_one_of_the_suspected_target() -> None:
     assert Scan(status=Status.SCORED, score=1, target=1, triggers=triggers).smallest == triggers[2]
     assert Scan(status=Status.SCORED, score=1, triggers=triggers).smallest == triggers[3]
     assert Scan(status=Status.SCORED, score=1).smallest is None
+
+
+def test_evidence_is_a_finite_figure_with_an_image_before_and_after() -> None:
+    pictures = torch.zeros(2, 3, 4, 4)
+    seen = Evidence(what="largest margin (logits)", value=2.5, target=1, pictures=pictures)
+    assert (seen.value, seen.target, seen.source) == (2.5, 1, None)
+    with pytest.raises(ScanError, match="evidence must be finite, got inf as 'margin'"):
+        Evidence(what="margin", value=math.inf)
+    with pytest.raises(ScanError, match=r"before and after, got \(3, 4, 4\)"):
+        Evidence(what="filter", value=1.0, pictures=pictures[0])
