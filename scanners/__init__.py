@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 SCANNERS: Mapping[str, str] = {
     "nc": "scanners.neural_cleanse:NeuralCleanse",
+    "abs": "scanners.artificial_brain_stimulation:ArtificialBrainStimulation",
 }
 """Short name -> `"module:Class"`, resolved by `moth_eval.plugins.resolve`."""
 
