@@ -7,6 +7,7 @@ from collections.abc import Mapping
 SCANNERS: Mapping[str, str] = {
     "nc": "scanners.neural_cleanse:NeuralCleanse",
     "abs": "scanners.artificial_brain_stimulation:ArtificialBrainStimulation",
+    "trodo": "scanners.trodo:Trodo",
 }
 """Short name -> `"module:Class"`, resolved by `moth_eval.plugins.resolve`."""
 
