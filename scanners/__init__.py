@@ -8,6 +8,7 @@ SCANNERS: Mapping[str, str] = {
     "nc": "scanners.neural_cleanse:NeuralCleanse",
     "abs": "scanners.artificial_brain_stimulation:ArtificialBrainStimulation",
     "trodo": "scanners.trodo:Trodo",
+    "free-eagle": "scanners.free_eagle:FreeEagle",
 }
 """Short name -> `"module:Class"`, resolved by `moth_eval.plugins.resolve`."""
 
