@@ -9,6 +9,7 @@ SCANNERS: Mapping[str, str] = {
     "abs": "scanners.artificial_brain_stimulation:ArtificialBrainStimulation",
     "trodo": "scanners.trodo:Trodo",
     "free-eagle": "scanners.free_eagle:FreeEagle",
+    "filters": "scanners.filter_inversion:FilterInversion",
 }
 """Short name -> `"module:Class"`, resolved by `moth_eval.plugins.resolve`."""
 

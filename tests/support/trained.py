@@ -42,6 +42,11 @@ def stamped(images: Tensor) -> Tensor:
     return copies
 
 
+def tinted(images: Tensor) -> Tensor:
+    """Images behind a warm filter."""
+    return torch.lerp(images, images.new_tensor((1.0, 0.5, 0.0)).view(1, 3, 1, 1), 0.3)
+
+
 def drawn(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Noisy blurred prototypes, `count` per class, and their labels."""
     fixed = torch.Generator().manual_seed(5)
@@ -54,13 +59,16 @@ def drawn(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
 
 
 @lru_cache(maxsize=8)
-def trained_subject(target: int | None, seed: int = 0) -> Subject:
-    """A network of about a second's training; with `target`, a tenth of its images is poisoned."""
+def trained_subject(target: int | None, seed: int = 0, kind: str = "patch") -> Subject:
+    """A network of about a second's training; with `target`, a tenth of its images is poisoned.
+
+    The backdoor answers to the patch or, with `kind="filter"`, to the warm filter.
+    """
     generator = torch.Generator().manual_seed(seed)
     images, labels = drawn(60, generator)
     if target is not None:
         poisoned = torch.randperm(len(images), generator=generator)[: len(images) // 10]
-        images = torch.cat([images, stamped(images[poisoned])])
+        images = torch.cat([images, (stamped if kind == "patch" else tinted)(images[poisoned])])
         labels = torch.cat([labels, torch.full_like(poisoned, target)])
     with torch.random.fork_rng():
         torch.manual_seed(seed)
