@@ -10,6 +10,7 @@ SCANNERS: Mapping[str, str] = {
     "trodo": "scanners.trodo:Trodo",
     "free-eagle": "scanners.free_eagle:FreeEagle",
     "filters": "scanners.filter_inversion:FilterInversion",
+    "feature-re": "scanners.feature_re:FeatureRE",
 }
 """Short name -> `"module:Class"`, resolved by `moth_eval.plugins.resolve`."""
 
