@@ -23,6 +23,9 @@ STUDY_COMMANDS = (
 )  # fmt: skip
 """Commands that a study may consist of."""
 
+COUNTED = ("removal", "--seeds")
+"""The option of a command of which a single number says how many there are."""
+
 LARGEST = 1 << 20
 
 Scalar = str | int | float | bool
@@ -162,7 +165,9 @@ def command_line(word: str, options: BaseModel) -> list[str]:
             several = value if isinstance(value, list) else [value]
             line += [f"{option}={_word(one)}" for one in several]
         else:
-            line.append(f"{option}={_word(value)}")
+            # One number there is a count, and a list of one is not.
+            only = isinstance(value, list) and len(value) == 1 and (word, option) == COUNTED
+            line.append(f"{option}={_word(value)}{',' * only}")
     return [*line, "--", *positional] if positional else line
 
 

@@ -73,6 +73,15 @@ def test_a_file_becomes_the_command_lines_that_it_describes(tmp_path: Path) -> N
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(("seeds", "said"), [("[7]", "7,"), ("[7, 8]", "7,8"), ("3", "3")])
+def test_a_list_of_one_seed_is_that_seed_and_no_count(
+    seeds: str, said: str, tmp_path: Path
+) -> None:
+    text = f'[removal]\nmodels = "m"\ndata = "d.npz"\nout = "x"\nseeds = {seeds}\n'
+    [(word, line)] = read_study(study(tmp_path, text))
+    assert (word, [w for w in line if "seeds" in w]) == ("removal", [f"--seeds={said}"])
+
+
 def test_a_dry_run_prints_the_commands_and_does_nothing(tmp_path: Path) -> None:
     result = run(study(tmp_path, '[distance]\nmodel = "my net.pt"\nout = "x"\n'), "--dry")
     assert result.exit_code == 0
