@@ -11,7 +11,7 @@ from ..errors import RoundError
 from ..records import Truth
 from .bounded import leads_outside
 from .configs import read_config, truth_of_config
-from .ground_truth import Named, claims_of, mark_errata, named_claims, settle
+from .ground_truth import Named, attack_claims, claims_of, mark_errata, named_claims, settle
 from .layouts import (
     FILES,
     Found,
@@ -150,7 +150,8 @@ def read_round(
 
 def _names_one(named: Named, member: Path) -> bool:
     try:
-        return any(True for name in (member.name, member.stem) for _ in named(name))
+        names = (member.name, member.stem, member.parent.name)
+        return any(True for name in names for _ in named(name))
     except (RoundError, OSError):
         # It names the model but says nothing readable, which the notes will tell.
         return True
@@ -225,19 +226,27 @@ def _entry(
 ) -> _Entry:
     row = rows.get(member.name)
     if found.files:
-        row = row or rows.get(member.stem)
+        row = rows.get(found.name_of(member)) or row or rows.get(member.stem)
         model, config = _read_file(member, found, row or {}, examples), None
     else:
         model, config = _read_folder(member, found, row or {}, examples)
     try:
         folder = None if found.files else member
-        claims = list(
-            claims_of(model.name, found=found, folder=folder, row=row, config=config, named=named)
+        said = claims_of(
+            model.name, found=found, folder=folder, row=row, config=config, named=named
         )
+        claims = [*said, *attack_claims(_home(member, found), found.root)]
     except RoundError as error:
         return _Entry(model=model, truth=None, notes=(f"truth of {model.name} left open: {error}",))
     truth, notes = settle(model.name, claims)
     return _Entry(model=model, truth=truth, notes=notes)
+
+
+def _home(member: Path, found: Found) -> Path | None:
+    """The folder whose `attack.json` speaks of this model and of no other."""
+    if not found.files:
+        return member
+    return member.parent if found.homes or len(found.members) == 1 else None
 
 
 def _read_folder(
@@ -319,7 +328,7 @@ def _read_file(file: Path, found: Found, row: dict[str, str], given: Path | None
     obstacles = [_file_problem(file, found.root), mismatch, "" if examples else missing]
     obstacles = [obstacle for obstacle in obstacles if obstacle]
     return RoundModel(
-        name=file.name if file.stem in found.shared_stems else file.stem,
+        name=found.name_of(file),
         file=file,
         examples=examples,
         layout=FILES,
