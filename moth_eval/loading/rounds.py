@@ -65,6 +65,7 @@ class RoundModel:
         architecture: name of the architecture as stated, without its task; empty if unknown.
         num_classes: number of classes as stated.
         crop: side in pixels of the centre crop that the network eats; None: the whole image.
+        normalisation: name of the only one that comes into question; empty: the best is found.
         metadata: other facts as stated, none of which tells whether the model is poisoned.
         problems: sentences on what is missing or unreadable.
         usable: whether there is a model file and examples that may be opened; if not, `problems`
@@ -78,6 +79,7 @@ class RoundModel:
     architecture: str = ""
     num_classes: int | None = None
     crop: int | None = None
+    normalisation: str = ""
     metadata: Mapping[str, str]
     problems: tuple[str, ...] = ()
     usable: bool = True
