@@ -11,16 +11,29 @@ from moth_eval.errors import RunError
 from moth_eval.records import TRIGGERS, write_whole
 
 from .calibration import Probabilities
+from .comparisons import Comparison, compare
 from .doubts import Doubt, find_doubts, picture_doubts
+from .ensemble import ensemble
 from .evaluation import Evaluation, evaluate, probabilities
 from .page import Page, render
 from .pictures import Pictures, pictures
 from .roc import DARK, ScannerCurve, draw, scanner_curves
 from .rows import Run, read_run
-from .tables import confusion_csv, metrics_csv, results_csv, roc_csv
+from .tables import (
+    comparisons_csv,
+    confusion_csv,
+    costs_csv,
+    metrics_csv,
+    results_csv,
+    roc_bands_csv,
+    roc_csv,
+)
 
 PAGE = "report.html"
-_OWN_FILES = ("roc.csv", "roc.png", "roc.svg", "confusion.csv", "confusion-*.csv")
+_OWN_FILES = (
+    "roc.csv", "roc-bands.csv", "roc.png", "roc.svg", "comparisons.csv", "confusion.csv",
+    "confusion-*.csv",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +43,7 @@ class Findings:
     run: Run
     lines: Sequence[Evaluation]
     answers: dict[str, Probabilities]
+    comparisons: Sequence[Comparison]
     doubts: Sequence[Doubt]
 
 
@@ -41,8 +55,18 @@ def work_out(path: Path) -> Findings:
     """
     run = read_run(path)
     answers = {scanner: probabilities(run.of(scanner)) for scanner in run.scanners}
+    together = ensemble(run)
+    if together is not None:
+        run = replace(run, derived=together.rows)
+        answers[together.name] = together.answers
     lines = evaluate(run, answers)
-    return Findings(run=run, lines=lines, answers=answers, doubts=find_doubts(run, lines))
+    return Findings(
+        run=run,
+        lines=lines,
+        answers=answers,
+        comparisons=compare(run, tuple(answers)),
+        doubts=find_doubts(run, lines),
+    )
 
 
 def build_reports(run: Path) -> list[Path]:
@@ -68,6 +92,7 @@ def write_reports(findings: Findings) -> list[Path]:
     page = Page(
         run=findings.run,
         lines=findings.lines,
+        comparisons=findings.comparisons,
         doubts=[*findings.doubts, *picture_doubts(unreadable)],
         pictures=drawn,
         roc_light=files.get("roc.svg", b""),
@@ -106,7 +131,10 @@ def _tables(findings: Findings) -> dict[str, bytes]:
     files = {
         "results.csv": results_csv(findings.run.rows, findings.answers),
         "metrics.csv": metrics_csv(findings.lines),
+        "costs.csv": costs_csv(findings.run),
     }
+    if findings.comparisons:
+        files["comparisons.csv"] = comparisons_csv(findings.comparisons)
     for place, scanner in enumerate(findings.run.scanners):
         answers = findings.answers[scanner]
         if answers.by_name:
@@ -120,6 +148,7 @@ def _roc(curves: Sequence[ScannerCurve]) -> dict[str, bytes]:
         return {}
     return {
         "roc.csv": roc_csv({c.scanner: c.curve for c in curves}),
+        "roc-bands.csv": roc_bands_csv({c.scanner: (c.grid, c.low, c.high) for c in curves}),
         "roc.png": draw(curves, kind="png"),
         "roc.svg": draw(curves, kind="svg"),
     }

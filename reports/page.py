@@ -23,9 +23,10 @@ from markupsafe import Markup
 from moth_eval.metrics import tpr_at_fpr
 from moth_eval.text import visible
 
+from .comparisons import Comparison
 from .doubts import Doubt
 from .drawings import score_strip, size_bars
-from .evaluation import ALL_TYPES, Evaluation, scores_by_class
+from .evaluation import ALL, Evaluation, is_whole, scores_by_class
 from .pictures import Pictures
 from .roc import MOST_BANDS
 from .rows import Row, Run
@@ -61,6 +62,7 @@ class Page:
         lines: its metrics.
         doubts: shown first, in this order.
         pictures: model and scanner -> pictures of its triggers, the sheets on disk.
+        comparisons: scanner against scanner.
         roc_light: the ROC figure as SVG; empty if there is none.
         roc_dark: the same for a dark screen.
         files: names of the other files of the report, to link to.
@@ -68,6 +70,7 @@ class Page:
 
     run: Run
     lines: Sequence[Evaluation]
+    comparisons: Sequence[Comparison]
     doubts: Sequence[Doubt]
     pictures: dict[tuple[str, str], Pictures]
     roc_light: bytes
@@ -77,7 +80,7 @@ class Page:
     @property
     def banded(self) -> bool:
         """Whether the ROC figure shows bands."""
-        whole = [line for line in self.lines if line.trigger_type == ALL_TYPES]
+        whole = [line for line in self.lines if is_whole(line)]
         return sum(line.discrimination is not None for line in whole) <= MOST_BANDS
 
 
@@ -93,8 +96,11 @@ def render(page: Page) -> bytes:
         policy=_policy(style, script),
         run=_facts(page.run),
         doubts=[_doubt(doubt) for doubt in page.doubts],
-        scanners=[_scanner(page, line) for line in page.lines if line.trigger_type == ALL_TYPES],
-        types=[line for line in page.lines if line.trigger_type != ALL_TYPES],
+        scanners=[_scanner(page, line) for line in page.lines if is_whole(line)],
+        types=[line for line in page.lines if line.trigger_type != ALL],
+        networks=[line for line in page.lines if line.architecture != ALL],
+        comparisons=page.comparisons,
+        costs=[_cost(page.run, name) for name in page.run.scanners],
         roc_light=_data("image/svg+xml", page.roc_light),
         roc_dark=_data("image/svg+xml", page.roc_dark),
         banded=page.banded,
@@ -156,6 +162,7 @@ def _facts(run: Run) -> dict[str, Any]:
         "title": visible(Path(manifest.models).name or manifest.models),
         "models": visible(manifest.models),
         "n_models": len(manifest.entries),
+        "n_scanners": len(run.scanners),
         "n_rows": len(run.rows),
         "above": findings.count(ABOVE_CUT),
         "no_evidence": findings.count(NO_EVIDENCE),
@@ -198,6 +205,15 @@ def _scanner(page: Page, line: Evaluation) -> dict[str, Any]:
         "found": _found_at(page.run.of(line.scanner)) if line.discrimination else [],
         "strip": score_strip(page.run.of(line.scanner), threshold),
     }
+
+
+def _cost(run: Run, scanner: str) -> tuple[str, float | None, float | None]:
+    """A scanner, and per model the means of its seconds and its passes, forward and backward."""
+    spent = [r.record for r in run.of(scanner) if r.record and r.record.status == "scored"]
+    if not spent:
+        return visible(scanner), None, None
+    passes = np.mean([r.forward_passes + r.backward_passes for r in spent])
+    return visible(scanner), float(np.mean([r.seconds for r in spent])), float(passes)
 
 
 def _found_at(rows: Sequence[Row]) -> list[tuple[float, float]]:

@@ -20,11 +20,11 @@ from moth_eval.metrics import FloatArray, RocCurve, roc_curve
 from moth_eval.text import visible
 
 from .evaluation import (
-    ALL_TYPES,
     AtPublishedCut,
     Discrimination,
     Evaluation,
     content_seed,
+    is_whole,
     scores_by_class,
 )
 from .rows import Run
@@ -97,7 +97,7 @@ def scanner_curves(run: Run, lines: Sequence[Evaluation]) -> list[ScannerCurve]:
     return [
         _scanner_curve(run, line, line.discrimination)
         for line in lines
-        if line.trigger_type == ALL_TYPES and line.discrimination is not None
+        if is_whole(line) and line.discrimination is not None
     ]
 
 

@@ -286,6 +286,12 @@ def rows(text: str) -> dict[str, list[str]]:
     return {name: [cell.strip("` ") for cell in rest.split(" | ")] for name, rest in lines}
 
 
+def names_of(text: str) -> list[str]:
+    """Every code word in the first cells of the tables of a text, in order."""
+    cells = re.findall(r"^\| (`[^|]+`) \|", text, re.MULTILINE)
+    return [name for cell in cells for name in re.findall(r"`([^`]+)`", cell)]
+
+
 def as_text(value: object) -> str:
     """A default as the tables write it."""
     if value == "":
@@ -394,11 +400,23 @@ def test_schedules_are_documented_with_their_figures() -> None:
         assert shown == expected, name
 
 
-@pytest.mark.parametrize("file", ["results.csv", "metrics.csv", "roc.csv", "confusion.csv"])
+def of_columns(file: Path) -> list[str]:
+    return [name.strip() for name in file.read_text().splitlines()[0].split(",")]
+
+
+@pytest.mark.parametrize(
+    "file", ["results.csv", "metrics.csv", "roc.csv", "roc-bands.csv", "costs.csv", "confusion.csv"]
+)
 def test_every_column_is_documented(file: str, material: Path) -> None:
-    header = (material / "runs" / "trojai-suspects" / file).read_text().splitlines()[0]
-    columns = [name.strip() for name in header.split(",")]
-    assert list(rows(section("metrics.md", file))) == columns
+    columns = of_columns(material / "runs" / "trojai-suspects" / file)
+    assert names_of(section("metrics.md", file)) == columns
+
+
+def test_every_column_of_the_comparison_of_scanners_is_documented(tmp_path: Path) -> None:
+    run = large_run(tmp_path / "run", models=8, scanners=("nc", "other"))
+    build_reports(run)
+    columns = of_columns(run / "comparisons.csv")
+    assert names_of(section("metrics.md", "comparisons.csv")) == columns
 
 
 @pytest.mark.parametrize("name", RECORDS)
