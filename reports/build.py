@@ -17,7 +17,7 @@ from .ensemble import ensemble
 from .evaluation import Evaluation, evaluate, probabilities
 from .page import Page, render
 from .pictures import Pictures, pictures
-from .roc import DARK, ScannerCurve, draw, scanner_curves
+from .roc import DARK, MOST_BANDS, ScannerCurve, draw, draw_panels, scanner_curves
 from .rows import Run, read_run
 from .tables import (
     comparisons_csv,
@@ -31,8 +31,8 @@ from .tables import (
 
 PAGE = "report.html"
 _OWN_FILES = (
-    "roc.csv", "roc-bands.csv", "roc.png", "roc.svg", "comparisons.csv", "confusion.csv",
-    "confusion-*.csv",
+    "roc.csv", "roc-bands.csv", "roc.png", "roc.svg", "roc-panels.png", "comparisons.csv",
+    "confusion.csv", "confusion-*.csv",
 )  # fmt: skip
 
 
@@ -151,6 +151,7 @@ def _roc(curves: Sequence[ScannerCurve]) -> dict[str, bytes]:
         "roc-bands.csv": roc_bands_csv({c.scanner: (c.grid, c.low, c.high) for c in curves}),
         "roc.png": draw(curves, kind="png"),
         "roc.svg": draw(curves, kind="svg"),
+        **({"roc-panels.png": draw_panels(curves, kind="png")} if len(curves) > MOST_BANDS else {}),
     }
 
 
