@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from moth_eval.errors import InputError
 from moth_eval.records import MANIFEST
 
 Report = tuple[list[str], list[Path], dict[str, object]]
@@ -17,7 +18,13 @@ Report = tuple[list[str], list[Path], dict[str, object]]
 @click.command()
 @click.argument("run", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
-def report(run: Path, as_json: bool) -> None:
+@click.option(
+    "--pair",
+    nargs=2,
+    metavar="MODEL MODEL",
+    help="Two models of a run of trojai, whose triggers are drawn beside each other.",
+)
+def report(run: Path, as_json: bool, pair: tuple[str, str] | None) -> None:
     """Rebuild every table, figure and page of the run folder RUN.
 
     They are made from its manifest, its ledger and its triggers alone, so rebuilding an unchanged
@@ -25,6 +32,8 @@ def report(run: Path, as_json: bool) -> None:
     """
     from .distance import is_distance_run
 
+    if pair is not None:
+        click.echo(f"wrote {_pair(run, pair)}", err=as_json)
     if is_distance_run(run):
         _report_distance(run, as_json)
         return
@@ -49,6 +58,27 @@ def report(run: Path, as_json: bool) -> None:
             click.echo(f"wrote {path}")
     if pictures:
         click.echo(f"wrote {pictures} pictures of triggers in {run / 'triggers'}")
+
+
+def _pair(run: Path, models: tuple[str, str]) -> Path:
+    from moth_eval.records import write_whole
+
+    from .rows import read_run
+    from .side_by_side import pair_path, side_by_side
+
+    if is_other_run(run):
+        raise InputError(f"--pair: {run} is no run of trojai, which alone has triggers per model")
+    read = read_run(run)
+    path = pair_path(read, models)
+    write_whole(path, side_by_side(read, models))
+    return path
+
+
+def is_other_run(run: Path) -> bool:
+    """Whether a folder holds a run of another command than `trojai`."""
+    from .distance import is_distance_run
+
+    return is_distance_run(run) or kind_of_run(run) in _STUDIES
 
 
 def _report_distance(run: Path, as_json: bool) -> None:

@@ -22,6 +22,7 @@ from .calibration import Probabilities
 from .comparisons import Comparison
 from .evaluation import Evaluation, finished
 from .rows import Row, Run
+from .wording import evidence_words
 
 Cell = str | int | float | bool | None
 
@@ -215,6 +216,7 @@ def _result(row: Row, answers: Probabilities) -> dict[str, Cell]:
         "suspected_source": record.source if record else None,
         "smallest_trigger_size": smallest.size if smallest else None,
         "smallest_trigger_asr": smallest.asr if smallest else None,
+        "evidence": "; ".join(evidence_words(record.evidence)) if record else None,
         "clean_accuracy": record.clean_accuracy if record else None,
         "normalisation": record.normalisation if record else None,
         "poisoned": truth.poisoned if truth else None,
