@@ -28,11 +28,12 @@ from .tables import (
     roc_bands_csv,
     roc_csv,
 )
+from .verdict_files import Judged, read_verdicts
 
 PAGE = "report.html"
 _OWN_FILES = (
     "roc.csv", "roc-bands.csv", "roc.png", "roc.svg", "roc-panels.png", "comparisons.csv",
-    "confusion.csv", "confusion-*.csv",
+    "confusion.csv", "confusion-*.csv", "verdicts.csv", "verdicts.json",
 )  # fmt: skip
 
 
@@ -45,6 +46,8 @@ class Findings:
     answers: dict[str, Probabilities]
     comparisons: Sequence[Comparison]
     doubts: Sequence[Doubt]
+    judged: Judged | None = None
+    """Verdicts, if it is a run of `scan`."""
 
 
 def work_out(path: Path) -> Findings:
@@ -66,6 +69,7 @@ def work_out(path: Path) -> Findings:
         answers=answers,
         comparisons=compare(run, tuple(answers)),
         doubts=find_doubts(run, lines),
+        judged=read_verdicts(run),
     )
 
 
@@ -89,10 +93,13 @@ def write_reports(findings: Findings) -> list[Path]:
     curves = scanner_curves(findings.run, findings.lines)
     drawn, unreadable = _pictures(findings.run)
     files = {**_tables(findings), **_roc(curves)}
+    if findings.judged is not None:
+        files |= findings.judged.files()
     page = Page(
         run=findings.run,
         lines=findings.lines,
         comparisons=findings.comparisons,
+        verdicts=findings.judged.by_scan if findings.judged else {},
         doubts=[*findings.doubts, *picture_doubts(unreadable)],
         pictures=drawn,
         roc_light=files.get("roc.svg", b""),

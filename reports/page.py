@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -30,6 +30,7 @@ from .evaluation import ALL, Evaluation, is_whole, scores_by_class
 from .pictures import Pictures
 from .roc import MOST_BANDS
 from .rows import Row, Run
+from .verdicts import FINDINGS, Verdict
 from .wording import (
     ABOVE_CUT,
     NO_CUT,
@@ -64,6 +65,7 @@ class Page:
         doubts: shown first, in this order.
         pictures: model and scanner -> pictures of its triggers, the sheets on disk.
         comparisons: scanner against scanner.
+        verdicts: model and scanner -> verdict, in a run of `scan`; else empty.
         roc_light: the ROC figure as SVG; empty if there is none.
         roc_dark: the same for a dark screen.
         files: names of the other files of the report, to link to.
@@ -72,6 +74,7 @@ class Page:
     run: Run
     lines: Sequence[Evaluation]
     comparisons: Sequence[Comparison]
+    verdicts: Mapping[tuple[str, str], Verdict]
     doubts: Sequence[Doubt]
     pictures: dict[tuple[str, str], Pictures]
     roc_light: bytes
@@ -227,6 +230,7 @@ def _found_at(rows: Sequence[Row]) -> list[tuple[float, float]]:
 
 def _row(page: Page, row: Row, place: int, sheets: dict[int, str]) -> dict[str, Any]:
     record, drawn = row.record, page.pictures.get((row.model, row.scanner))
+    verdict = page.verdicts.get((row.model, row.scanner))
     return {
         "model": visible(row.model),
         "architecture": visible((record.architecture if record else "") or row.entry.architecture),
@@ -234,9 +238,9 @@ def _row(page: Page, row: Row, place: int, sheets: dict[int, str]) -> dict[str, 
         "scanner": visible(row.scanner),
         "truth": _truth(row),
         "score": row.score,
-        "finding": finding(row),
-        "tone": _tone(row),
-        "reason": visible(record.reason) if record else "",
+        "finding": verdict.grade if verdict else finding(row),
+        "tone": "above" if verdict and verdict.grade in FINDINGS else _tone(row),
+        "reason": visible(verdict.basis if verdict else record.reason if record else ""),
         "target": record.target if record else None,
         "source": record.source if record else None,
         "smallest": row.smallest,

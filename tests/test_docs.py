@@ -40,7 +40,7 @@ from attacks.injector import Injector
 from attacks.plan import RoundSpec
 from attacks.training import Recipe
 from benchmarks.tasks import parse_scanner
-from moth_eval import records
+from moth_eval import records, scan_calibration
 from moth_eval.cli import COMMANDS, ROOMS, load_command, main
 from moth_eval.hardeners import HARDENERS
 from moth_eval.hardeners.trainer import Recipe as HardeningRecipe
@@ -423,6 +423,31 @@ def test_every_column_of_the_comparison_of_scanners_is_documented(tmp_path: Path
 def test_every_field_of_the_records_is_documented(name: str) -> None:
     model: type[records.Record] = getattr(records, name)
     assert list(rows(section("run-folder.md", name))) == list(model.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("page", "kind"),
+    [
+        ("calibrate.md", scan_calibration.Calibration),
+        ("calibrate.md", scan_calibration.CalibratedScanner),
+        ("calibrate.md", scan_calibration.CalibrationGroup),
+        ("scan.md", scan_calibration.ScanPolicy),
+    ],
+)
+def test_every_field_of_a_calibration_is_documented(page: str, kind: type[records.Record]) -> None:
+    assert list(rows(section(page, kind.__name__))) == list(kind.model_fields)
+
+
+def test_every_column_of_the_verdicts_is_documented(tmp_path: Path) -> None:
+    run = large_run(tmp_path / "run", models=2)
+    policy = scan_calibration.ScanPolicy(
+        policy=scan_calibration.parse_policy("0.05"), dataset="", calibration=None,
+        calibration_file="",
+    )  # fmt: skip
+    (run / scan_calibration.POLICY).write_text(policy.model_dump_json())
+    build_reports(run)
+    columns = of_columns(run / "verdicts.csv")
+    assert names_of(section("scan.md", "verdicts.csv")) == columns
 
 
 @pytest.mark.parametrize("kind", [AttackRecord, PoisoningRecord, GateRecord])

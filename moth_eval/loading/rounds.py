@@ -114,7 +114,11 @@ class _Entry:
 
 
 def read_round(
-    path: Path, *, examples: Path | None = None, ground_truth: Path | None = None
+    path: Path,
+    *,
+    examples: Path | None = None,
+    ground_truth: Path | None = None,
+    answers: bool = True,
 ) -> Round:
     """The models in a folder, in any layout of the TrojAI image rounds or as plain files.
 
@@ -124,6 +128,7 @@ def read_round(
             images or an `.npz` (see `moth_eval.loading.images.read_examples`).
         ground_truth: a tree `id-*/ground_truth.csv`, or a CSV file with the columns `model_name`
             and `poisoned`; counts more than what lies with the models.
+        answers: whether ground truth is looked for at all.
 
     Raises:
         RoundError: there are no models, or METADATA.csv or one of the arguments cannot be read.
@@ -138,11 +143,13 @@ def read_round(
     if ground_truth is not None and not any(_names_one(named, m) for m in found.members):
         raise RoundError(f"{ground_truth} names none of the models in {path}")
     entries = [_guarded_entry(member, found, rows, examples, named) for member in found.members]
+    if not answers:
+        entries = [replace(entry, truth=None, notes=()) for entry in entries]
     models = tuple(sorted((entry.model for entry in entries), key=lambda model: model.name))
     truth = {entry.model.name: entry.truth for entry in entries if entry.truth is not None}
     layout = _layouts(models).most_common(1)[0][0]
     notes = [*found.notes, *(note for entry in entries for note in entry.notes)]
-    if layout == "trojai-0-1":
+    if layout == "trojai-0-1" and answers:
         listed = rows or {model.name: {} for model in models}
         truth, further = mark_errata(truth, path=found.base, listed=listed)
         notes.extend(further)
