@@ -6,6 +6,10 @@ from collections.abc import Mapping
 
 SCANNERS: Mapping[str, str] = {
     "nc": "scanners.neural_cleanse:NeuralCleanse",
+    "abs": "scanners.artificial_brain_stimulation:ArtificialBrainStimulation",
+    "trodo": "scanners.trodo:Trodo",
+    "free-eagle": "scanners.free_eagle:FreeEagle",
+    "filters": "scanners.filter_inversion:FilterInversion",
 }
 """Short name -> `"module:Class"`, resolved by `moth_eval.plugins.resolve`."""
 

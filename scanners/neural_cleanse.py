@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from moth_eval.anomaly import anomaly_indices, false_alarm_rate
+from moth_eval.choosing import spread
 from moth_eval.errors import ScanError
 from moth_eval.inversion import presets
 from moth_eval.inversion.engine import invert
@@ -111,7 +112,7 @@ class NeuralCleanse:
                 f"{subject.name}: an anomaly index needs at least 3 classes to compare, got "
                 f"{subject.num_classes}"
             )
-        chosen = _spread(subject.examples.labels.cpu(), self.max_images, generator)
+        chosen = spread(subject.examples.labels.cpu(), self.max_images, generator)
         images = subject.examples.images[chosen.to(subject.examples.images.device)]
         problems = self._problems(subject, subject.examples.labels.cpu()[chosen], generator)
         network = FrozenNetwork(subject)
@@ -208,14 +209,3 @@ def _trigger(inversion: Inversion) -> Trigger:
         asr=inversion.asr,
         valid=inversion.valid,
     )
-
-
-def _spread(labels: Tensor, most: int, generator: torch.Generator) -> Tensor:
-    """Indices of at most `most` images, int64, as evenly over the classes as they come."""
-    order = torch.randperm(len(labels), generator=generator)
-    rank = torch.zeros_like(labels)
-    for label in sorted(set(labels.tolist())):
-        members = order[labels[order] == label]
-        rank[members] = torch.arange(len(members))
-    by_rank = torch.argsort(rank[order], stable=True)
-    return order[by_rank][:most].sort().values

@@ -1,0 +1,23 @@
+"""Which of many images take part."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def spread(labels: Tensor, most: int, generator: torch.Generator) -> Tensor:
+    """Indices of at most `most` images, int64 in rising order, evenly over the classes.
+
+    Args:
+        labels: int64 `(N,)`, on the CPU.
+        most: how many.
+        generator: decides which ones of a class.
+    """
+    order = torch.randperm(len(labels), generator=generator)
+    rank = torch.zeros_like(labels)
+    for label in sorted(set(labels.tolist())):
+        members = order[labels[order] == label]
+        rank[members] = torch.arange(len(members))
+    by_rank = torch.argsort(rank[order], stable=True)
+    return order[by_rank][:most].sort().values

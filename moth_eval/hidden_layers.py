@@ -1,0 +1,265 @@
+"""A subject's network, opened: its hidden layers can be read, changed, and started from."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from .hardeners.flow import BATCH_NORMS, CONVOLUTIONS, flow_of
+from .inversion.memory import images_per_pass, saved_bytes_per_image
+from .subject import Subject
+
+WEIGHTED = (*CONVOLUTIONS, nn.Linear)
+
+TOLERANCE = 1e-3
+"""Largest difference of equal logits, as a share of the largest of them: rounding of other shapes
+of the same sum."""
+
+Change = Callable[[Tensor], Tensor]
+"""What a layer put out `(N, ...)` -> what goes on in its place."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HiddenLayer:
+    """The output of one module that is called once in a pass.
+
+    Attributes:
+        name: of the module in the network.
+        shape: of its output for one image.
+        depth: convolutions and linear layers that were passed when it was left.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    depth: int
+
+    @property
+    def channel_axis(self) -> int:
+        """Axis of the channels in a batch of outputs: 1 for maps, the last for all else."""
+        return 1 if len(self.shape) == 3 else -1
+
+    @property
+    def channels(self) -> int:
+        """How many channels it has."""
+        return self.shape[0] if len(self.shape) == 3 else self.shape[-1]
+
+    @property
+    def spatial(self) -> bool:
+        """Whether it puts out maps of more than one pixel."""
+        return len(self.shape) == 3 and self.shape[1] * self.shape[2] > 1
+
+
+class OpenNetwork:
+    """A private frozen copy of a subject's network whose hidden layers are at hand.
+
+    Attributes:
+        device: where the network and all tensors live.
+        image_shape: `(C, H, W)`.
+        num_classes: K.
+        images_per_pass: images that fit through forward and backward at a time.
+        forward_passes: images that went forward so far; a pass that starts inside counts as well.
+        backward_passes: images whose gradient was taken so far; whoever takes it counts it.
+    """
+
+    def __init__(self, subject: Subject, *, images_at_once: int | None = None) -> None:
+        """Copy and freeze a subject.
+
+        Args:
+            subject: left as it is.
+            images_at_once: images per pass; from the free memory if None.
+        """
+        self.device = subject.examples.images.device
+        self.image_shape = subject.image_shape
+        self.num_classes = subject.num_classes
+        self.forward_passes = 0
+        self.backward_passes = 0
+        self._preprocessing = subject.preprocessing
+        self._module = deepcopy(subject.module).eval()
+        for parameter in self._module.parameters():
+            parameter.requires_grad_(False)
+        self._subject = replace(subject, module=self._module)
+        self._parts = dict(self._module.named_modules())
+        self.images_per_pass = images_at_once or images_per_pass(
+            saved_bytes_per_image(
+                self._run,
+                self.image_shape,
+                self.device,
+                weights=self._module.state_dict().values(),
+            ),
+            self.device,
+        )
+
+    def _run(self, images: Tensor) -> Tensor:
+        logits: Tensor = self._module(self._preprocessing(images))
+        return logits
+
+    @property
+    def grey(self) -> Tensor:
+        """One grey image `(1, C, H, W)`."""
+        return torch.full((1, *self.image_shape), 0.5, device=self.device)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits `(N, K)` of images `(N, C, H, W)` in `[0, 1]`, differentiable in the images."""
+        self.forward_passes += len(images)
+        return self._run(images)
+
+    @torch.no_grad()
+    def logits(self, images: Tensor) -> Tensor:
+        """Logits `(N, K)` without gradient, in passes of bounded memory."""
+        return torch.cat([self(part) for part in torch.split(images, self.images_per_pass)])
+
+    @contextmanager
+    def reading(self, names: Collection[str]) -> Iterator[dict[str, Tensor]]:
+        """What these layers put out in the pass that was made last, while the block lasts."""
+        seen: dict[str, Tensor] = {}
+
+        def keep(name: str) -> RemovableHandle:
+            def note(_: nn.Module, __: object, output: Tensor) -> None:
+                # A layer behind may work in place on what this one put out.
+                seen[name] = output.clone()
+
+            handle: RemovableHandle = self._parts[name].register_forward_hook(note)
+            return handle
+
+        with _removed([keep(name) for name in names]):
+            yield seen
+
+    @torch.no_grad()
+    def features(self, name: str, images: Tensor) -> Tensor:
+        """What a layer makes of images `(N, C, H, W)`: `(N, ...)`, without gradient."""
+        parts = []
+        with self.reading([name]) as seen:
+            for part in torch.split(images, self.images_per_pass):
+                self(part)
+                parts.append(seen[name])
+        return torch.cat(parts)
+
+    def changed(self, images: Tensor, name: str, change: Change) -> Tensor:
+        """Logits of a pass in which a layer's output goes on changed, maybe with more rows."""
+
+        def put(_: nn.Module, __: object, output: Tensor) -> Tensor:
+            return change(output)
+
+        with _removed([self._parts[name].register_forward_hook(put)]):
+            logits = self._run(images)
+        self.forward_passes += len(logits)
+        return logits
+
+    def resumed(self, name: str, values: Tensor) -> Tensor:
+        """Logits `(N, K)` of values `(N, ...)` of a layer that all goes through (`is_cut`).
+
+        What lies before the layer runs for one grey image only, whatever N.
+        """
+        return self.changed(self.grey, name, lambda _: values.clone())
+
+    @torch.no_grad()
+    def layers(self) -> tuple[HiddenLayer, ...]:
+        """Every module that is called once and puts out one tensor, in order of leaving.
+
+        The network itself and what follows its last layer with weights is left out.
+        """
+        seen: list[HiddenLayer] = []
+        passed = 0
+        handles: list[RemovableHandle] = []
+
+        def watch(name: str, module: nn.Module) -> None:
+            def note(_: nn.Module, __: object, output: object) -> None:
+                nonlocal passed
+                passed += isinstance(module, WEIGHTED)
+                if isinstance(output, Tensor) and output.ndim > 1 and len(output) == 1:
+                    shape = tuple(output.shape[1:])
+                    seen.append(HiddenLayer(name=name, shape=shape, depth=passed))
+
+            handles.append(module.register_forward_hook(note))
+
+        for name, module in self._parts.items():
+            if name:
+                watch(name, module)
+        with _removed(handles):
+            self(self.grey)
+        calls = Counter(layer.name for layer in seen)
+        return tuple(layer for layer in seen if calls[layer.name] == 1 and layer.depth < passed)
+
+    def stimulable(self) -> tuple[HiddenLayer, ...]:
+        """Convolutions and linear layers but the last, behind a BatchNorm that alone reads them."""
+        flow = flow_of(self._subject)
+        self.forward_passes += 1
+        known = {layer.name: layer for layer in self.layers()}
+        found = []
+        for layer in flow.layers:
+            if isinstance(layer.module, WEIGHTED):
+                fed = [o for o in flow.fed_directly(layer) if isinstance(o.module, BATCH_NORMS)]
+                alone = len(fed) == len(flow.readers(layer.left)) == 1
+                name = fed[0].name if alone else layer.name
+                found += [known[name]] if name in known else []
+        return tuple(found)
+
+    @torch.no_grad()
+    def is_cut(self, layer: HiddenLayer, noise: Tensor) -> bool:
+        """Whether a layer's output alone decides the logits, so that a pass may start there.
+
+        Tried, not deduced: what it makes of two images, put in for a grey one, has to give the
+        logits of the two.
+
+        Args:
+            layer: of this network.
+            noise: two images `(2, C, H, W)` in `[0, 1]` that have nothing in common.
+        """
+        with self.reading([layer.name]) as seen:
+            wanted = self(noise)
+        try:
+            found = self.resumed(layer.name, seen[layer.name])
+        except Exception:  # forward code of any kind may stumble over what does not belong there
+            return False
+        return _equal(found, wanted)
+
+    @torch.no_grad()
+    def widens(self, layer: HiddenLayer, noise: Tensor) -> bool:
+        """Whether one image may become several from this layer on, with what goes around it.
+
+        Args:
+            layer: of this network.
+            noise: images `(N, C, H, W)` in `[0, 1]`; the first is used.
+        """
+
+        def doubled(output: Tensor) -> Tensor:
+            return torch.cat([output, 2 * output])
+
+        def second(output: Tensor) -> Tensor:
+            return torch.cat([output[:1], 2 * output[1:]])
+
+        wanted = self.changed(noise[:1].repeat(2, 1, 1, 1), layer.name, second)
+        try:
+            found = self.changed(noise[:1], layer.name, doubled)
+        except Exception:  # see is_cut
+            return False
+        return _equal(found, wanted)
+
+
+def noise_like(network: OpenNetwork, count: int, generator: torch.Generator) -> Tensor:
+    """Images `(count, C, H, W)` uniform in `[0, 1]`, on the network's device."""
+    return torch.rand((count, *network.image_shape), generator=generator).to(network.device)
+
+
+def _equal(found: Tensor, wanted: Tensor) -> bool:
+    if found.shape != wanted.shape:
+        return False
+    largest = float(wanted.abs().max())
+    return float((found - wanted).abs().max()) <= TOLERANCE * max(largest, 1e-6)
+
+
+@contextmanager
+def _removed(handles: list[RemovableHandle]) -> Iterator[None]:
+    """Hooks that are gone when the block ends."""
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from moth_eval.hidden_layers import HiddenLayer, OpenNetwork, noise_like
+from moth_eval.subject import Examples, Subject
+
+
+class Residual(nn.Module):
+    """A stem, a block with a way around it, and a head; `joined` puts the ways side by side."""
+
+    def __init__(self, *, joined: bool = False) -> None:
+        super().__init__()
+        self.joined = joined
+        self.stem = nn.Conv2d(3, 5, 3, padding=1)
+        self.norm = nn.BatchNorm2d(5)
+        self.act = nn.ReLU(inplace=True)
+        self.inner = nn.Conv2d(5, 5, 3, padding=1)
+        self.inner_norm = nn.BatchNorm2d(5)
+        self.after = nn.Identity()
+        self.head = nn.Linear(10 if joined else 5, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        stem = self.act(self.norm(self.stem(images)))
+        inner = self.inner_norm(self.inner(stem))
+        both = torch.cat([inner, stem], 1) if self.joined else inner + stem
+        logits: Tensor = self.head(self.after(both).mean((2, 3)))
+        return logits
+
+
+def subject(module: nn.Module) -> Subject:
+    torch.manual_seed(0)
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            nn.init.uniform_(part.weight, -1, 1)
+            nn.init.uniform_(part.running_mean, -1, 1)  # type: ignore[arg-type]
+    images, labels = torch.rand((8, 3, 6, 6)), torch.arange(8) % 4
+    return Subject(
+        name="residual",
+        module=module.eval(),
+        num_classes=4,
+        image_shape=(3, 6, 6),
+        examples=Examples(images=images, labels=labels),
+    )
+
+
+@pytest.fixture
+def network() -> OpenNetwork:
+    return OpenNetwork(subject(Residual()))
+
+
+def named(network: OpenNetwork, name: str) -> HiddenLayer:
+    return next(layer for layer in network.layers() if layer.name == name)
+
+
+def test_a_pass_can_start_only_where_all_goes_through(network: OpenNetwork) -> None:
+    noise = noise_like(network, 2, torch.Generator().manual_seed(1))
+    cuts = {layer.name for layer in network.layers() if network.is_cut(layer, noise)}
+    assert cuts == {"stem", "norm", "act", "after"}
+
+
+def test_a_pass_that_starts_inside_gives_the_logits_of_the_whole_one(network: OpenNetwork) -> None:
+    images = torch.rand((5, 3, 6, 6))
+    for name in ("stem", "norm", "act", "after"):
+        found = network.resumed(name, network.features(name, images))
+        torch.testing.assert_close(found, network.logits(images))
+
+
+def test_what_is_read_is_what_the_layer_put_out_though_the_next_one_works_in_place(
+    network: OpenNetwork,
+) -> None:
+    images = torch.rand((5, 3, 6, 6))
+    assert float(network.features("norm", images).min()) < 0
+    assert float(network.features("act", images).min()) == 0
+
+
+def test_layers_are_stimulated_behind_a_norm_that_alone_reads_them(network: OpenNetwork) -> None:
+    assert [layer.name for layer in network.stimulable()] == ["norm", "inner_norm"]
+    forked = Residual()
+    forked.norm, forked.act = nn.Identity(), nn.Identity()  # type: ignore[assignment]
+    assert [layer.name for layer in OpenNetwork(subject(forked)).stimulable()] == [
+        "stem",
+        "inner_norm",
+    ]
+
+
+def test_one_image_becomes_several_only_where_what_goes_around_allows_it() -> None:
+    for joined, expected in ((False, True), (True, False)):
+        network = OpenNetwork(subject(Residual(joined=joined)))
+        noise = noise_like(network, 2, torch.Generator().manual_seed(1))
+        assert network.widens(named(network, "inner_norm"), noise) is expected
+
+
+def test_layers_count_what_has_weights_and_end_before_the_last_of_them(
+    network: OpenNetwork,
+) -> None:
+    layers = {layer.name: layer for layer in network.layers()}
+    assert "head" not in layers
+    assert (layers["act"].depth, layers["after"].depth) == (1, 2)
+    assert layers["after"].spatial
+    assert (layers["after"].channels, layers["after"].channel_axis) == (5, 1)
+
+
+def test_passes_are_counted_with_those_that_start_inside(network: OpenNetwork) -> None:
+    network.logits(torch.rand((3, 3, 6, 6)))
+    network.resumed("after", torch.rand((4, 5, 6, 6)))
+    assert network.forward_passes == 7
