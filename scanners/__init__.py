@@ -10,6 +10,9 @@ SCANNERS: Mapping[str, str] = {
     "trodo": "scanners.trodo:Trodo",
     "free-eagle": "scanners.free_eagle:FreeEagle",
     "filters": "scanners.filter_inversion:FilterInversion",
+    "pixel": "scanners.pixel:Pixel",
+    "weights": "scanners.final_layer:FinalLayer",
+    "mm-bd": "scanners.maximum_margin:MaximumMargin",
 }
 """Short name -> `"module:Class"`, resolved by `moth_eval.plugins.resolve`."""
 
