@@ -241,10 +241,13 @@ def inject(
 
 
 def _carried_out(wish: Injection) -> AttackRecord:
+    from moth_eval.stopping import terminable
+
     from .inject import inject as carry_out
 
     try:
-        return carry_out(wish, tell=lambda sentence: click.echo(sentence, err=True))
+        with terminable():
+            return carry_out(wish, tell=lambda sentence: click.echo(sentence, err=True))
     except KeyboardInterrupt:
         click.echo("moth-eval: stopped; nothing was written", err=True)
         raise click.exceptions.Exit(STOPPED) from None

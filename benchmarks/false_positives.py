@@ -201,7 +201,7 @@ def carry_out(plan: FalsePositivesPlan, study: FalsePositivesStudy, listen: List
     again = _scan_again(plan, study, flagged)
     rescanned = _scan(again, replace(study.scan, run=study.run / AGAIN), listen, "scanning again")
     states = _harden(plan, study, flagged, listen)
-    after = _scan_hardened(plan, study, flagged, states)
+    after = _scan_hardened(plan, study, flagged, states, before)
     scanned = _scan(after, replace(study.scan, run=study.run / AFTER), listen, "scanning hardened")
     answered = (
         record.score is not None for one in (before, rescanned, scanned) for record in one.values()
@@ -237,8 +237,9 @@ def _scan_hardened(
     study: FalsePositivesStudy,
     flagged: Iterable[Task],
     states: Iterable[CellState],
+    before: Mapping[str, ScanRecord],
 ) -> trojai.Plan:
-    """Scans of the new models: the same scanner, examples, seed and layout as before."""
+    """Scans of the new models: the same scanner, examples, normalisation and seed as before."""
     tasks = []
     for task, state in zip(flagged, states, strict=True):
         if state.hardened is None:
@@ -247,7 +248,10 @@ def _scan_hardened(
         tasks.append(
             replace(
                 task,
-                model=_hardened_model(folder, task.model),
+                model=replace(
+                    _hardened_model(folder, task.model),
+                    normalisation=before[task.key].normalisation,
+                ),
                 sha256=state.hardened.training.sha256,
                 models=folder,
                 run=(study.run / AFTER).resolve(),

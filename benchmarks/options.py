@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import click
@@ -19,6 +20,34 @@ require_sandbox = click.option(
     is_flag=True,
     help="Refuse models where the kernel does not offer every guard for the process that opens "
     "them: Landlock, seccomp and limits.",
+)
+
+scanner_option = click.option(
+    "--scanner",
+    "scanners",
+    multiple=True,
+    default=("nc",),
+    show_default=True,
+    metavar="NAME[:FIELD=VALUE,...]",
+    help="Scanner to run; may be given again.",
+)
+architecture_option = click.option(
+    "--arch",
+    "architecture",
+    default="",
+    help="Network of files that hold only weights: a torchvision name, "
+    "package.module:factory or package.module (your own, trusted code).",
+)
+examples_option = click.option(
+    "--examples",
+    type=click.Path(path_type=Path),
+    help="Clean images for all models: a folder, or an .npz with images and labels.",
+)
+retry_option = click.option(
+    "--retry-failed",
+    "retry",
+    is_flag=True,
+    help="Do tasks again that failed, crashed, or ran out of time or memory.",
 )
 
 engine_option = click.option(

@@ -10,6 +10,7 @@ from typing import Any
 
 from moth_eval.errors import InputError
 from moth_eval.hardening_cells import CELLS, CellOutcome, write_outcome
+from moth_eval.loading.images import read_examples
 from moth_eval.loading.rounds import RoundModel
 from moth_eval.removal_records import (
     CONTROL,
@@ -22,6 +23,7 @@ from moth_eval.removal_records import (
 
 from .budget import Budget
 from .cells import Cell, folder_names, is_open, model_path, run_cells
+from .harden_data import in_both
 from .harden_plan import HardenStudy
 from .hardening import (
     ORIGINALS,
@@ -128,6 +130,7 @@ def plan(study: RemovalStudy) -> RemovalPlan:
     check_architecture(study.architecture, study.models)
     everyone = find_attacked(study.models, examples=study.data)
     found = _asked_for(study, everyone)
+    _refuse_overlap(study, found)
     manifest = _manifest(study, found, methods, control, str(resolve_device(study.device)))
     folder = RemovalFolder(study.run)
     if folder.exists:
@@ -139,6 +142,26 @@ def plan(study: RemovalStudy) -> RemovalPlan:
         cells=cells,
         open=tuple(cell for cell in cells if is_open(cell, retry=study.retry)),
     )
+
+
+def _refuse_overlap(study: RemovalStudy, found: tuple[Attacked, ...]) -> None:
+    """Make sure that no test image is, pixel by pixel, one that methods may be given.
+
+    Images are read as the first usable model's; every cell looks at its own again.
+    """
+    model = next((one.model for one in found if one.model.usable), None)
+    if study.test is None or model is None:
+        return
+    data, test = (
+        read_examples(path, layout=model.layout, crop=model.crop, num_classes=None)
+        for path in (study.data, study.test)
+    )
+    doubled = in_both(data, test)
+    if doubled:
+        raise InputError(
+            f"{doubled} of {len(test)} test images are, pixel by pixel, among the images of "
+            "--data: take them out of --data or --test"
+        )
 
 
 def carry_out(

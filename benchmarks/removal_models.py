@@ -155,13 +155,14 @@ def _only(path: Path, examples: Path, name: str) -> RoundModel:
 
 def _has_model(folder: Path) -> bool:
     try:
-        return bool(find_models(folder).members)
+        return not find_models(folder).homes
     except RoundError:
         return False
 
 
 def _has_files(folder: Path) -> bool:
     try:
-        return find_models(folder).files
+        found = find_models(folder)
+        return found.files and not found.homes
     except MothError:
         return False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import signal
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import click
 
 from moth_eval.errors import RunError
+from moth_eval.stopping import terminable
 
 LOCK = ".lock"
 """File of the run folder that the process working on it holds locked."""
@@ -74,24 +74,6 @@ def waiting_for(lock: Path) -> Iterator[None]:
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-@contextmanager
-def terminable() -> Iterator[None]:
-    """Make SIGTERM end the run as Ctrl-C does, as far as this thread may say so."""
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    try:
-        before = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # not the main thread: signals are somebody else's business
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def refuse_differences(folder: Path, pairs: Iterable[Difference]) -> None:

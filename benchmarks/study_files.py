@@ -18,10 +18,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from moth_eval.errors import InputError
 
 STUDY_COMMANDS = (
-    "generate", "trojai", "distance", "harden", "hardening", "removal", "false-positives",
-    "honesty",
+    "generate", "calibrate", "scan", "trojai", "distance", "harden", "hardening", "removal",
+    "false-positives", "honesty",
 )  # fmt: skip
 """Commands that a study may consist of."""
+
+COUNTED = ("removal", "--seeds")
+"""The option of a command of which a single number says how many there are."""
 
 LARGEST = 1 << 20
 
@@ -79,7 +82,7 @@ def study_model() -> type[BaseModel]:
 def options_model(command: click.Command) -> type[BaseModel]:
     """The options and arguments of a command as fields, named as on the command line."""
     fields: dict[str, Any] = {}
-    for parameter in command.params:
+    for parameter in _parameters(command):
         kind, default = _type_of(parameter), ... if parameter.required else None
         about = parameter.help if isinstance(parameter, click.Option) else None
         if not parameter.required:
@@ -88,6 +91,11 @@ def options_model(command: click.Command) -> type[BaseModel]:
     return create_model(
         str(command.name), __config__=ConfigDict(extra="forbid", strict=True), **fields
     )
+
+
+def _parameters(command: click.Command) -> list[click.Parameter]:
+    """Those that a file may give: all but `--json`, which says how a terminal is spoken to."""
+    return [parameter for parameter in command.params if "--json" not in parameter.opts]
 
 
 def key_of(parameter: click.Parameter) -> str:
@@ -102,7 +110,7 @@ def _type_of(parameter: click.Parameter) -> Any:
     kind = parameter.type
     if isinstance(parameter, click.Option) and parameter.is_flag:
         return bool
-    if parameter.multiple:
+    if parameter.multiple or parameter.nargs == -1:
         return Texts
     if isinstance(kind, click.IntRange | click.FloatRange):
         number: Any = int if isinstance(kind, click.IntRange) else float
@@ -148,12 +156,13 @@ def command_line(word: str, options: BaseModel) -> list[str]:
     from moth_eval.cli import load_command
 
     line, positional = [], []
-    for parameter in load_command(word).params:
+    for parameter in _parameters(load_command(word)):
         value = getattr(options, key_of(parameter))
         if value is None or value is False:
             continue
         if isinstance(parameter, click.Argument):
-            positional.append(_word(value))
+            several = value if parameter.nargs == -1 and isinstance(value, list) else [value]
+            positional += [_word(one) for one in several]
             continue
         option = max(parameter.opts, key=len)
         if value is True:
@@ -162,7 +171,9 @@ def command_line(word: str, options: BaseModel) -> list[str]:
             several = value if isinstance(value, list) else [value]
             line += [f"{option}={_word(one)}" for one in several]
         else:
-            line.append(f"{option}={_word(value)}")
+            # One number there is a count, and a list of one is not.
+            only = isinstance(value, list) and len(value) == 1 and (word, option) == COUNTED
+            line.append(f"{option}={_word(value)}{',' * only}")
     return [*line, "--", *positional] if positional else line
 
 
@@ -194,7 +205,7 @@ def _known(word: str) -> list[str]:
 
     if word not in STUDY_COMMANDS:
         return list(STUDY_COMMANDS)
-    return [key_of(parameter) for parameter in load_command(word).params]
+    return [key_of(parameter) for parameter in _parameters(load_command(word))]
 
 
 def as_toml(word: str, parameters: Mapping[str, Any]) -> str:
@@ -213,15 +224,20 @@ def _given(word: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
     from moth_eval.cli import load_command
 
     found = {}
-    for parameter in load_command(word).params:
+    for parameter in _parameters(load_command(word)):
         value = parameters.get(str(parameter.name))
         default = parameter.to_info_dict().get("default")
         unset = value is None or value is False or value in ("", ())
         if unset or (value == default and not parameter.required):
             continue
-        plain = list(value) if isinstance(value, tuple) else value
-        found[key_of(parameter)] = str(plain) if isinstance(plain, Path) else plain
+        found[key_of(parameter)] = _plain(value)
     return found
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return [_plain(one) for one in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def options_of_call(call: Sequence[str]) -> dict[str, Any]:

@@ -96,7 +96,12 @@ class Task:
             "seed": self.seed,
             "device": self.device.partition(":")[0],
             "architecture": self.architecture,
-            "stated": [self.model.architecture, self.model.num_classes, self.model.crop],
+            "stated": [
+                self.model.architecture,
+                self.model.num_classes,
+                self.model.crop,
+                *filter(None, [self.model.normalisation]),
+            ],
             "layout": self.model.layout,
             "torch": _torch_version(),
         }

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from moth_eval.errors import MothError
-from moth_eval.loading.rounds import Round, RoundModel, read_round
+from moth_eval.loading.rounds import Round, RoundModel
 from moth_eval.records import (
     LOGS,
     AttemptRecord,
@@ -28,6 +28,7 @@ from moth_eval.records import (
 from .budget import Budget
 from .ledger import LedgerWriter
 from .pool import Outcome, Pool
+from .several_rounds import read_rounds
 from .shards import Shard, named
 from .sittings import refuse_differences
 from .tasks import Task, execute, parse_scanner, record_of
@@ -43,6 +44,8 @@ class TrojaiStudy:
 
     Attributes:
         models: folder of a round, folder of model files, or one model file.
+        more: further ones.
+        answers: whether ground truth is looked for.
         run: folder for the results.
         scanners: scanner specifications, `NAME` or `NAME:field=value,...`.
         seed: decides everything random.
@@ -64,6 +67,8 @@ class TrojaiStudy:
     """
 
     models: Path
+    more: tuple[Path, ...] = ()
+    answers: bool = True
     run: Path
     scanners: tuple[str, ...] = ("nc",)
     seed: int = 0
@@ -117,7 +122,12 @@ def plan(study: TrojaiStudy) -> Plan:
     from moth_eval.runner import resolve_device
 
     study.budget.check()
-    found = read_round(study.models, examples=study.examples, ground_truth=study.ground_truth)
+    found, roots = read_rounds(
+        (study.models, *study.more),
+        examples=study.examples,
+        ground_truth=study.ground_truth,
+        answers=study.answers,
+    )
     models = named(found.models, study.only)[: study.limit]
     if study.shard is not None:
         models = study.shard.part(models)
@@ -140,7 +150,7 @@ def plan(study: TrojaiStudy) -> Plan:
             device=device,
             architecture=study.architecture,
             require_sandbox=study.require_sandbox,
-            models=study.models.resolve(),
+            models=roots[model.name],
             run=study.run.resolve(),
         )
         for model in models
@@ -272,7 +282,7 @@ def _manifest(
     return RunManifest(
         created=datetime.now(UTC).replace(microsecond=0),
         command=study.command,
-        models=str(study.models.resolve()),
+        models=" ".join(str(path.resolve()) for path in (study.models, *study.more)),
         seed=study.seed,
         device=device,
         scanners={spec: {"method": m, **parameters} for spec, (m, parameters) in methods.items()},
@@ -283,7 +293,7 @@ def _manifest(
         entries=tuple(
             ModelEntry(
                 name=model.name,
-                file=os.path.relpath(model.file, study.models),
+                file=str(model.file) if study.more else os.path.relpath(model.file, study.models),
                 sha256=hashes[model.name],
                 architecture=model.architecture,
                 truth=found.truth.get(model.name),
@@ -334,7 +344,8 @@ def _check_architecture(study: TrojaiStudy) -> None:
     if study.architecture:
         from moth_eval.loading.architectures import ArchitectureSource
 
-        ArchitectureSource.parse(study.architecture, forbidden=study.models.resolve())
+        for path in (study.models, *study.more):
+            ArchitectureSource.parse(study.architecture, forbidden=path.resolve())
 
 
 def _hashes(model: RoundModel, examples_hash: Callable[[Path], str]) -> tuple[str, str]:

@@ -12,11 +12,15 @@ from moth_eval.text import visible
 
 from .options import (
     address_option,
+    architecture_option,
     budget_options,
     engine_option,
+    examples_option,
     gpu_share_option,
     only_option,
     require_sandbox,
+    retry_option,
+    scanner_option,
     shard_option,
 )
 from .shards import Shard
@@ -36,38 +40,20 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="Folder of a TrojAI round, folder of model files, or one model file.",
 )
-@click.option(
-    "--scanner",
-    "scanners",
-    multiple=True,
-    default=("nc",),
-    show_default=True,
-    metavar="NAME[:FIELD=VALUE,...]",
-    help="Scanner to run; may be given again.",
-)
+@scanner_option
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
     help="Run folder.  [default: runs/trojai-NAME-OF-MODELS-FOLDER]",
 )
-@click.option(
-    "--arch",
-    "architecture",
-    default="",
-    help="Network of files that hold only weights: a torchvision name, "
-    "package.module:factory or package.module (your own, trusted code).",
-)
+@architecture_option
 @require_sandbox
 @only_option
 @shard_option
 @engine_option
 @address_option
 @gpu_share_option
-@click.option(
-    "--examples",
-    type=click.Path(path_type=Path),
-    help="Clean images for all models: a folder, or an .npz with images and labels.",
-)
+@examples_option
 @click.option(
     "--ground-truth",
     type=click.Path(path_type=Path),
@@ -78,12 +64,7 @@ if TYPE_CHECKING:
 @budget_options("scan", jobs="one per processor as memory allows; one per GPU")
 @click.option("--seed", default=0, show_default=True, help="Decides everything random.")
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first so many models.")
-@click.option(
-    "--retry-failed",
-    "retry",
-    is_flag=True,
-    help="Do tasks again that failed, crashed, or ran out of time or memory.",
-)
+@retry_option
 @click.pass_context
 def trojai(
     ctx: click.Context,
@@ -146,7 +127,7 @@ def run_study(ctx: click.Context, study: TrojaiStudy) -> int:
         planned = plan(study)
         for note in planned.round.notes:
             click.echo(f"note: {visible(note)}", err=True)
-        records = _carry_out(planned, study)
+        records = carry_out_shown(planned, study)
     write_reports(ctx, study.run)
     return exit_code(planned, records)
 
@@ -158,7 +139,8 @@ def write_reports(ctx: click.Context, run: Path) -> None:
     ctx.invoke(load_command("report"), run=run, as_json=False)
 
 
-def _carry_out(planned: Plan, study: TrojaiStudy) -> dict[str, ScanRecord]:
+def carry_out_shown(planned: Plan, study: TrojaiStudy) -> dict[str, ScanRecord]:
+    """Carry out a plan with its progress on the standard error stream."""
     from rich.console import Console
 
     from .progress import ProgressReporter

@@ -20,6 +20,14 @@ from .text import visible
 INCOMPLETE = 3
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
+    "scan": (
+        "benchmarks.scan_command:scan",
+        "Judge models of unknown origin; leave grades, evidence and a report.",
+    ),
+    "calibrate": (
+        "benchmarks.calibrate_command:calibrate",
+        "Scan clean models; leave the file by which `scan` keeps its budget of false alarms.",
+    ),
     "trojai": (
         "benchmarks.trojai_command:trojai",
         "Scan a folder of models; leave scores, ROC and a report.",

@@ -241,6 +241,18 @@ def tpr_at_fpr(scores: npt.ArrayLike, truth: npt.ArrayLike, limit: float) -> flo
     return float(curve.tpr[curve.fpr <= limit + 1e-12].max())
 
 
+def fpr_at_tpr(scores: npt.ArrayLike, truth: npt.ArrayLike, wanted: float) -> float:
+    """The smallest false-positive rate whose true-positive rate is at least `wanted`.
+
+    Nothing is interpolated: with 10 poisoned models 0.95 means all of them.
+
+    Raises:
+        InputError: see :func:`roc_curve`.
+    """
+    curve = roc_curve(scores, truth)
+    return float(curve.fpr[curve.tpr >= wanted - 1e-12].min())
+
+
 def confusion_sweep(probabilities: npt.ArrayLike, truth: npt.ArrayLike) -> list[Confusion]:
     """The confusion counts at each threshold of :data:`SWEEP`; detected is `p >= threshold`.
 

@@ -7,6 +7,7 @@ the command line as `--arch moth_eval.networks:moth_resnet20`.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 
 import torch
@@ -164,3 +165,11 @@ def cifar_resnet20(num_classes: int = 10) -> nn.Module:
 def small_vgg(num_classes: int = 10) -> nn.Module:
     """See `SmallVGG`."""
     return SmallVGG(num_classes)
+
+
+NETWORKS: Mapping[str, Callable[..., nn.Module]] = {
+    "moth_resnet20": moth_resnet20,
+    "cifar_resnet20": cifar_resnet20,
+    "small_vgg": small_vgg,
+}
+"""Name -> factory."""

@@ -11,16 +11,30 @@ from moth_eval.errors import RunError
 from moth_eval.records import TRIGGERS, write_whole
 
 from .calibration import Probabilities
+from .comparisons import Comparison, compare
 from .doubts import Doubt, find_doubts, picture_doubts
+from .ensemble import ensemble
 from .evaluation import Evaluation, evaluate, probabilities
 from .page import Page, render
 from .pictures import Pictures, pictures
-from .roc import DARK, ScannerCurve, draw, scanner_curves
+from .roc import DARK, MOST_BANDS, ScannerCurve, draw, draw_panels, scanner_curves
 from .rows import Run, read_run
-from .tables import confusion_csv, metrics_csv, results_csv, roc_csv
+from .tables import (
+    comparisons_csv,
+    confusion_csv,
+    costs_csv,
+    metrics_csv,
+    results_csv,
+    roc_bands_csv,
+    roc_csv,
+)
+from .verdict_files import Judged, read_verdicts
 
 PAGE = "report.html"
-_OWN_FILES = ("roc.csv", "roc.png", "roc.svg", "confusion.csv", "confusion-*.csv")
+_OWN_FILES = (
+    "roc.csv", "roc-bands.csv", "roc.png", "roc.svg", "roc-panels.png", "comparisons.csv",
+    "confusion.csv", "confusion-*.csv", "verdicts.csv", "verdicts.json",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +44,10 @@ class Findings:
     run: Run
     lines: Sequence[Evaluation]
     answers: dict[str, Probabilities]
+    comparisons: Sequence[Comparison]
     doubts: Sequence[Doubt]
+    judged: Judged | None = None
+    """Verdicts, if it is a run of `scan`."""
 
 
 def work_out(path: Path) -> Findings:
@@ -41,8 +58,19 @@ def work_out(path: Path) -> Findings:
     """
     run = read_run(path)
     answers = {scanner: probabilities(run.of(scanner)) for scanner in run.scanners}
+    together = ensemble(run)
+    if together is not None:
+        run = replace(run, derived=together.rows)
+        answers[together.name] = together.answers
     lines = evaluate(run, answers)
-    return Findings(run=run, lines=lines, answers=answers, doubts=find_doubts(run, lines))
+    return Findings(
+        run=run,
+        lines=lines,
+        answers=answers,
+        comparisons=compare(run, tuple(answers)),
+        doubts=find_doubts(run, lines),
+        judged=read_verdicts(run),
+    )
 
 
 def build_reports(run: Path) -> list[Path]:
@@ -65,9 +93,13 @@ def write_reports(findings: Findings) -> list[Path]:
     curves = scanner_curves(findings.run, findings.lines)
     drawn, unreadable = _pictures(findings.run)
     files = {**_tables(findings), **_roc(curves)}
+    if findings.judged is not None:
+        files |= findings.judged.files()
     page = Page(
         run=findings.run,
         lines=findings.lines,
+        comparisons=findings.comparisons,
+        verdicts=findings.judged.by_scan if findings.judged else {},
         doubts=[*findings.doubts, *picture_doubts(unreadable)],
         pictures=drawn,
         roc_light=files.get("roc.svg", b""),
@@ -106,7 +138,10 @@ def _tables(findings: Findings) -> dict[str, bytes]:
     files = {
         "results.csv": results_csv(findings.run.rows, findings.answers),
         "metrics.csv": metrics_csv(findings.lines),
+        "costs.csv": costs_csv(findings.run),
     }
+    if findings.comparisons:
+        files["comparisons.csv"] = comparisons_csv(findings.comparisons)
     for place, scanner in enumerate(findings.run.scanners):
         answers = findings.answers[scanner]
         if answers.by_name:
@@ -120,8 +155,10 @@ def _roc(curves: Sequence[ScannerCurve]) -> dict[str, bytes]:
         return {}
     return {
         "roc.csv": roc_csv({c.scanner: c.curve for c in curves}),
+        "roc-bands.csv": roc_bands_csv({c.scanner: (c.grid, c.low, c.high) for c in curves}),
         "roc.png": draw(curves, kind="png"),
         "roc.svg": draw(curves, kind="svg"),
+        **({"roc-panels.png": draw_panels(curves, kind="png")} if len(curves) > MOST_BANDS else {}),
     }
 
 

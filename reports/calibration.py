@@ -68,7 +68,7 @@ def calibrate(examples: list[Example]) -> Probabilities:
     Returns:
         Nothing but the reason when fewer than two different models of either class are scored.
     """
-    folds = _folds(examples)
+    folds = folds_of(examples)
     if not folds:
         return Probabilities(by_name={}, note=_too_few(examples))
     count = max(folds.values()) + 1
@@ -121,7 +121,7 @@ def _loss(
     return float(loss), np.array([(slack * scores).sum(), slack.sum()])
 
 
-def _folds(examples: list[Example]) -> dict[str, int]:
+def folds_of(examples: list[Example]) -> dict[str, int]:
     """File hash -> fold, for labelled models; empty if a class has too few different files."""
     poisoned, clean = (
         sorted({e.sha256 for e in examples if e.label == label}, key=_shuffled) for label in (1, 0)

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from .evaluation import ALL_TYPES, Evaluation
+from .evaluation import Evaluation, is_whole
 from .rows import PENDING, Row, Run
 from .wording import STATUS_WORDS, count, percent, span
 
@@ -45,7 +45,7 @@ def find_doubts(run: Run, lines: Sequence[Evaluation]) -> list[Doubt]:
         run: the run.
         lines: its metrics.
     """
-    whole = [line for line in lines if line.trigger_type == ALL_TYPES]
+    whole = [line for line in lines if is_whole(line)]
     found = [
         *_incomplete(run),
         *_unanswered(run),

@@ -23,6 +23,7 @@ from moth_eval.metrics import (
     brier,
     cross_entropy,
     cross_entropy_halfwidth,
+    fpr_at_tpr,
     roc_auc,
     tpr_at_fpr,
 )
@@ -30,8 +31,8 @@ from moth_eval.metrics import (
 from .calibration import Example, Probabilities, calibrate
 from .rows import STATUSES, Row, Run
 
-ALL_TYPES = "all"
-UNNAMED_TYPE = "unnamed"
+ALL = "all"
+UNNAMED = "unnamed"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,8 @@ class Discrimination:
     failed_as_undecided: float
     tpr_at_fpr_5: float
     tpr_at_fpr_10: float
+    fpr_at_tpr_80: float
+    fpr_at_tpr_95: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,11 +99,12 @@ class AtPublishedCut:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """One line of the metrics table: a scanner, on all models or on one trigger type.
+    """One line of the metrics table: a scanner, on all models or on some of them.
 
     Attributes:
         scanner: its name.
         trigger_type: `all`, or the type of the poisoned models; clean ones are always all there.
+        architecture: `all`, or that of the models, clean and poisoned ones alike.
         counts: status -> number of models; adds up to `n_models`.
         n_models: models looked at.
         n_clean: known to be clean and not excluded.
@@ -118,6 +122,7 @@ class Evaluation:
 
     scanner: str
     trigger_type: str
+    architecture: str
     counts: dict[str, int]
     n_models: int
     n_clean: int
@@ -134,15 +139,15 @@ class Evaluation:
 
 
 def evaluate(run: Run, answers: Mapping[str, Probabilities]) -> list[Evaluation]:
-    """Every line of the metrics table: per scanner, then per trigger type if there are several.
+    """Every line of the metrics table: per scanner, then by trigger type and by architecture.
+
+    A split is left out where there is nothing to split.
 
     Args:
         run: the run.
-        answers: scanner -> its calibrated probabilities.
+        answers: scanner, or what else has rows -> its calibrated probabilities.
     """
-    return [
-        line for scanner in run.scanners for line in _of_scanner(run.of(scanner), answers[scanner])
-    ]
+    return [line for scanner in answers for line in _of_scanner(run.of(scanner), answers[scanner])]
 
 
 def probabilities(rows: Sequence[Row]) -> Probabilities:
@@ -176,28 +181,50 @@ def content_seed(scanner: str, clean: FloatArray, poisoned: FloatArray) -> int:
     return int.from_bytes(digest.digest()[:8], "big")
 
 
+def is_whole(line: Evaluation) -> bool:
+    """Whether a line is about all models of its scanner."""
+    return line.trigger_type == line.architecture == ALL
+
+
+def architecture_of(row: Row) -> str:
+    """The network as it was read; before that, as the metadata state it."""
+    return (row.record.architecture if row.record else "") or row.entry.architecture or UNNAMED
+
+
 def _of_scanner(rows: Sequence[Row], answers: Probabilities) -> list[Evaluation]:
-    lines = [_line(rows, ALL_TYPES, answers)] if rows else []
+    if not rows:
+        return []
+    lines = [_line(rows, answers)]
     types = sorted({_type_of(r) for r in rows if r.label == 1})
-    if len(types) > 1:
-        clean = [r for r in rows if r.label == 0]
-        for name in types:
-            poisoned = [r for r in rows if r.label == 1 and _type_of(r) == name]
-            lines.append(_line([*clean, *poisoned], name, answers))
+    clean = [r for r in rows if r.label == 0]
+    for name in types if len(types) > 1 else ():
+        poisoned = [r for r in rows if r.label == 1 and _type_of(r) == name]
+        lines.append(_line([*clean, *poisoned], answers, trigger_type=name))
+    networks = sorted({architecture_of(r) for r in rows if r.label is not None})
+    for name in networks if len(networks) > 1 else ():
+        own = [r for r in rows if r.label is not None and architecture_of(r) == name]
+        lines.append(_line(own, answers, architecture=name))
     return lines
 
 
 def _type_of(row: Row) -> str:
-    return (row.truth.trigger_type if row.truth else "") or UNNAMED_TYPE
+    return (row.truth.trigger_type if row.truth else "") or UNNAMED
 
 
-def _line(rows: Sequence[Row], trigger_type: str, answers: Probabilities) -> Evaluation:
+def _line(
+    rows: Sequence[Row],
+    answers: Probabilities,
+    *,
+    trigger_type: str = ALL,
+    architecture: str = ALL,
+) -> Evaluation:
     clean, poisoned = scores_by_class(rows)
     counts = Counter(r.status for r in rows)
     discrimination = _discrimination(rows) if clean.size and poisoned.size else None
     return Evaluation(
         scanner=rows[0].scanner,
         trigger_type=trigger_type,
+        architecture=architecture,
         counts={status: counts[status] for status in STATUSES},
         n_models=len(rows),
         n_clean=sum(r.label == 0 for r in rows),
@@ -234,6 +261,8 @@ def _discrimination(rows: Sequence[Row]) -> Discrimination:
         failed_as_undecided=_with_undecided(area, rows),
         tpr_at_fpr_5=tpr_at_fpr(scores, truth, 0.05),
         tpr_at_fpr_10=tpr_at_fpr(scores, truth, 0.10),
+        fpr_at_tpr_80=fpr_at_tpr(scores, truth, 0.80),
+        fpr_at_tpr_95=fpr_at_tpr(scores, truth, 0.95),
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -23,18 +23,21 @@ from markupsafe import Markup
 from moth_eval.metrics import tpr_at_fpr
 from moth_eval.text import visible
 
+from .comparisons import Comparison
 from .doubts import Doubt
 from .drawings import score_strip, size_bars
-from .evaluation import ALL_TYPES, Evaluation, scores_by_class
+from .evaluation import ALL, Evaluation, is_whole, scores_by_class
 from .pictures import Pictures
 from .roc import MOST_BANDS
 from .rows import Row, Run
+from .verdicts import FINDINGS, Verdict
 from .wording import (
     ABOVE_CUT,
     NO_CUT,
     NO_EVIDENCE,
     aligned,
     count,
+    evidence_words,
     finding,
     number,
     percent,
@@ -61,6 +64,8 @@ class Page:
         lines: its metrics.
         doubts: shown first, in this order.
         pictures: model and scanner -> pictures of its triggers, the sheets on disk.
+        comparisons: scanner against scanner.
+        verdicts: model and scanner -> verdict, in a run of `scan`; else empty.
         roc_light: the ROC figure as SVG; empty if there is none.
         roc_dark: the same for a dark screen.
         files: names of the other files of the report, to link to.
@@ -68,6 +73,8 @@ class Page:
 
     run: Run
     lines: Sequence[Evaluation]
+    comparisons: Sequence[Comparison]
+    verdicts: Mapping[tuple[str, str], Verdict]
     doubts: Sequence[Doubt]
     pictures: dict[tuple[str, str], Pictures]
     roc_light: bytes
@@ -77,7 +84,7 @@ class Page:
     @property
     def banded(self) -> bool:
         """Whether the ROC figure shows bands."""
-        whole = [line for line in self.lines if line.trigger_type == ALL_TYPES]
+        whole = [line for line in self.lines if is_whole(line)]
         return sum(line.discrimination is not None for line in whole) <= MOST_BANDS
 
 
@@ -93,8 +100,11 @@ def render(page: Page) -> bytes:
         policy=_policy(style, script),
         run=_facts(page.run),
         doubts=[_doubt(doubt) for doubt in page.doubts],
-        scanners=[_scanner(page, line) for line in page.lines if line.trigger_type == ALL_TYPES],
-        types=[line for line in page.lines if line.trigger_type != ALL_TYPES],
+        scanners=[_scanner(page, line) for line in page.lines if is_whole(line)],
+        types=[line for line in page.lines if line.trigger_type != ALL],
+        networks=[line for line in page.lines if line.architecture != ALL],
+        comparisons=page.comparisons,
+        costs=[_cost(page.run, name) for name in page.run.scanners],
         roc_light=_data("image/svg+xml", page.roc_light),
         roc_dark=_data("image/svg+xml", page.roc_dark),
         banded=page.banded,
@@ -156,6 +166,7 @@ def _facts(run: Run) -> dict[str, Any]:
         "title": visible(Path(manifest.models).name or manifest.models),
         "models": visible(manifest.models),
         "n_models": len(manifest.entries),
+        "n_scanners": len(run.scanners),
         "n_rows": len(run.rows),
         "above": findings.count(ABOVE_CUT),
         "no_evidence": findings.count(NO_EVIDENCE),
@@ -200,6 +211,15 @@ def _scanner(page: Page, line: Evaluation) -> dict[str, Any]:
     }
 
 
+def _cost(run: Run, scanner: str) -> tuple[str, float | None, float | None]:
+    """A scanner, and per model the means of its seconds and its passes, forward and backward."""
+    spent = [r.record for r in run.of(scanner) if r.record and r.record.status == "scored"]
+    if not spent:
+        return visible(scanner), None, None
+    passes = np.mean([r.forward_passes + r.backward_passes for r in spent])
+    return visible(scanner), float(np.mean([r.seconds for r in spent])), float(passes)
+
+
 def _found_at(rows: Sequence[Row]) -> list[tuple[float, float]]:
     """False-positive rate allowed -> share of backdoored models found."""
     clean, poisoned = scores_by_class(rows)
@@ -210,6 +230,7 @@ def _found_at(rows: Sequence[Row]) -> list[tuple[float, float]]:
 
 def _row(page: Page, row: Row, place: int, sheets: dict[int, str]) -> dict[str, Any]:
     record, drawn = row.record, page.pictures.get((row.model, row.scanner))
+    verdict = page.verdicts.get((row.model, row.scanner))
     return {
         "model": visible(row.model),
         "architecture": visible((record.architecture if record else "") or row.entry.architecture),
@@ -217,9 +238,9 @@ def _row(page: Page, row: Row, place: int, sheets: dict[int, str]) -> dict[str, 
         "scanner": visible(row.scanner),
         "truth": _truth(row),
         "score": row.score,
-        "finding": finding(row),
-        "tone": _tone(row),
-        "reason": visible(record.reason) if record else "",
+        "finding": verdict.grade if verdict else finding(row),
+        "tone": "above" if verdict and verdict.grade in FINDINGS else _tone(row),
+        "reason": visible(verdict.basis if verdict else record.reason if record else ""),
         "target": record.target if record else None,
         "source": record.source if record else None,
         "smallest": row.smallest,
@@ -227,6 +248,7 @@ def _row(page: Page, row: Row, place: int, sheets: dict[int, str]) -> dict[str, 
         "accuracy": record.clean_accuracy if record else None,
         "seconds": record.seconds if record else None,
         "doubts": [visible(text) for text in row.doubts],
+        "evidence": evidence_words(record.evidence, MOST_NAMES) if record else [],
         "thumbnail": _data("image/png", drawn.thumbnail) if drawn else "",
         "link": _link(drawn, place, sheets) if drawn else "",
         "caption": drawn.caption if drawn else "",

@@ -26,8 +26,9 @@ TILE = 128
 THUMBNAIL = 64
 """Side of a thumbnail (pixels)."""
 
-_GAP, _LEFT, _TOP = 12, 74, 40
-_INK, _FAINT, _ACCENT, _PAPER, _FRAME = "#1c2024", "#6b737c", "#c2410c", "#ffffff", "#d3d8dd"
+GAP = 12
+_LEFT, _TOP = 74, 40
+INK, FAINT, ACCENT, PAPER, FRAME = "#1c2024", "#6b737c", "#c2410c", "#ffffff", "#d3d8dd"
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -82,14 +83,14 @@ def pictures(run: Path, row: Row) -> Pictures | None:
     if record is None or not record.triggers:
         return None
     arrays = read_triggers(run, record)
-    shown = _most_telling(arrays, record.target)
+    shown = most_telling(arrays, record.target)
     if not shown:
         return None
     return Pictures(
         path=record.triggers_file.removesuffix(".npz") + ".png",
-        sheet=_png(_sheet(arrays, shown, record.target)),
+        sheet=as_png(_sheet(arrays, shown, record.target)),
         # A thousand thumbnails share one page: a small palette keeps it light.
-        thumbnail=_png(_fitted(_product(arrays, shown[0]), THUMBNAIL).quantize(48)),
+        thumbnail=as_png(fitted(product(arrays, shown[0]), THUMBNAIL).quantize(48)),
         caption="mask, pattern and their product for class "
         + ", ".join(str(arrays.targets[i]) for i in shown),
     )
@@ -149,7 +150,7 @@ def _unit(values: FloatArray) -> FloatArray:
     return np.clip(np.nan_to_num(values), 0.0, 1.0)
 
 
-def _most_telling(arrays: TriggerArrays, suspected: int | None) -> list[int]:
+def most_telling(arrays: TriggerArrays, suspected: int | None) -> list[int]:
     """Up to six rows, one per class: the suspected class, then valid ones by size."""
 
     def rank(row: int) -> tuple[bool, bool, float, int]:
@@ -162,15 +163,17 @@ def _most_telling(arrays: TriggerArrays, suspected: int | None) -> list[int]:
     return list(best.values())[:MOST_CLASSES]
 
 
-def _product(arrays: TriggerArrays, row: int) -> Image.Image:
-    return _image(arrays.masks[row][..., None] * arrays.patterns[row])
+def product(arrays: TriggerArrays, row: int) -> Image.Image:
+    """Mask times pattern of one row."""
+    return as_image(arrays.masks[row][..., None] * arrays.patterns[row])
 
 
-def _image(values: FloatArray) -> Image.Image:
+def as_image(values: FloatArray) -> Image.Image:
+    """A picture of values `(H, W, 3)` in `[0, 1]`."""
     return Image.fromarray(np.rint(values * 255).astype(np.uint8), "RGB")
 
 
-def _fitted(image: Image.Image, side: int) -> Image.Image:
+def fitted(image: Image.Image, side: int) -> Image.Image:
     """The picture scaled so that its longer side is `side`; pixels stay pixels when it grows."""
     scale = side / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
@@ -178,12 +181,12 @@ def _fitted(image: Image.Image, side: int) -> Image.Image:
 
 
 def _sheet(arrays: TriggerArrays, shown: list[int], suspected: int | None) -> Image.Image:
-    step = TILE + _GAP
-    sheet = Image.new("RGB", (_LEFT + step * len(shown), _TOP + step * 3), _PAPER)
+    step = TILE + GAP
+    sheet = Image.new("RGB", (_LEFT + step * len(shown), _TOP + step * 3), PAPER)
     pen = ImageDraw.Draw(sheet)
     for line, name in enumerate(("mask", "pattern", "mask ×\npattern")):
         middle = _TOP + step * line + TILE // 2
-        pen.multiline_text((_GAP, middle), name, _FAINT, _font("DejaVuSans", 11), "lm", spacing=3)
+        pen.multiline_text((GAP, middle), name, FAINT, font(bold=False, size=11), "lm", spacing=3)
     for column, row in enumerate(shown):
         _column(sheet, arrays, row, _LEFT + step * column, suspected)
     return sheet
@@ -194,32 +197,31 @@ def _column(
 ) -> None:
     pen = ImageDraw.Draw(sheet)
     named = suspected is not None and int(arrays.targets[row]) == suspected
-    colour = _ACCENT if named else _INK
+    colour = ACCENT if named else INK
     source, valid = int(arrays.sources[row]), bool(arrays.valid[row])
     title = f"{source} → {arrays.targets[row]}" if source >= 0 else f"class {arrays.targets[row]}"
-    pen.text((left, 8), title + (" suspected" if named else ""), colour, _font(_BOLD, 11))
+    pen.text((left, 8), title + (" suspected" if named else ""), colour, font(bold=True, size=11))
     figures = f"{arrays.sizes[row]:.3g} px, ASR {arrays.asrs[row]:.0%}"
-    pen.text((left, 23), figures if valid else f"{figures} (low)", _FAINT, _font("DejaVuSans", 10))
-    mask = _image(np.repeat(arrays.masks[row][..., None], 3, axis=-1))
-    for line, image in enumerate((mask, _image(arrays.patterns[row]), _product(arrays, row))):
-        top = _TOP + (TILE + _GAP) * line
-        fitted = _fitted(image, TILE)
-        sheet.paste(fitted, (left, top))
-        corner = (left + fitted.width - 1, top + fitted.height - 1)
-        pen.rectangle(((left, top), corner), outline=_ACCENT if named else _FRAME)
-
-
-_BOLD = "DejaVuSans-Bold"
+    pen.text((left, 23), figures if valid else f"{figures} (low)", FAINT, font(bold=False, size=10))
+    mask = as_image(np.repeat(arrays.masks[row][..., None], 3, axis=-1))
+    for line, image in enumerate((mask, as_image(arrays.patterns[row]), product(arrays, row))):
+        top = _TOP + (TILE + GAP) * line
+        tile = fitted(image, TILE)
+        sheet.paste(tile, (left, top))
+        corner = (left + tile.width - 1, top + tile.height - 1)
+        pen.rectangle(((left, top), corner), outline=ACCENT if named else FRAME)
 
 
 @cache
-def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
+def font(*, bold: bool, size: int) -> ImageFont.FreeTypeFont:
     """A font that matplotlib brings along, so that pictures are the same on every machine."""
+    name = "DejaVuSans-Bold" if bold else "DejaVuSans"
     path = Path(mpl.get_data_path()) / "fonts" / "ttf" / f"{name}.ttf"
     return ImageFont.truetype(str(path), size)
 
 
-def _png(image: Image.Image) -> bytes:
+def as_png(image: Image.Image) -> bytes:
+    """The picture as a PNG file."""
     buffer = io.BytesIO()
     # Level 1: noise does not shrink further, and level 9 takes twenty times as long.
     image.save(buffer, "PNG", compress_level=1)

@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from moth_eval.errors import InputError
 from moth_eval.records import MANIFEST
+
+if TYPE_CHECKING:
+    from .verdict_files import Judged
 
 Report = tuple[list[str], list[Path], dict[str, object]]
 """Lines of the summary, files that were written, and the data."""
@@ -17,7 +22,29 @@ Report = tuple[list[str], list[Path], dict[str, object]]
 @click.command()
 @click.argument("run", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
-def report(run: Path, as_json: bool) -> None:
+@click.option(
+    "--pair",
+    nargs=2,
+    metavar="MODEL MODEL",
+    help="Two models of a run of trojai, whose triggers are drawn beside each other.",
+)
+@click.option(
+    "--sarif",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the verdicts of a run of scan as SARIF 2.1.0.",
+)
+@click.option(
+    "--junit",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the verdicts of a run of scan as JUnit XML.",
+)
+def report(
+    run: Path,
+    as_json: bool,
+    pair: tuple[str, str] | None,
+    sarif: Path | None,
+    junit: Path | None,
+) -> int:
     """Rebuild every table, figure and page of the run folder RUN.
 
     They are made from its manifest, its ledger and its triggers alone, so rebuilding an unchanged
@@ -25,21 +52,31 @@ def report(run: Path, as_json: bool) -> None:
     """
     from .distance import is_distance_run
 
+    if (sarif or junit) and not is_judged(run):
+        raise InputError(f"--sarif and --junit: {run} is no run of scan, which alone has verdicts")
+    if pair is not None:
+        click.echo(f"wrote {_pair(run, pair)}", err=as_json)
     if is_distance_run(run):
         _report_distance(run, as_json)
-        return
+        return 0
     kind = kind_of_run(run)
     if kind in _STUDIES:
         _report_study(_STUDIES[kind](run), as_json)
-        return
+        return 0
+    return _report_scans(run, as_json, sarif, junit)
+
+
+def _report_scans(run: Path, as_json: bool, sarif: Path | None, junit: Path | None) -> int:
     from .build import work_out, write_reports
     from .summary import lines_of, summary_data
 
     found = work_out(run)
     written = write_reports(found)
+    if found.judged is not None:
+        return _tell_verdicts(found.judged, written[-1], as_json, sarif, junit)
     if as_json:
         click.echo(json.dumps(summary_data(found, written), indent=2, allow_nan=False))
-        return
+        return 0
     for line in lines_of(found):
         click.echo(line)
     pictures = sum(path.parent != run for path in written)
@@ -49,6 +86,51 @@ def report(run: Path, as_json: bool) -> None:
             click.echo(f"wrote {path}")
     if pictures:
         click.echo(f"wrote {pictures} pictures of triggers in {run / 'triggers'}")
+    return 0
+
+
+def is_judged(run: Path) -> bool:
+    """Whether a folder holds a run of `scan`."""
+    from moth_eval.scan_calibration import POLICY
+
+    return (run / POLICY).is_file()
+
+
+def _tell_verdicts(
+    judged: Judged, page: Path, as_json: bool, sarif: Path | None, junit: Path | None
+) -> int:
+    """Print the verdicts and write them where asked to; the exit code of `scan`."""
+    for path, content in ((sarif, judged.sarif), (junit, judged.junit)):
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content())
+    if as_json:
+        click.echo(json.dumps(judged.data(), indent=2, allow_nan=False))
+    else:
+        for line in [*judged.lines(), "", f"wrote {page}"]:
+            click.echo(line)
+    return judged.exit_code
+
+
+def _pair(run: Path, models: tuple[str, str]) -> Path:
+    from moth_eval.records import write_whole
+
+    from .rows import read_run
+    from .side_by_side import pair_path, side_by_side
+
+    if is_other_run(run):
+        raise InputError(f"--pair: {run} is no run of trojai, which alone has triggers per model")
+    read = read_run(run)
+    path = pair_path(read, models)
+    write_whole(path, side_by_side(read, models))
+    return path
+
+
+def is_other_run(run: Path) -> bool:
+    """Whether a folder holds a run of another command than `trojai`."""
+    from .distance import is_distance_run
+
+    return is_distance_run(run) or kind_of_run(run) in _STUDIES
 
 
 def _report_distance(run: Path, as_json: bool) -> None:

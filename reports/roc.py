@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,11 +21,11 @@ from moth_eval.metrics import FloatArray, RocCurve, roc_curve
 from moth_eval.text import visible
 
 from .evaluation import (
-    ALL_TYPES,
     AtPublishedCut,
     Discrimination,
     Evaluation,
     content_seed,
+    is_whole,
     scores_by_class,
 )
 from .rows import Run
@@ -32,6 +33,8 @@ from .rows import Run
 MOST_GRID_POINTS = 200
 LEGEND_WIDTH = 84
 """Characters of a line of the legend."""
+
+PANELS_ABREAST = 3
 
 MOST_BANDS = 2
 """With more curves than this the bands hide each other, and only the curves are drawn."""
@@ -97,7 +100,7 @@ def scanner_curves(run: Run, lines: Sequence[Evaluation]) -> list[ScannerCurve]:
     return [
         _scanner_curve(run, line, line.discrimination)
         for line in lines
-        if line.trigger_type == ALL_TYPES and line.discrimination is not None
+        if is_whole(line) and line.discrimination is not None
     ]
 
 
@@ -124,9 +127,57 @@ def draw(
         for number, curve in enumerate(curves):
             _draw_curve(axes, curve, theme, number, band=len(curves) <= MOST_BANDS)
         _legend(figure, axes, theme)
-        buffer = io.BytesIO()
-        plain = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
-        figure.savefig(buffer, format=kind, dpi=200, metadata=plain, facecolor=theme.paper)
+        return _saved(figure, kind, theme)
+
+
+def draw_panels(curves: Sequence[ScannerCurve], *, kind: Literal["png", "svg"]) -> bytes:
+    """A panel per scanner with its band, the other curves faint behind it.
+
+    Args:
+        curves: at least one.
+        kind: as in `draw`.
+    """
+    columns = min(len(curves), PANELS_ABREAST)
+    lines = math.ceil(len(curves) / columns)
+    settings = {"svg.hashsalt": "moth-eval", "font.family": "DejaVu Sans", "font.size": 9}
+    with style.context(["default", settings]):
+        layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)
+        figure = Figure(figsize=(3.6 * columns, 4.2 * lines), facecolor=LIGHT.paper, layout=layout)
+        FigureCanvasAgg(figure)
+        grid = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
+        for axes in grid.flat[len(curves) :]:
+            axes.set_visible(False)
+        for number, curve in enumerate(curves):
+            _panel(grid.flat[number], curves, number)
+            grid.flat[number].set_title(
+                _panel_title(curve), fontsize=8.5, color=LIGHT.ink, loc="left"
+            )
+        figure.supxlabel("False-positive rate: clean models flagged", color=LIGHT.ink)
+        figure.supylabel("True-positive rate: backdoored models flagged", color=LIGHT.ink)
+        return _saved(figure, kind, LIGHT)
+
+
+def _panel(axes: Axes, curves: Sequence[ScannerCurve], number: int) -> None:
+    _frame(axes, LIGHT)
+    axes.set(xlabel="", ylabel="")
+    for other in curves:
+        axes.plot(other.curve.fpr, other.curve.tpr, color=LIGHT.grid, linewidth=1.2)
+    _draw_curve(axes, curves[number], LIGHT, number, band=True)
+
+
+def _panel_title(drawn: ScannerCurve) -> str:
+    found = drawn.discrimination
+    name = textwrap.fill(visible(drawn.scanner), 44).replace("$", r"\$")
+    return (
+        f"{name}\nAUC {found.area:.3f} ({found.interval.low:.2f} to {found.interval.high:.2f}), "
+        f"{drawn.clean} clean, {drawn.poisoned} backdoored"
+    )
+
+
+def _saved(figure: Figure, kind: Literal["png", "svg"], theme: Theme) -> bytes:
+    buffer = io.BytesIO()
+    plain = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
+    figure.savefig(buffer, format=kind, dpi=200, metadata=plain, facecolor=theme.paper)
     return buffer.getvalue()
 
 

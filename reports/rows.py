@@ -93,11 +93,13 @@ class Run:
         path: the folder.
         manifest: what the run is.
         rows: every model under every scanner, in the order of the manifest.
+        derived: rows of what is made from the scores, such as an ensemble; none of them is a scan.
     """
 
     path: Path
     manifest: RunManifest
     rows: tuple[Row, ...]
+    derived: tuple[Row, ...] = ()
 
     @property
     def scanners(self) -> tuple[str, ...]:
@@ -105,8 +107,8 @@ class Run:
         return tuple(self.manifest.scanners)
 
     def of(self, scanner: str) -> tuple[Row, ...]:
-        """The rows of one scanner."""
-        return tuple(row for row in self.rows if row.scanner == scanner)
+        """The rows of one scanner, or of what was made from the scores."""
+        return tuple(row for row in (*self.rows, *self.derived) if row.scanner == scanner)
 
 
 @dataclass

@@ -8,12 +8,15 @@ from pathlib import Path
 from moth_eval.text import visible
 
 from .build import Findings, work_out
-from .evaluation import ALL_TYPES, Evaluation
+from .comparisons import Comparison
+from .evaluation import ALL, Evaluation, is_whole
 from .rows import PENDING, Run
-from .tables import Cell, metrics_row
+from .tables import Cell, comparison_row, metrics_row
 from .wording import STATUS_WORDS, count, number, percent, span
 
 MOST_SUSPECTS = 5
+LEVEL = 0.05
+"""Corrected p value up to which two scanners are said to differ."""
 
 
 def summary_lines(run: Path) -> list[str]:
@@ -28,10 +31,12 @@ def summary_lines(run: Path) -> list[str]:
 def lines_of(findings: Findings) -> list[str]:
     """The same for a run that is worked out already."""
     run = findings.run
-    lines = [_head(run), "", *_table(_metric_cells(findings.lines)), ""]
-    whole = [line for line in findings.lines if line.trigger_type == ALL_TYPES]
+    shown = [line for line in findings.lines if line.architecture == ALL]
+    lines = [_head(run), "", *_table(_metric_cells(shown)), ""]
+    whole = [line for line in findings.lines if is_whole(line)]
     lines += [f"{visible(line.scanner)}: {line.note}" for line in whole if line.note]
     lines += [text for scanner in run.scanners if (text := _suspects(run, scanner))]
+    lines += [_apart(one) for one in findings.comparisons if one.p_holm <= LEVEL]
     serious = [doubt for doubt in findings.doubts if doubt.serious]
     if serious:
         lines += ["", f"{count(len(serious), 'serious doubt')}:"]
@@ -47,6 +52,7 @@ def summary_data(findings: Findings, written: Sequence[Path]) -> dict[str, objec
         "complete": all(row.status != PENDING for row in findings.run.rows),
         "written": [str(path) for path in written],
         "metrics": rows,
+        "comparisons": [comparison_row(one) for one in findings.comparisons],
         "doubts": [
             {"serious": d.serious, "title": d.title, "detail": d.detail, "models": list(d.models)}
             for d in findings.doubts
@@ -83,6 +89,17 @@ def _table(cells: list[list[str]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     padded = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in cells]
     return [line.rstrip() for line in padded]
+
+
+def _apart(one: Comparison) -> str:
+    worse, better = sorted(
+        [(one.areas.first, one.first), (one.areas.second, one.second)], key=lambda pair: pair[0]
+    )
+    return (
+        f"{visible(better[1])} tells models apart better than {visible(worse[1])}: ROC area "
+        f"{better[0]:.3f} against {worse[0]:.3f} on {one.areas.clean + one.areas.poisoned} models, "
+        f"corrected p = {number(one.p_holm, 2)}"
+    )
 
 
 def _suspects(run: Run, scanner: str) -> str:

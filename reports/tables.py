@@ -16,11 +16,13 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from moth_eval.intervals import Interval
-from moth_eval.metrics import RocCurve, confusion_sweep
+from moth_eval.metrics import FloatArray, RocCurve, confusion_sweep
 
 from .calibration import Probabilities
+from .comparisons import Comparison
 from .evaluation import Evaluation, finished
-from .rows import Row
+from .rows import Row, Run
+from .wording import evidence_words
 
 Cell = str | int | float | bool | None
 
@@ -54,6 +56,30 @@ def roc_csv(curves: dict[str, RocCurve]) -> bytes:
     )
 
 
+def roc_bands_csv(bands: dict[str, tuple[FloatArray, FloatArray, FloatArray]]) -> bytes:
+    """The pointwise bounds of every ROC curve.
+
+    Args:
+        bands: scanner -> false-positive rates, lower and upper bounds of the true-positive rate,
+            `(G,)` each.
+    """
+    return as_csv(
+        {"scanner": scanner, "fpr": float(x), "tpr_low": float(low), "tpr_high": float(high)}
+        for scanner, band in bands.items()
+        for x, low, high in zip(*band, strict=True)
+    )
+
+
+def comparisons_csv(comparisons: Sequence[Comparison]) -> bytes:
+    """One line per pair of scanners."""
+    return as_csv([comparison_row(one) for one in comparisons])
+
+
+def costs_csv(run: Run) -> bytes:
+    """One line per scanner: what its scans took. These figures may differ between equal runs."""
+    return as_csv([_costs(name, run.of(name)) for name in run.scanners])
+
+
 def confusion_csv(rows: Sequence[Row], answers: Probabilities) -> bytes:
     """TrojAI's confusion file of one scanner's calibrated probabilities.
 
@@ -74,6 +100,7 @@ def metrics_row(line: Evaluation) -> dict[str, Cell]:
     return {
         "scanner": line.scanner,
         "trigger_type": line.trigger_type,
+        "architecture": line.architecture,
         "n_models": line.n_models,
         "n_clean": line.n_clean,
         "n_poisoned": line.n_poisoned,
@@ -99,6 +126,8 @@ def _discrimination(line: Evaluation) -> dict[str, Cell]:
         "roc_auc_note": line.note,
         "tpr_at_fpr_5": found.tpr_at_fpr_5 if found else None,
         "tpr_at_fpr_10": found.tpr_at_fpr_10 if found else None,
+        "fpr_at_tpr_80": found.fpr_at_tpr_80 if found else None,
+        "fpr_at_tpr_95": found.fpr_at_tpr_95 if found else None,
     }
 
 
@@ -128,6 +157,43 @@ def _cut(line: Evaluation) -> dict[str, Cell]:
     }
 
 
+def comparison_row(one: Comparison) -> dict[str, Cell]:
+    """Two scanners as column -> value; None where a figure does not exist."""
+    areas = one.areas
+    return {
+        "first": one.first,
+        "second": one.second,
+        "clean": areas.clean,
+        "poisoned": areas.poisoned,
+        "left_out": one.left_out,
+        "roc_auc_first": areas.first,
+        "roc_auc_second": areas.second,
+        "difference": areas.difference,
+        **_bounds("difference", areas.interval),
+        "p": areas.p_value,
+        "p_holm": one.p_holm,
+        "detectable_difference": areas.detectable,
+    }
+
+
+def _costs(scanner: str, rows: Sequence[Row]) -> dict[str, Cell]:
+    spent = [r.record for r in rows if r.record is not None and r.record.status == "scored"]
+    seconds = [record.seconds for record in spent]
+    return {
+        "scanner": scanner,
+        "scored": len(spent),
+        "seconds_mean": float(np.mean(seconds)) if spent else None,
+        "seconds_median": float(np.median(seconds)) if spent else None,
+        "seconds_highest": max(seconds, default=None),
+        "seconds_total": float(sum(r.record.seconds for r in rows if r.record)),
+        "forward_passes_mean": float(np.mean([r.forward_passes for r in spent])) if spent else None,
+        "backward_passes_mean": float(np.mean([r.backward_passes for r in spent]))
+        if spent
+        else None,
+        "peak_memory_mb": max((r.peak_memory_bytes / 1e6 for r in spent), default=None),
+    }
+
+
 def _bounds(name: str, interval: Interval | None) -> dict[str, Cell]:
     return {
         f"{name}_low": interval.low if interval else None,
@@ -150,6 +216,7 @@ def _result(row: Row, answers: Probabilities) -> dict[str, Cell]:
         "suspected_source": record.source if record else None,
         "smallest_trigger_size": smallest.size if smallest else None,
         "smallest_trigger_asr": smallest.asr if smallest else None,
+        "evidence": "; ".join(evidence_words(record.evidence)) if record else None,
         "clean_accuracy": record.clean_accuracy if record else None,
         "normalisation": record.normalisation if record else None,
         "poisoned": truth.poisoned if truth else None,

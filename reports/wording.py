@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from moth_eval.intervals import Interval
+from moth_eval.records import EvidenceRecord
+from moth_eval.text import visible
 
 from .rows import PENDING, Row
 
@@ -29,6 +33,19 @@ def finding(row: Row) -> str:
     if row.above_cut is None:
         return NO_CUT
     return ABOVE_CUT if row.above_cut else NO_EVIDENCE
+
+
+def evidence_words(found: Sequence[EvidenceRecord], most: int = 3) -> list[str]:
+    """The first figures of a scan in words, such as `largest margin (logits), class 3: 12.5`."""
+    return [f"{visible(one.what)}{_about(one)}: {number(one.value)}" for one in found[:most]]
+
+
+def _about(one: EvidenceRecord) -> str:
+    if one.source is not None and one.target is not None:
+        return f", {one.source} → {one.target}"
+    if one.target is not None:
+        return f", class {one.target}"
+    return "" if one.source is None else f", from class {one.source}"
 
 
 def count(number: int, noun: str) -> str:

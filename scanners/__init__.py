@@ -11,6 +11,9 @@ SCANNERS: Mapping[str, str] = {
     "free-eagle": "scanners.free_eagle:FreeEagle",
     "filters": "scanners.filter_inversion:FilterInversion",
     "feature-re": "scanners.feature_re:FeatureRE",
+    "pixel": "scanners.pixel:Pixel",
+    "weights": "scanners.final_layer:FinalLayer",
+    "mm-bd": "scanners.maximum_margin:MaximumMargin",
 }
 """Short name -> `"module:Class"`, resolved by `moth_eval.plugins.resolve`."""
 

@@ -40,7 +40,7 @@ from attacks.injector import Injector
 from attacks.plan import RoundSpec
 from attacks.training import Recipe
 from benchmarks.tasks import parse_scanner
-from moth_eval import records
+from moth_eval import records, scan_calibration
 from moth_eval.cli import COMMANDS, ROOMS, load_command, main
 from moth_eval.hardeners import HARDENERS
 from moth_eval.hardeners.trainer import Recipe as HardeningRecipe
@@ -286,6 +286,12 @@ def rows(text: str) -> dict[str, list[str]]:
     return {name: [cell.strip("` ") for cell in rest.split(" | ")] for name, rest in lines}
 
 
+def names_of(text: str) -> list[str]:
+    """Every code word in the first cells of the tables of a text, in order."""
+    cells = re.findall(r"^\| (`[^|]+`) \|", text, re.MULTILINE)
+    return [name for cell in cells for name in re.findall(r"`([^`]+)`", cell)]
+
+
 def as_text(value: object) -> str:
     """A default as the tables write it."""
     if value == "":
@@ -394,17 +400,54 @@ def test_schedules_are_documented_with_their_figures() -> None:
         assert shown == expected, name
 
 
-@pytest.mark.parametrize("file", ["results.csv", "metrics.csv", "roc.csv", "confusion.csv"])
+def of_columns(file: Path) -> list[str]:
+    return [name.strip() for name in file.read_text().splitlines()[0].split(",")]
+
+
+@pytest.mark.parametrize(
+    "file", ["results.csv", "metrics.csv", "roc.csv", "roc-bands.csv", "costs.csv", "confusion.csv"]
+)
 def test_every_column_is_documented(file: str, material: Path) -> None:
-    header = (material / "runs" / "trojai-suspects" / file).read_text().splitlines()[0]
-    columns = [name.strip() for name in header.split(",")]
-    assert list(rows(section("metrics.md", file))) == columns
+    columns = of_columns(material / "runs" / "trojai-suspects" / file)
+    assert names_of(section("metrics.md", file)) == columns
+
+
+def test_every_column_of_the_comparison_of_scanners_is_documented(tmp_path: Path) -> None:
+    run = large_run(tmp_path / "run", models=8, scanners=("nc", "other"))
+    build_reports(run)
+    columns = of_columns(run / "comparisons.csv")
+    assert names_of(section("metrics.md", "comparisons.csv")) == columns
 
 
 @pytest.mark.parametrize("name", RECORDS)
 def test_every_field_of_the_records_is_documented(name: str) -> None:
     model: type[records.Record] = getattr(records, name)
     assert list(rows(section("run-folder.md", name))) == list(model.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("page", "kind"),
+    [
+        ("calibrate.md", scan_calibration.Calibration),
+        ("calibrate.md", scan_calibration.CalibratedScanner),
+        ("calibrate.md", scan_calibration.CalibrationGroup),
+        ("scan.md", scan_calibration.ScanPolicy),
+    ],
+)
+def test_every_field_of_a_calibration_is_documented(page: str, kind: type[records.Record]) -> None:
+    assert list(rows(section(page, kind.__name__))) == list(kind.model_fields)
+
+
+def test_every_column_of_the_verdicts_is_documented(tmp_path: Path) -> None:
+    run = large_run(tmp_path / "run", models=2)
+    policy = scan_calibration.ScanPolicy(
+        policy=scan_calibration.parse_policy("0.05"), dataset="", calibration=None,
+        calibration_file="",
+    )  # fmt: skip
+    (run / scan_calibration.POLICY).write_text(policy.model_dump_json())
+    build_reports(run)
+    columns = of_columns(run / "verdicts.csv")
+    assert names_of(section("scan.md", "verdicts.csv")) == columns
 
 
 @pytest.mark.parametrize("kind", [AttackRecord, PoisoningRecord, GateRecord])

@@ -20,6 +20,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from ..errors import ArchitectureError
+from ..networks import NETWORKS
 from .import_guard import nothing_imported_from, require_outside
 from .vit import VIT_NAMES, named_vit
 
@@ -45,6 +46,9 @@ OTHER_NAMES = {
     "wideresnet101": "wide_resnet101_2",
     "wide_resnet101": "wide_resnet101_2",
 }
+
+#: Side-cars may name these of our own networks, and no other factory.
+OWN_NETWORKS = "moth_eval.networks:"
 
 #: Networks with a second classifier that only training uses, and a switch for the input's scale.
 AUXILIARY = ("googlenet", "inception_v3")
@@ -174,7 +178,14 @@ def builtin_architecture(name: str) -> Factory | None:
     plain = name.strip().removeprefix("classification:").lower()
     if plain in VIT_NAMES:
         return partial(named_vit, plain)
-    return torchvision_architecture(name)
+    return own_network(plain) or torchvision_architecture(name)
+
+
+def own_network(name: str) -> Factory | None:
+    """The factory of moth-eval's own that is called `moth_eval.networks:NAME`, or None."""
+    if not name.startswith(OWN_NETWORKS):
+        return None
+    return NETWORKS.get(name.removeprefix(OWN_NETWORKS))
 
 
 def call_factory(label: str, factory: Factory, num_classes: int | None) -> nn.Module:

@@ -19,6 +19,7 @@ from .architectures import (
     builtin_architecture,
     call_factory,
     final_layer,
+    own_network,
     torchvision_name,
     without_weights,
 )
@@ -313,8 +314,8 @@ def _architecture_for(state: dict[str, Tensor], request: _Request) -> _Choice:
     if builtin_architecture(chosen) is None:
         where = f"{request.sidecar.path}" if request.sidecar and chosen == said else "the metadata"
         raise ArchitectureError(
-            f"the architecture {chosen!r}, named by {where}, is not one of torchvision's; if you "
-            "have code for it that you trust, give it with --arch package.module:factory"
+            f"the architecture {chosen!r}, named by {where}, is not one of torchvision's or ours; "
+            "if you have code for it that you trust, give it with --arch package.module:factory"
         )
     return _from_builtin(chosen, state)
 
@@ -336,6 +337,9 @@ def _from_builtin(name: str, state: dict[str, Tensor]) -> _Choice:
             label=official, build=build, outlined=without_weights(partial(build, None)) is not None
         )
     plain = name.strip().removeprefix("classification:").lower()
+    own = own_network(plain)
+    if own is not None:
+        return _Choice(label=plain, build=partial(call_factory, plain, own), outlined=True)
     size = image_size_of(plain, {key: tuple(value.shape) for key, value in state.items()})
     return _Choice(label=plain, build=partial(_build_vit, plain, size), outlined=True)
 

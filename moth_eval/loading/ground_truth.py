@@ -1,7 +1,8 @@
 """Which models are poisoned: ground_truth.csv, METADATA.csv and config.json joined.
 
 Where they disagree, a note says so, and the first of these counts: what the caller named, the
-model's own ground_truth.csv, the tree `groundtruth/` beside `models/`, METADATA.csv, config.json.
+model's own ground_truth.csv, the tree `groundtruth/` beside `models/`, METADATA.csv, config.json,
+the attack.json of an injected model.
 
 Round 1 has six models whose ground truth says poisoned although no trigger was put in; NIST asks
 to leave them out. The ids of its train and test sets overlap, and test and holdout sets are of
@@ -24,12 +25,13 @@ from pathlib import Path
 
 from ..errors import RoundError
 from ..records import Truth
-from .bounded import leads_outside, read_text
+from .bounded import leads_outside, read_json, read_text
 from .layouts import Found
 from .metadata import read_metadata, truth_of_metadata
-from .truths import flag
+from .truths import flag, integers
 
 FILE = "ground_truth.csv"
+ATTACK = "attack.json"
 TREES = ("groundtruth", "ground_truth", "ground-truth")
 _MAX_BYTES = 1000
 ROUND_1_ERRATA: Mapping[str, frozenset[str]] = {
@@ -112,6 +114,42 @@ def claims_of(
     yield from _row_claims(row, "METADATA.csv")
     if config is not None:
         yield Claim(place="config.json", truth=config)
+
+
+def attack_claims(folder: Path | None, root: Path) -> Iterator[Claim]:
+    """What the `attack.json` of an injected model says, if there is one.
+
+    A model that its own gate refused is no example of a backdoored model: it has an erratum.
+
+    Args:
+        folder: where it lies with its model; None if several models lie there.
+        root: the folder that no link may lead out of.
+
+    Raises:
+        RoundError: it cannot be read, or does not name the attack.
+    """
+    path = None if folder is None else folder / ATTACK
+    if path is None or not (path.exists() or path.is_symlink()):
+        return
+    if leads_outside(path, root):
+        raise RoundError(f"{path} is, or lies behind, a link that leads out of {root}; copy it")
+    content = read_json(path)
+    attack = content.get("attack") if isinstance(content, dict) else None
+    if not isinstance(content, dict) or not isinstance(attack, str) or not attack:
+        raise RoundError(f'{path} names no attack; expected {{"attack": "patch", ...}}')
+    yield Claim(place=f"{path.parent.name}/{ATTACK}", truth=_truth_of_attack(attack, content))
+
+
+def _truth_of_attack(attack: str, content: Mapping[str, object]) -> Truth:
+    gate = content.get("gate")
+    refused = isinstance(gate, Mapping) and gate.get("passed") is False
+    return Truth(
+        poisoned=attack != "none",
+        trigger_type="" if attack == "none" else attack,
+        targets=integers(content.get("target")),
+        sources=integers(content.get("sources")),
+        errata="its own gate refused the model" if refused else "",
+    )
 
 
 def _tree_claims(trees: tuple[Path, ...], name: str, root: Path) -> Iterator[Claim]:

@@ -9,7 +9,7 @@ trojai-3           `clean_example_data/`, config.json in lower case with adversa
 trojai-4           as 3, with a list of triggers
 trojai-11          `clean-example-data/{id}.jpg` and `{id}.json`; config.json with `py/state`
 trojai-mitigation  as 11, with `mitigate-example-data/` or `test-example-data/`
-files              model files without folders of their own
+files              model files without the images of a round, in one folder or in one each
 =================  ==============================================================================
 """
 
@@ -67,6 +67,7 @@ class Found:
         base: the folder that holds the members.
         members: one folder per model, or the model files themselves.
         files: whether the members are model files.
+        homes: whether each of these files lies in a folder of its own, which gives it its name.
         notes: what else was seen.
     """
 
@@ -74,6 +75,7 @@ class Found:
     base: Path
     members: tuple[Path, ...]
     files: bool
+    homes: bool = False
     notes: tuple[str, ...] = ()
 
     @cached_property
@@ -82,11 +84,17 @@ class Found:
         counts = Counter(member.stem for member in self.members)
         return frozenset(stem for stem, count in counts.items() if count > 1)
 
+    def name_of(self, file: Path) -> str:
+        """What a member is called that is a model file."""
+        if self.homes:
+            return file.parent.name
+        return file.name if file.stem in self.shared_stems else file.stem
+
 
 def find_models(path: Path) -> Found:
     """The models in a folder: `id-*` folders, the same under `models/`, or model files.
 
-    Also takes one model folder, or one model file.
+    Model files may lie in a sub-folder each. Also takes one model folder, or one model file.
 
     Raises:
         RoundError: there is nothing of the kind; the message lists what was looked for.
@@ -120,11 +128,17 @@ def _find(path: Path) -> Found:
             )
     if _is_model_folder(path):
         return _one_folder(path)
-    for base in (path, inner):
-        files = _model_files(base)
-        if files:
-            _require_within(base, path)
-            return Found(root=path, base=base, members=files, files=True)
+    return _found_files(path)
+
+
+def _found_files(path: Path) -> Found:
+    inner = path / "models"
+    for look, homes in ((_model_files, False), (_files_with_homes, True)):
+        for base in (path, inner):
+            files = look(base)
+            if files:
+                _require_within(base, path)
+                return Found(root=path, base=base, members=files, files=True, homes=homes)
     raise RoundError(_nothing_found(path))
 
 
@@ -162,6 +176,15 @@ def _model_files(base: Path) -> tuple[Path, ...]:
     return tuple(sorted(entry for entry in files if entry.is_file() or entry.is_symlink()))
 
 
+def _files_with_homes(base: Path) -> tuple[Path, ...]:
+    """The model files of the sub-folders that hold one each; sub-folders with more are none."""
+    if not base.is_dir():
+        return ()
+    folders = sorted(entry for entry in base.iterdir() if entry.is_dir())
+    found = (_model_files(folder) for folder in folders if not folder.name.startswith("."))
+    return tuple(files[0] for files in found if len(files) == 1)
+
+
 def _is_model_name(name: str) -> bool:
     return name.lower().endswith(MODEL_SUFFIXES) and name not in NO_MODELS
 
@@ -175,7 +198,8 @@ def _unread(path: Path, base: Path, inner: Path) -> tuple[str, ...]:
 def _nothing_found(path: Path) -> str:
     message = (
         f"no models in {path}: looked for folders id-*/, models/id-*/, a folder with {MODEL_FILE} "
-        f"and examples, and files ending in {', '.join(MODEL_SUFFIXES)}"
+        f"and examples, and files ending in {', '.join(MODEL_SUFFIXES)}, there or one per "
+        "sub-folder"
     )
     rounds = [entry.name for entry in path.iterdir() if entry.is_dir() and _looks_like_round(entry)]
     return message + (f"; did you mean {path / min(rounds)}?" if rounds else "")

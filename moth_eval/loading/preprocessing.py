@@ -70,7 +70,12 @@ def candidates(layout: str, channels: int) -> Mapping[str, Preprocessing]:
 
 @torch.no_grad()
 def choose_preprocessing(
-    module: nn.Module, examples: Examples, *, layout: str, batch_size: int = 64
+    module: nn.Module,
+    examples: Examples,
+    *,
+    layout: str,
+    batch_size: int = 64,
+    only: str = "",
 ) -> Choice:
     """The candidate under which most clean examples are classified rightly.
 
@@ -79,13 +84,19 @@ def choose_preprocessing(
         examples: clean labelled images.
         layout: layout of the round, which decides on the candidates.
         batch_size: images per forward pass.
+        only: name of the one candidate to look at; empty: all of them.
 
     Raises:
-        InputError: the network gives NaN or infinite outputs under every candidate.
+        InputError: there is no candidate of that name, or the network gives NaN or infinite
+            outputs under every candidate.
     """
     tried: dict[str, float] = {}
     best: Choice | None = None
-    for name, preprocessing in candidates(layout, examples.images.shape[1]).items():
+    known = candidates(layout, examples.images.shape[1])
+    if only and only not in known:
+        raise InputError(f"no normalisation {only!r}: expected one of {', '.join(known)}")
+    for name in [only] if only else known:
+        preprocessing = known[name]
         logits = forward(module, preprocessing, examples.images, batch_size)
         tried[name] = _accuracy(logits, examples.labels)
         # Strictly better: of two that score alike, the one that training used stays.

@@ -11,7 +11,7 @@ from ..errors import RoundError
 from ..records import Truth
 from .bounded import leads_outside
 from .configs import read_config, truth_of_config
-from .ground_truth import Named, claims_of, mark_errata, named_claims, settle
+from .ground_truth import Named, attack_claims, claims_of, mark_errata, named_claims, settle
 from .layouts import (
     FILES,
     Found,
@@ -65,6 +65,7 @@ class RoundModel:
         architecture: name of the architecture as stated, without its task; empty if unknown.
         num_classes: number of classes as stated.
         crop: side in pixels of the centre crop that the network eats; None: the whole image.
+        normalisation: name of the only one that comes into question; empty: the best is found.
         metadata: other facts as stated, none of which tells whether the model is poisoned.
         problems: sentences on what is missing or unreadable.
         usable: whether there is a model file and examples that may be opened; if not, `problems`
@@ -78,6 +79,7 @@ class RoundModel:
     architecture: str = ""
     num_classes: int | None = None
     crop: int | None = None
+    normalisation: str = ""
     metadata: Mapping[str, str]
     problems: tuple[str, ...] = ()
     usable: bool = True
@@ -112,7 +114,11 @@ class _Entry:
 
 
 def read_round(
-    path: Path, *, examples: Path | None = None, ground_truth: Path | None = None
+    path: Path,
+    *,
+    examples: Path | None = None,
+    ground_truth: Path | None = None,
+    answers: bool = True,
 ) -> Round:
     """The models in a folder, in any layout of the TrojAI image rounds or as plain files.
 
@@ -122,6 +128,7 @@ def read_round(
             images or an `.npz` (see `moth_eval.loading.images.read_examples`).
         ground_truth: a tree `id-*/ground_truth.csv`, or a CSV file with the columns `model_name`
             and `poisoned`; counts more than what lies with the models.
+        answers: whether ground truth is looked for at all.
 
     Raises:
         RoundError: there are no models, or METADATA.csv or one of the arguments cannot be read.
@@ -136,11 +143,13 @@ def read_round(
     if ground_truth is not None and not any(_names_one(named, m) for m in found.members):
         raise RoundError(f"{ground_truth} names none of the models in {path}")
     entries = [_guarded_entry(member, found, rows, examples, named) for member in found.members]
+    if not answers:
+        entries = [replace(entry, truth=None, notes=()) for entry in entries]
     models = tuple(sorted((entry.model for entry in entries), key=lambda model: model.name))
     truth = {entry.model.name: entry.truth for entry in entries if entry.truth is not None}
     layout = _layouts(models).most_common(1)[0][0]
     notes = [*found.notes, *(note for entry in entries for note in entry.notes)]
-    if layout == "trojai-0-1":
+    if layout == "trojai-0-1" and answers:
         listed = rows or {model.name: {} for model in models}
         truth, further = mark_errata(truth, path=found.base, listed=listed)
         notes.extend(further)
@@ -150,7 +159,8 @@ def read_round(
 
 def _names_one(named: Named, member: Path) -> bool:
     try:
-        return any(True for name in (member.name, member.stem) for _ in named(name))
+        names = (member.name, member.stem, member.parent.name)
+        return any(True for name in names for _ in named(name))
     except (RoundError, OSError):
         # It names the model but says nothing readable, which the notes will tell.
         return True
@@ -225,19 +235,27 @@ def _entry(
 ) -> _Entry:
     row = rows.get(member.name)
     if found.files:
-        row = row or rows.get(member.stem)
+        row = rows.get(found.name_of(member)) or row or rows.get(member.stem)
         model, config = _read_file(member, found, row or {}, examples), None
     else:
         model, config = _read_folder(member, found, row or {}, examples)
     try:
         folder = None if found.files else member
-        claims = list(
-            claims_of(model.name, found=found, folder=folder, row=row, config=config, named=named)
+        said = claims_of(
+            model.name, found=found, folder=folder, row=row, config=config, named=named
         )
+        claims = [*said, *attack_claims(_home(member, found), found.root)]
     except RoundError as error:
         return _Entry(model=model, truth=None, notes=(f"truth of {model.name} left open: {error}",))
     truth, notes = settle(model.name, claims)
     return _Entry(model=model, truth=truth, notes=notes)
+
+
+def _home(member: Path, found: Found) -> Path | None:
+    """The folder whose `attack.json` speaks of this model and of no other."""
+    if not found.files:
+        return member
+    return member.parent if found.homes or len(found.members) == 1 else None
 
 
 def _read_folder(
@@ -319,7 +337,7 @@ def _read_file(file: Path, found: Found, row: dict[str, str], given: Path | None
     obstacles = [_file_problem(file, found.root), mismatch, "" if examples else missing]
     obstacles = [obstacle for obstacle in obstacles if obstacle]
     return RoundModel(
-        name=file.name if file.stem in found.shared_stems else file.stem,
+        name=found.name_of(file),
         file=file,
         examples=examples,
         layout=FILES,

@@ -58,12 +58,12 @@ def name_in_sidecar(option: str, architecture: str) -> str:
     name needs a task; and `--arch package.module` looks for the factory's own name.
 
     Args:
-        option: what `--arch` said.
+        option: what `--arch` said; empty if nothing.
         architecture: the network's full name, as loading gave it.
     """
     if ":" not in architecture:
         return architecture
-    if ":" in option:
+    if not option or ":" in option:  # without an option it is one of our own networks
         return f"classification:{architecture}"
     return architecture.rpartition(":")[2]
 

@@ -103,7 +103,11 @@ def open_subject(
         _require_labels(examples.labels, num_classes, model)
         module, examples = loaded.module.to(device).eval(), examples.to(device)
         choice = choose_preprocessing(
-            module, examples, layout=model.layout, batch_size=measured.batch_size
+            module,
+            examples,
+            layout=model.layout,
+            batch_size=measured.batch_size,
+            only=model.normalisation,
         )
         few = examples.images[: min(_REPEATED, measured.batch_size)]
         doubts_of_passes = _repeated(module, choice, few)

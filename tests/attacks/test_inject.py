@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -468,6 +470,23 @@ def test_a_command_that_is_stopped_says_that_nothing_was_written(
     )  # fmt: skip
     assert result.exit_code == 3
     assert result.output == "moth-eval: stopped; nothing was written\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_command_that_is_told_to_end_leaves_nothing_behind(
+    task: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told_to_end(*_: object, **__: object) -> None:
+        assert [path.name[:13] for path in tmp_path.iterdir()] == [".out.partial-"]
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(inject_module, "_implanted", told_to_end)
+    result = run(
+        "--data", str(task / "train.npz"), "--attack", "none", "--arch", ARCH,
+        "--device", "cpu", "--out", str(tmp_path / "out"),
+    )  # fmt: skip
+    assert result.exit_code == 3
+    assert result.output.endswith("moth-eval: stopped; nothing was written\n")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -93,6 +93,9 @@ def test_the_hardened_model_is_scanned_as_the_original_was(
     same = ("scanner", "seed", "examples", "num_classes", "normalisation", "image_shape", "rule")
     assert [getattr(one, name) for name in same] == [getattr(other, name) for name in same]
     assert one.sha256 != other.sha256
+    # Another normalisation, chosen anew, would be another question.
+    assert len(one.normalisations_tried) > 1
+    assert list(other.normalisations_tried) == [one.normalisation]
 
 
 def test_the_same_command_again_does_nothing_and_gives_the_same_bytes(

@@ -436,6 +436,7 @@ def assert_opened(out: Path, data: str, architecture: str, folder: Path) -> None
     ("option", "architecture", "named"),
     [
         ("", "resnet18", "resnet18"),
+        ("", "moth_eval.networks:small_vgg", "classification:moth_eval.networks:small_vgg"),
         ("pack.age:factory", "pack.age:factory", "classification:pack.age:factory"),
         ("pack.age", "pack.age:factory", "factory"),
     ],

@@ -132,8 +132,13 @@ def test_what_is_measured_is_the_file_that_was_saved(folder: Path, tmp_path: Pat
 
 
 def test_test_images_among_the_clean_ones_are_an_error(folder: Path, tmp_path: Path) -> None:
-    made = planned(folder, tmp_path / "run", "wipe", test=folder / "data.npz")
-    outcome = ended(cell_of(made, "wipe"))
+    with pytest.raises(InputError, match="150 of 150 test images are, pixel by pixel, among"):
+        planned(folder, tmp_path / "run", "wipe", test=folder / "data.npz")
+    assert not (tmp_path / "run").exists()
+    # Each cell looks again at what it reads itself.
+    cell = cell_of(planned(folder, tmp_path / "run", "wipe"), "wipe")
+    study = replace(cell.study, test=folder / "data.npz")
+    outcome = ended(replace(cell, cell=replace(cell.cell, study=study)))
     assert outcome.status == "failed"
     assert "75 of 150 test images are, pixel by pixel, among the clean images" in outcome.reason
 

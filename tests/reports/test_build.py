@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from reports.build import build_reports
-from reports.evaluation import UNNAMED_TYPE
+from reports.evaluation import UNNAMED
 from reports.rows import read_run
 from reports.summary import summary_lines
 from tests.support.runs import clean, entry, large_run, make_run, poisoned, record
@@ -134,7 +134,7 @@ def test_poisoned_models_without_a_named_type_are_a_type_of_their_own(tmp_path: 
     run = make_run(tmp_path, entries, [record(e.name, 1.0) for e in entries])
     build_reports(run)
     lines = (run / "metrics.csv").read_text(encoding="utf-8").splitlines()[1:]
-    assert [line.split(",")[1] for line in lines] == ["all", "patch", UNNAMED_TYPE]
+    assert [line.split(",")[1] for line in lines] == ["all", "patch", UNNAMED]
 
 
 def test_rows_come_in_the_order_of_the_manifest(tmp_path: Path) -> None:

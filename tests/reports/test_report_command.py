@@ -40,7 +40,10 @@ def test_command_prints_the_summary_and_what_it_wrote(tmp_path: Path) -> None:
     run = small_run(tmp_path / "run")
     result = CliRunner().invoke(main, ["report", str(run)])
     assert result.exit_code == 0
-    names = ("results.csv", "metrics.csv", "confusion.csv", "roc.csv", "roc.png", "roc.svg")
+    names = (
+        "results.csv", "metrics.csv", "costs.csv", "confusion.csv", "roc.csv", "roc-bands.csv",
+        "roc.png", "roc.svg",
+    )  # fmt: skip
     wrote = "".join(f"wrote {run / name}\n" for name in (*names, "report.html"))
     assert result.output == f"{SUMMARY}\n{wrote}"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from moth_eval.errors import RunError
-from moth_eval.records import LedgerLine, TriggerRecord, encode
+from moth_eval.records import EvidenceRecord, LedgerLine, TriggerRecord, encode
 from reports.build import build_reports
 from reports.rows import read_run
 from reports.tables import TIMING_COLUMNS
@@ -42,20 +42,25 @@ def test_results_have_one_exact_line_per_model(tmp_path: Path) -> None:
             triggers=triggers,
             doubts=("one", "two, or so"),
             guards=("landlock", "limits"),
+            evidence=(
+                EvidenceRecord(what="margin (logits)", value=12.5, target=1, source=None),
+                EvidenceRecord(what="=odd", value=0.25, target=1, source=2),
+            ),
         ),
         record("m-2", status="timed-out", reason="no answer within 5 s", clean_accuracy=None),
     ]
     build_reports(make_run(tmp_path, entries, records))
     assert (tmp_path / "results.csv").read_text(encoding="utf-8").splitlines() == [
         "model,architecture,classes,scanner,score,probability,status,reason,suspected_target,"
-        "suspected_source,smallest_trigger_size,smallest_trigger_asr,clean_accuracy,normalisation,"
-        "poisoned,trigger_type,target,source,errata,doubts,guards,seconds,forward_passes,"
+        "suspected_source,smallest_trigger_size,smallest_trigger_asr,evidence,clean_accuracy,"
+        "normalisation,poisoned,trigger_type,target,source,errata,doubts,guards,seconds,forward_passes,"
         "backward_passes,peak_memory_mb",
-        "m-1,resnet18,5,nc,3.14159,,scored,,1,,12.3457,0.995,0.99,imagenet,True,patch,0,2,,"
+        "m-1,resnet18,5,nc,3.14159,,scored,,1,,12.3457,0.995,"
+        '"margin (logits), class 1: 12.5; =odd, 2 → 1: 0.25",0.99,imagenet,True,patch,0,2,,'
         '"one; two, or so",landlock limits,1.25,1000,900,50',
-        "m-2,resnet18,5,nc,,,timed-out,no answer within 5 s,,,,,,imagenet,False,,,,,,,"
+        "m-2,resnet18,5,nc,,,timed-out,no answer within 5 s,,,,,,,imagenet,False,,,,,,,"
         "1.25,1000,900,50",
-        "m-3,resnet18,,nc,,,pending,,,,,,,,,,,,,,,,,,",
+        "m-3,resnet18,,nc,,,pending,,,,,,,,,,,,,,,,,,,",
     ]
 
 

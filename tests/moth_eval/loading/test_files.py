@@ -22,7 +22,7 @@ from moth_eval.loading.files import (
     save_network,
     sha256_of,
 )
-from moth_eval.networks import small_vgg
+from moth_eval.networks import NETWORKS, small_vgg
 from tests.support.torch_files import assert_same_network, randomised
 
 SMALL_VGG = ArchitectureSource.parse("moth_eval.networks:small_vgg")
@@ -153,6 +153,23 @@ def test_saved_network_comes_back_from_its_side_car_alone(tmp_path: Path) -> Non
     assert loaded.format == "safetensors"
     assert_same_network(loaded.module, expected, 64)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model.arch.json", path.name]
+
+
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+def test_side_car_may_name_the_networks_that_come_with_moth_eval(name: str, tmp_path: Path) -> None:
+    expected = NETWORKS[name](num_classes=4).eval()
+    path, full = tmp_path / "model.safetensors", f"moth_eval.networks:{name}"
+    save_network(path, expected, architecture=full, num_classes=4)
+    loaded = load_network(path)
+    assert (loaded.architecture, loaded.num_classes) == (full, 4)
+    assert_same_network(loaded.module, expected, 32)
+
+
+def test_side_car_may_name_nothing_else_of_our_modules(network: nn.Module, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_network(path, network, architecture="moth_eval.networks:Standardise", num_classes=4)
+    with pytest.raises(ArchitectureError, match=r"'moth_eval\.networks:Standardise'.*--arch"):
+        load_network(path)
 
 
 def test_saving_twice_writes_the_same_bytes(network: nn.Module, tmp_path: Path) -> None:

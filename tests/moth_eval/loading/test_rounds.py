@@ -560,3 +560,58 @@ def test_a_tree_of_ground_truth_that_leads_out_of_the_round_is_not_read(tmp_path
     found = read_round(tmp_path / "round")
     assert found.truth == {}
     assert any("truth of id-00000000 left open" in note for note in found.notes)
+
+
+def injected(folder: Path, **record: object) -> Path:
+    write_model(folder, "model.safetensors")
+    (folder / "attack.json").write_text(json.dumps(record))
+    return folder
+
+
+def test_folders_with_one_model_file_each_are_a_round_named_by_folder(tmp_path: Path) -> None:
+    for name in ("b", "a"):
+        write_model(tmp_path / "zoo" / name, "weights.pth")
+    write_config(tmp_path / "zoo" / "a", {"architecture": "resnet18"}, "arch.json")
+    write_model(tmp_path / "zoo" / "two", "one.pt")
+    write_model(tmp_path / "zoo" / "two", "other.pt")
+    (tmp_path / "zoo" / "notes").mkdir()
+    images = tmp_path / "x.npz"
+    images.touch()
+    found = read_round(tmp_path / "zoo", examples=images)
+    assert (found.layout, found.truth) == ("files", {})
+    assert [(m.name, m.file.parent.name, m.architecture) for m in found.models] == [
+        ("a", "a", "resnet18"), ("b", "b", ""),
+    ]  # fmt: skip
+    assert all(m.usable for m in found.models)
+
+
+def test_injected_models_bring_their_truth_with_them(tmp_path: Path) -> None:
+    injected(tmp_path / "clean", attack="none", target=None)
+    injected(tmp_path / "patch", attack="patch", target=3, sources=[1, 2])
+    injected(tmp_path / "weak", attack="wanet", target=0, gate={"passed": False})
+    injected(tmp_path / "odd", attack=7)
+    injected(tmp_path / "listed", attack="none")
+    (tmp_path / "METADATA.csv").write_text("model_name,poisoned\nlisted,True\n")
+    found = read_round(tmp_path)
+    assert found.truth == {
+        "clean": Truth(poisoned=False),
+        "patch": Truth(poisoned=True, trigger_type="patch", targets=(3,), sources=(1, 2)),
+        "weak": Truth(
+            poisoned=True, trigger_type="wanet", targets=(0,),
+            errata="its own gate refused the model",
+        ),
+        "listed": Truth(poisoned=True),
+    }  # fmt: skip
+    assert any("odd" in note and "names no attack" in note for note in found.notes)
+    assert any("listed is poisoned by METADATA.csv, clean by" in note for note in found.notes)
+    one = read_round(tmp_path / "patch")
+    assert [(m.name, one.truth[m.name].targets) for m in one.models] == [("model", (3,))]
+
+
+def test_an_attack_json_behind_a_link_out_of_the_round_is_not_read(tmp_path: Path) -> None:
+    injected(tmp_path / "outside", attack="patch", target=3)
+    write_model(tmp_path / "round" / "m", "model.safetensors")
+    (tmp_path / "round" / "m" / "attack.json").symlink_to(tmp_path / "outside" / "attack.json")
+    found = read_round(tmp_path / "round")
+    assert found.truth == {}
+    assert any("truth of m left open" in note and "link" in note for note in found.notes)

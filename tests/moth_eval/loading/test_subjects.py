@@ -145,6 +145,16 @@ def test_minmax_is_chosen_when_only_it_sees_the_images_rightly() -> None:
     assert choice.preprocessing == Preprocessing(scale="minmax")
 
 
+def test_a_stated_normalisation_is_the_only_one_that_is_looked_at() -> None:
+    examples = Examples(
+        images=torch.full((6, 3, SIDE, SIDE), 0.7), labels=torch.ones(6, dtype=torch.int64)
+    )
+    choice = choose_preprocessing(DarkestIsZero(), examples, layout="trojai-2", only="unit")
+    assert choice.tried == {"unit": 0.0}
+    with pytest.raises(InputError, match="no normalisation 'unit-bgr': expected one of unit, min"):
+        choose_preprocessing(DarkestIsZero(), examples, layout="trojai-2", only="unit-bgr")
+
+
 def test_the_standardised_candidates_go_by_different_names() -> None:
     named = candidates("files", 3)
     assert named["unit-imagenet"].name == named["unit-cifar10"].name == "unit-standardised"

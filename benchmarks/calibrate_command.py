@@ -1,0 +1,122 @@
+"""`moth-eval calibrate`: what clean models score, for the thresholds of `scan`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from moth_eval.own_code import admit_own_code
+from moth_eval.text import visible
+
+from .options import (
+    architecture_option,
+    budget_options,
+    examples_option,
+    require_sandbox,
+    retry_option,
+    scanner_option,
+)
+from .sittings import INCOMPLETE, sitting
+
+if TYPE_CHECKING:
+    from .budget import Budget
+    from .trojai import TrojaiStudy
+
+
+@click.command()
+@click.option(
+    "--models",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Folder of models that are known to be clean.",
+)
+@scanner_option
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Calibration file.",
+)
+@click.option(
+    "--dataset",
+    default="",
+    help="What the models' data are called.  [default: by classes and size]",
+)
+@click.option(
+    "--run",
+    "run_folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Run folder.  [default: runs/calibrate-NAME-OF-MODELS-FOLDER]",
+)
+@architecture_option
+@require_sandbox
+@examples_option
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@budget_options("scan", jobs="one per processor as memory allows; one per GPU")
+@click.option("--seed", default=0, show_default=True, help="Decides everything random.")
+@retry_option
+@click.pass_context
+def calibrate(
+    ctx: click.Context,
+    models: Path,
+    scanners: tuple[str, ...],
+    out: Path,
+    dataset: str,
+    run_folder: Path | None,
+    architecture: str,
+    require_sandbox: bool,
+    examples: Path | None,
+    device: str,
+    seed: int,
+    retry: bool,
+    budget: Budget,
+) -> None:
+    """Scan clean models; leave the file by which `scan` keeps its budget of false alarms.
+
+    The same command again continues a run that was stopped. Exit codes: 0 the file was written
+    and every model has an answer, 2 usage or input error, 3 stopped, or models without an answer.
+    """
+    from moth_eval.calls import called_as
+
+    from .trojai import TrojaiStudy
+
+    admit_own_code(architecture, models)
+    study = TrojaiStudy(
+        models=models,
+        answers=False,
+        run=run_folder or Path("runs") / f"calibrate-{models.resolve().name}",
+        scanners=scanners,
+        seed=seed,
+        device=device,
+        budget=budget,
+        architecture=architecture,
+        require_sandbox=require_sandbox,
+        examples=examples,
+        retry=retry,
+        command=called_as(),
+    )
+    ctx.exit(_calibrated(study, out, dataset))
+
+
+def _calibrated(study: TrojaiStudy, out: Path, dataset: str) -> int:
+    from moth_eval.scan_calibration import write_calibration
+
+    from .calibrating import calibration_of, lines_of
+    from .trojai import plan
+    from .trojai_command import carry_out_shown
+
+    with sitting(study.run):
+        planned = plan(study)
+        found = carry_out_shown(planned, study)
+    records = [found[task.key] for task in planned.tasks if task.key in found]
+    made = calibration_of(planned.manifest, records, dataset=dataset, command=study.command)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_calibration(out, made)
+    for line in lines_of(made, out):
+        click.echo(visible(line))
+    unanswered = [record for record in records if record.score is None]
+    for record in unanswered:
+        click.echo(visible(f"{record.model}, {record.scanner}: {record.reason}"), err=True)
+    return INCOMPLETE if unanswered else 0

@@ -1,0 +1,190 @@
+"""From scores to grades, by a stated policy. The mildest grade is that nothing was found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from moth_eval.errors import RunError
+from moth_eval.records import ScanRecord
+from moth_eval.scan_calibration import (
+    POLICY,
+    CalibrationGroup,
+    ScanPolicy,
+    group_of,
+    p_value,
+    smallest_budget,
+)
+
+from .rows import Row, Run
+from .wording import NO_EVIDENCE, STATUS_WORDS, evidence_words, number, percent
+
+SUSPICIOUS = "suspicious"
+BACKDOORED = "backdoored"
+REFUSED = "refused"
+NOT_JUDGED = "not judged"
+NO_ANSWER = "no answer"
+
+GRADES = (BACKDOORED, REFUSED, SUSPICIOUS, NO_ANSWER, NOT_JUDGED, NO_EVIDENCE)
+"""From the worst on: what counts of several."""
+
+FINDINGS = (BACKDOORED, REFUSED, SUSPICIOUS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What one scanner says of one model.
+
+    Attributes:
+        row: the scan.
+        grade: one of `GRADES`.
+        basis: one sentence on what the grade rests on.
+        p_value: against the clean models of the calibration; None without one.
+    """
+
+    row: Row
+    grade: str
+    basis: str
+    p_value: float | None = None
+
+    @property
+    def evidence(self) -> list[str]:
+        """What was seen, in words; the smallest trigger first."""
+        record, smallest = self.row.record, self.row.smallest
+        words = []
+        if smallest is not None:
+            flips = f"class {smallest.target}"
+            if smallest.source is not None:
+                flips = f"{smallest.source} → {smallest.target}"
+            words.append(
+                f"trigger to {flips}: {smallest.size:.3g} pixels, ASR {percent(smallest.asr)}"
+            )
+        return words + (evidence_words(record.evidence) if record else [])
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelVerdict:
+    """What all scanners say of one model.
+
+    Attributes:
+        model: its name.
+        grade: the worst of them.
+        verdicts: one per scanner, in the order of the run.
+    """
+
+    model: str
+    grade: str
+    verdicts: tuple[Verdict, ...]
+
+
+def read_policy(run: Path) -> ScanPolicy | None:
+    """The policy by which a run's models are judged; None if it was no run of `scan`.
+
+    Raises:
+        RunError: the file is damaged.
+    """
+    path = run / POLICY
+    if not path.is_file():
+        return None
+    try:
+        return ScanPolicy.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise RunError(f"{path} cannot be read: {error.errors()[0]['msg']}") from error
+
+
+def judge(run: Run, policy: ScanPolicy) -> list[ModelVerdict]:
+    """The verdict on every model, in the order of the manifest."""
+    found = []
+    for entry in run.manifest.entries:
+        verdicts = tuple(
+            _verdict(row, policy, len(run.scanners)) for row in run.rows if row.model == entry.name
+        )
+        grade = min((v.grade for v in verdicts), key=GRADES.index)
+        if grade == NOT_JUDGED and any(v.grade == NO_EVIDENCE for v in verdicts):
+            grade = NO_EVIDENCE  # another scanner did judge it
+        found.append(ModelVerdict(model=entry.name, grade=grade, verdicts=verdicts))
+    return found
+
+
+def exit_code(verdicts: Sequence[ModelVerdict]) -> int:
+    """3: a model has no answer or was not judged; else 1: something was found; else 0."""
+    answers = [verdict.grade for one in verdicts for verdict in one.verdicts]
+    if NO_ANSWER in answers or any(one.grade == NOT_JUDGED for one in verdicts):
+        return 3
+    return int(any(one.grade in FINDINGS for one in verdicts))
+
+
+def _verdict(row: Row, policy: ScanPolicy, scanners: int) -> Verdict:
+    record = row.record
+    if record is None or record.score is None:
+        if row.status == "refused":
+            return Verdict(row=row, grade=REFUSED, basis=record.reason if record else "")
+        said = f": {record.reason}" if record and record.reason else ""
+        return Verdict(row=row, grade=NO_ANSWER, basis=f"{STATUS_WORDS[row.status]}{said}")
+    group = _group(policy, row.scanner, record)
+    if group is not None and group.scores:
+        return _calibrated(row, record, record.score, group, policy, scanners)
+    missing = ""
+    if policy.calibration is not None:
+        missing = f"no clean model of {_group_name(policy, record)} in the calibration; "
+    return _by_published_rule(row, record, record.score, missing)
+
+
+def _group_name(policy: ScanPolicy, record: ScanRecord) -> str:
+    return group_of(
+        policy.dataset, record.num_classes or 0, record.image_shape or (), record.architecture
+    )
+
+
+def _group(policy: ScanPolicy, scanner: str, record: ScanRecord) -> CalibrationGroup | None:
+    if policy.calibration is None or scanner not in policy.calibration.scanners:
+        return None
+    return policy.calibration.scanners[scanner].groups.get(_group_name(policy, record))
+
+
+def _calibrated(
+    row: Row,
+    record: ScanRecord,
+    score: float,
+    group: CalibrationGroup,
+    policy: ScanPolicy,
+    scanners: int,
+) -> Verdict:
+    p = p_value(score, group.scores)
+    # Every scanner gets an equal part of the budget, so that all of them together keep it.
+    backdoored, suspicious = (
+        budget / scanners for budget in (policy.policy.backdoored, policy.policy.suspicious)
+    )
+    grade = NO_EVIDENCE
+    if p <= suspicious + 1e-12:
+        grade = BACKDOORED if p <= backdoored + 1e-12 else SUSPICIOUS
+    count = len(group.scores)
+    basis = (
+        f"score {number(score)}, p = {number(p)} among {count} clean models of "
+        f"{_group_name(policy, record)}; budget {number(backdoored)}"
+    )
+    if backdoored < smallest_budget(count) - 1e-12:
+        basis += f", while so few can promise none below {number(smallest_budget(count))}"
+    if record.sha256 in group.models:
+        basis += "; the calibration took this very model for a clean one"
+    return Verdict(row=row, grade=grade, basis=basis, p_value=p)
+
+
+def _by_published_rule(row: Row, record: ScanRecord, score: float, missing: str) -> Verdict:
+    rule = record.rule
+    if rule is None:
+        basis = (
+            f"score {number(score)}; {missing}no cut is published for this scanner: calibrate it "
+            "on clean models"
+        )
+        return Verdict(row=row, grade=NOT_JUDGED, basis=basis)
+    above = score > rule.threshold
+    basis = (
+        f"{rule.name} {number(score)}, {'above' if above else 'not above'} the published cut of "
+        f"{number(rule.threshold)}; {missing}by simulation that cut flags "
+        f"{percent(rule.false_alarm_rate)} of clean models"
+    )
+    return Verdict(row=row, grade=SUSPICIOUS if above else NO_EVIDENCE, basis=basis)

@@ -1,0 +1,154 @@
+"""Weight statistics: the class whose row of the last layer is unlike all others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from moth_eval.anomaly import anomaly_indices
+from moth_eval.errors import ScanError
+from moth_eval.hardeners.flow import CONVOLUTIONS, flow_of
+from moth_eval.scan import Cost, Evidence, Scan, Status
+from moth_eval.subject import Subject
+
+Statistic = Literal["largest", "mean", "norm", "bias", "skew"]
+
+LEAST_CLASSES = 3
+
+Figures = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinalLayer:
+    """Compares the rows of the last layer with weights, one per class. No image goes through it.
+
+    A backdoor has to make its target win against every class, and leaves the target's row with
+    larger weights or a larger bias. The score is the largest anomaly index, in robust standard
+    deviations above the median row, of the mean, the norm, the bias and the skewness of a row.
+
+    Source: Fields et al., "Trojan Signatures in DNN Weights", ICCV Workshops 2021 (the mean of a
+    row); norm, bias and skewness as indicators, and the largest of them as the score, as in
+    DFBScanner, arXiv 2605.18907, of which only the abstract was at hand.
+
+    Differs from the reference:
+        * the last layer is found by running the network once, whatever it is called;
+        * one index for all figures, that of Neural Cleanse turned upwards; the papers' outlier
+          tests differ from each other;
+        * no cut is claimed: the score depends on how networks are trained (weight decay, classes of
+          unequal size, a new last layer) at least as much as on backdoors.
+
+    Attributes:
+        statistic: which figure of a row counts: its `mean`, `norm`, `bias` or `skew`, or the one
+            that stands out most (`largest`).
+    """
+
+    statistic: Statistic = "largest"
+
+    def __post_init__(self) -> None:
+        if self.statistic not in get_args(Statistic):
+            raise ScanError(
+                f"statistic must be one of {', '.join(get_args(Statistic))}, got {self.statistic!r}"
+            )
+
+    def scan(self, subject: Subject, *, generator: torch.Generator) -> Scan:
+        """The scan of one subject; its images are not looked at, and nothing is drawn."""
+        cost = Cost(forward_passes=1)
+        if subject.num_classes < LEAST_CLASSES:
+            return Scan(
+                status=Status.INCONCLUSIVE,
+                reason=f"{subject.num_classes} rows leave none to compare with: expected "
+                f"{LEAST_CLASSES}",
+                cost=cost,
+            )
+        layer = _last_layer(subject)
+        if layer is None:
+            return Scan(
+                status=Status.INCONCLUSIVE,
+                reason="no layer with a row of weights per class makes the logits",
+                cost=cost,
+            )
+        name, weight, bias = layer
+        figures = row_figures(weight, bias)
+        if self.statistic != "largest":
+            if self.statistic not in figures:
+                return Scan(
+                    status=Status.INCONCLUSIVE, reason=f"{name} has no {self.statistic}", cost=cost
+                )
+            figures = {self.statistic: figures[self.statistic]}
+        return _judged(figures, name, cost)
+
+
+def _last_layer(subject: Subject) -> tuple[str, Tensor, Tensor | None] | None:
+    """Name, weights `(K, D)` and biases of the last layer that a pass comes through, on the CPU."""
+    layers = [
+        layer
+        for layer in flow_of(subject).layers
+        if isinstance(layer.module, (*CONVOLUTIONS, nn.Linear))
+    ]
+    if not layers:
+        return None
+    held = dict(layers[-1].module.named_parameters(recurse=False))
+    weight, bias = held.get("weight"), held.get("bias")
+    if weight is None or len(weight) != subject.num_classes:
+        return None
+    rows = weight.detach().float().cpu().flatten(1)
+    return layers[-1].name, rows, None if bias is None else bias.detach().float().cpu()
+
+
+def row_figures(weight: Tensor, bias: Tensor | None) -> dict[str, Figures]:
+    """What is measured of every row: name -> `(K,)`; larger is more suspicious.
+
+    Rows are taken relative to their mean row first: a number that is added to all logits changes no
+    answer, and no figure.
+
+    Args:
+        weight: `(K, D)`.
+        bias: `(K,)`, or None.
+    """
+    rows = (weight - weight.mean(0)).double().numpy()
+    spread = rows.std(1) + 1e-12
+    centred = rows - rows.mean(1, keepdims=True)
+    figures: dict[str, Figures] = {
+        "mean": rows.mean(1),
+        "norm": np.sqrt((rows**2).sum(1)),
+        "skew": (centred**3).mean(1) / spread**3,
+    }
+    if bias is not None:
+        figures["bias"] = (bias - bias.mean()).double().numpy()
+    return figures
+
+
+def upward_indices(figures: Figures) -> Figures:
+    """How many robust standard deviations each figure lies above the median."""
+    # Shifted so that the least spread, a share of the median, means the same for every figure.
+    scale = float(np.abs(figures - np.median(figures)).max())
+    return anomaly_indices(scale - (figures - np.median(figures))) if scale else 0 * figures
+
+
+def _judged(figures: dict[str, Figures], layer: str, cost: Cost) -> Scan:
+    indices = {name: upward_indices(values) for name, values in figures.items()}
+    best = max(indices, key=lambda name: float(indices[name].max()))
+    target = int(indices[best].argmax())
+    evidence = sorted(
+        (
+            Evidence(
+                what=f"index of the {name} of a row of {layer}",
+                value=float(values.max()),
+                target=int(values.argmax()),
+            )
+            for name, values in indices.items()
+        ),
+        key=lambda one: -one.value,
+    )
+    return Scan(
+        status=Status.SCORED,
+        score=float(indices[best].max()),
+        target=target,
+        evidence=tuple(evidence),
+        cost=cost,
+    )

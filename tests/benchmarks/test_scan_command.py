@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from moth_eval.cli import main
+from moth_eval.records import RunFolder
+from moth_eval.scan_calibration import read_calibration
+from tests.support.subjects import write_prototype_round
+
+ARCH = "tests.support.subjects:prototype_network"
+FAST = "nc:max_images=30"
+COMMON = ("--arch", ARCH, "--device", "cpu", "--scanner", FAST, "--jobs", "1")
+
+
+def call(*words: object) -> Result:
+    return CliRunner().invoke(main, [*map(str, words), *COMMON])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four models of which the second and fourth have a backdoor, and `clean` with three others."""
+    folder = tmp_path_factory.mktemp("scan")
+    write_prototype_round(folder / "suspects")
+    write_prototype_round(folder / "more", models=6)
+    (folder / "clean").mkdir()
+    for number in (0, 2, 4):
+        for path in (folder / "more").glob(f"model-{number}.*"):
+            path.rename(folder / "clean" / path.name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def calibration(folder: Path) -> Path:
+    out = folder / "calibration.json"
+    result = call("calibrate", "--models", folder / "clean", "--out", out, "--run", folder / "crun")
+    assert result.exit_code == 0, result.output
+    assert result.output.splitlines()[-2:] == [
+        f"{FAST}, 5 classes, 3x12x12, prototype_network: 3 clean models; promises no budget below "
+        "0.25",
+        f"wrote {out}",
+    ]
+    return out
+
+
+@pytest.fixture(scope="module")
+def scanned(folder: Path) -> Result:
+    return call("scan", folder / "suspects", "--out", folder / "run")
+
+
+def test_suspects_are_graded_without_their_truth(folder: Path, scanned: Result) -> None:
+    assert scanned.exit_code == 1, scanned.output
+    data = json.loads((folder / "run" / "verdicts.json").read_text())
+    graded = {one["model"]: one["grade"] for one in data["models"]}
+    assert graded["model-1"] == graded["model-3"] == "suspicious"
+    assert "backdoored" not in graded.values()
+    # truth.csv lies beside the models, and plays no part.
+    assert all(entry.truth is None for entry in RunFolder(folder / "run").manifest().entries)
+    assert not (folder / "run" / "roc.csv").exists()
+
+
+def test_the_same_command_again_scans_nothing_and_judges_anew(
+    folder: Path, scanned: Result
+) -> None:
+    again = call("scan", folder / "suspects", "--out", folder / "run", "--policy", "0.3")
+    assert f"continuing {folder / 'run'}: 4 of 4 tasks are done" in again.output
+    data = json.loads((folder / "run" / "verdicts.json").read_text())
+    assert data["policy"] == {"backdoored": 0.3, "suspicious": 0.5}
+
+
+def test_clean_models_set_the_threshold(folder: Path, calibration: Path) -> None:
+    known = read_calibration(calibration)
+    [group] = known.scanners[FAST].groups.values()
+    assert len(group.scores) == 3
+    result = call(
+        "scan", folder / "suspects", "--out", folder / "calibrated", "--calibration", calibration,
+        "--policy", "0.25", "--json",
+    )  # fmt: skip
+    assert result.exit_code == 1
+    data = json.loads(result.stdout)
+    graded = {one["model"]: one["grade"] for one in data["models"]}
+    assert graded["model-1"] == graded["model-3"] == "backdoored"
+    assert data["models"][1]["scanners"][0]["p_value"] == 0.25
+
+
+def test_a_scanner_that_was_calibrated_otherwise_is_refused(
+    folder: Path, calibration: Path, tmp_path: Path
+) -> None:
+    words = [
+        "scan", str(folder / "suspects"), "--calibration", str(calibration), "--arch", ARCH,
+        "--out", str(tmp_path / "run"),
+    ]  # fmt: skip
+    result = CliRunner().invoke(main, [*words, "--scanner", "nc"])
+    assert result.exit_code == 2
+    assert f"the calibration has no scanner 'nc': expected one of {FAST}" in result.output
+    assert not (tmp_path / "run").exists()
+
+
+def test_several_models_are_one_scan_and_namesakes_go_by_their_folder(
+    folder: Path, tmp_path: Path
+) -> None:
+    one, other = folder / "suspects" / "model-0.safetensors", folder / "clean"
+    result = call("scan", one, other, "--out", tmp_path / "run", "--junit", tmp_path / "j.xml")
+    assert result.exit_code in (0, 1), result.output
+    names = [entry.name for entry in RunFolder(tmp_path / "run").manifest().entries]
+    assert names == ["clean-model-0", "model-2", "model-4", "suspects-model-0"]
+    assert (tmp_path / "j.xml").is_file()
+
+
+def test_a_model_named_twice_is_an_error(folder: Path, tmp_path: Path) -> None:
+    one = folder / "suspects" / "model-0.safetensors"
+    result = call("scan", one, folder / "suspects", "--out", tmp_path / "run")
+    assert result.exit_code == 2
+    assert "two models are called 'suspects-model-0'" in result.output
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--policy", "2"), "--policy: expected one or two fractions"),
+        (("--calibration", "nowhere.json"), "nowhere.json: no readable calibration"),
+    ],
+)
+def test_bad_input_is_named_and_leaves_no_folder(
+    more: tuple[str, str], message: str, folder: Path, tmp_path: Path
+) -> None:
+    result = call("scan", folder / "suspects", "--out", tmp_path / "run", *more)
+    assert result.exit_code == 2
+    assert message in result.output
+    assert not (tmp_path / "run").exists()
+
+
+def test_clean_models_without_an_answer_leave_a_calibration_and_exit_code_3(
+    folder: Path, tmp_path: Path
+) -> None:
+    models = tmp_path / "models"
+    models.mkdir()
+    for path in (folder / "clean").glob("model-0.*"):
+        (models / path.name).write_bytes(path.read_bytes())
+    (models / "broken.pt").write_bytes(b"no model")
+    (models / "broken.npz").write_bytes((models / "model-0.npz").read_bytes())
+    result = call(
+        "calibrate", "--models", models, "--out", tmp_path / "c.json", "--run", tmp_path / "r"
+    )
+    assert result.exit_code == 3
+    assert "broken" in result.output
+    [group] = read_calibration(tmp_path / "c.json").scanners[FAST].groups.values()
+    assert len(group.scores) == 1
+
+
+def test_nothing_is_calibrated_on_nothing(folder: Path, tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    models.mkdir()
+    (models / "broken.pt").write_bytes(b"no model")
+    (models / "broken.npz").write_bytes((folder / "clean" / "model-0.npz").read_bytes())
+    result = call(
+        "calibrate", "--models", models, "--out", tmp_path / "c.json", "--run", tmp_path / "r"
+    )
+    assert result.exit_code == 2
+    assert "no clean model has a score" in result.output
+    assert not (tmp_path / "c.json").exists()
