@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision import models
 
 from moth_eval.hidden_layers import HiddenLayer, OpenNetwork, noise_like
 from moth_eval.subject import Examples, Subject
@@ -107,3 +110,27 @@ def test_passes_are_counted_with_those_that_start_inside(network: OpenNetwork) -
     network.logits(torch.rand((3, 3, 6, 6)))
     network.resumed("after", torch.rand((4, 5, 6, 6)))
     assert network.forward_passes == 7
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        models.DenseNet(8, (2, 2), 16, num_classes=4),
+        models.VisionTransformer(32, 8, 2, 2, 16, 24, num_classes=4),
+        models.shufflenet_v2_x0_5(num_classes=4),
+    ],
+    ids=lambda module: type(module).__name__,
+)
+def test_networks_of_other_families_can_be_opened(module: nn.Module) -> None:
+    given = subject(module)
+    images = torch.rand((8, 3, 32, 32))
+    network = OpenNetwork(
+        replace(given, image_shape=(3, 32, 32), examples=replace(given.examples, images=images))
+    )
+    noise = noise_like(network, 2, torch.Generator().manual_seed(1))
+    layer = next(one for one in reversed(network.layers()) if network.is_cut(one, noise))
+    found = network.resumed(layer.name, network.features(layer.name, images))
+    torch.testing.assert_close(found, network.logits(images), atol=1e-4, rtol=1e-3)
+    stimulable = network.stimulable()
+    assert len(stimulable) > 3
+    assert not {"classifier", "heads.head", "fc"} & {one.name for one in stimulable}
