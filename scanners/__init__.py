@@ -11,6 +11,7 @@ SCANNERS: Mapping[str, str] = {
     "free-eagle": "scanners.free_eagle:FreeEagle",
     "filters": "scanners.filter_inversion:FilterInversion",
     "pixel": "scanners.pixel:Pixel",
+    "k-arm": "scanners.k_arm:KArm",
     "weights": "scanners.final_layer:FinalLayer",
     "mm-bd": "scanners.maximum_margin:MaximumMargin",
 }
