@@ -10,18 +10,13 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the customary name
 from torch import Tensor
 
+from .bounded_masks import BoundedMasks
 from .hidden_layers import OpenNetwork
 from .similarity import ssim
 from .stimulation import Neuron
 
 OTHERS = 1e-4
 """Weight of all other channels of the neuron's layer, as published."""
-
-HALVINGS = 20
-"""Of the interval that the shift of a mask's logits is looked for in."""
-
-DEEPEST = 6.0
-"""Mask logits are kept within plus and minus this: a pixel that is off can come back."""
 
 Parameters = list[Tensor]
 """Tensors whose first dimension is the row; the optimiser changes them in place."""
@@ -60,19 +55,18 @@ class PatchTrigger:
     learning_rate: float
 
     def __post_init__(self) -> None:
-        self._speed: Tensor | None = None
+        self._masks: BoundedMasks | None = None
         self._adam: torch.optim.Adam | None = None
 
     def initial(self, shape: tuple[int, int, int], seeds: Sequence[int]) -> Parameters:
         """Every pixel equally on, as far as the area goes, and random colours."""
         channels, height, width = shape
-        share = torch.tensor(min(self.area / (height * width), 0.99))
-        mask = torch.logit(share).expand(len(seeds), 1, height, width).clone()
         drawn = [
             torch.randn((channels, height, width), generator=torch.Generator().manual_seed(seed))
             for seed in seeds
         ]
-        return [mask, torch.stack(drawn)]
+        even = BoundedMasks((len(seeds), 1, height, width), self.area, torch.device("cpu"))
+        return [even.logits.detach(), torch.stack(drawn)]
 
     def rendered(self, parameters: Parameters) -> tuple[Tensor, Tensor]:
         """Masks `(R, 1, H, W)` and patterns `(R, C, H, W)` in `[0, 1]`."""
@@ -89,33 +83,15 @@ class PatchTrigger:
 
     @torch.no_grad()
     def step(self, parameters: Parameters) -> None:
-        """Adam for the colours; mask logits along their gradient, scaled row by row."""
+        """Adam for the colours; the pixels of a mask compete for its area."""
         mask, pattern = parameters
-        if self._adam is None or self._speed is None:
+        if self._adam is None or self._masks is None:
             self._adam = torch.optim.Adam([pattern], lr=self.learning_rate, betas=(0.5, 0.9))
-            self._speed = torch.zeros_like(mask)
+            self._masks = BoundedMasks(tuple(mask.shape), self.area, mask.device)
         self._adam.step()
-        slope = mask.grad
-        assert slope is not None  # noqa: S101 - the loop took it
-        # Adam would let every pixel of a steady gradient grow alike, however little it helps.
-        on = mask.sigmoid()
-        slope = slope / (on * (1 - on))
-        largest = slope.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-30)
-        self._speed.mul_(0.5).sub_(slope / largest)
-        mask.add_(self._speed, alpha=5 * self.learning_rate).clamp_(-DEEPEST, DEEPEST)
-        mask.copy_(_within(mask, self.area))
-
-
-def _within(logits: Tensor, area: float) -> Tensor:
-    """Mask logits, shifted row by row so that the masks sum up to `area` at most."""
-    low = torch.full_like(logits[:, :1, :1, :1], -2 * DEEPEST - 20)
-    high = torch.zeros_like(low)
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2
-        fits = (logits + middle).sigmoid().sum((1, 2, 3), keepdim=True) <= area
-        low, high = torch.where(fits, middle, low), torch.where(fits, high, middle)
-    small = logits.sigmoid().sum((1, 2, 3), keepdim=True) <= area
-    return torch.where(small, logits, logits + low)
+        assert mask.grad is not None  # noqa: S101 - the loop took it
+        self._masks.step(mask.grad, self.learning_rate)
+        mask.copy_(self._masks.logits)
 
 
 @dataclass(kw_only=True)

@@ -14,6 +14,7 @@ SCANNERS: Mapping[str, str] = {
     "k-arm": "scanners.k_arm:KArm",
     "weights": "scanners.final_layer:FinalLayer",
     "mm-bd": "scanners.maximum_margin:MaximumMargin",
+    "feature-re": "scanners.feature_re:FeatureRE",
 }
 """Short name -> `"module:Class"`, resolved by `moth_eval.plugins.resolve`."""
 
