@@ -10,10 +10,12 @@ SCANNERS: Mapping[str, str] = {
     "trodo": "scanners.trodo:Trodo",
     "free-eagle": "scanners.free_eagle:FreeEagle",
     "filters": "scanners.filter_inversion:FilterInversion",
-    "feature-re": "scanners.feature_re:FeatureRE",
     "pixel": "scanners.pixel:Pixel",
+    "k-arm": "scanners.k_arm:KArm",
+    "cso": "scanners.class_subspace:ClassSubspace",
     "weights": "scanners.final_layer:FinalLayer",
     "mm-bd": "scanners.maximum_margin:MaximumMargin",
+    "feature-re": "scanners.feature_re:FeatureRE",
 }
 """Short name -> `"module:Class"`, resolved by `moth_eval.plugins.resolve`."""
 

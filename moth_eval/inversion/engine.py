@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..log import figures
-from .frozen import FrozenNetwork
+from .frozen import Frozen
 from .memory import CPU_SHARE_BYTES
 from .objective import MaskAndPattern, Objective, Parameters
 from .problems import Inversion, Problem
@@ -33,7 +33,7 @@ TRIMMINGS = 7
 
 
 def invert(
-    network: FrozenNetwork,
+    network: Frozen,
     images: Tensor,
     problems: Sequence[Problem],
     schedule: Schedule,
@@ -107,7 +107,7 @@ def _tell(rows: Rows, finished: Tensor, waiting: int) -> None:
 
 
 def success_rate(
-    network: FrozenNetwork,
+    network: Frozen,
     images: Tensor,
     problem: Problem,
     objective: Objective,
@@ -154,7 +154,7 @@ def _joined(rows: Rows | None, added: Rows) -> Rows:
 
 
 def _advance(
-    rows: Rows, network: FrozenNetwork, images: Tensor, schedule: Schedule, objective: Objective
+    rows: Rows, network: Frozen, images: Tensor, schedule: Schedule, objective: Objective
 ) -> Tensor:
     """Take the steps up to the next check; bool `(R,)`: which rows are finished."""
     batches = schedule.batches
@@ -173,7 +173,7 @@ def _advance(
 
 def _step(
     rows: Rows,
-    network: FrozenNetwork,
+    network: Frozen,
     chosen: Tensor,
     targets: Tensor,
     schedule: Schedule,
@@ -205,7 +205,7 @@ def _learning_rate(steps: Tensor, schedule: Schedule) -> Tensor:
 def _result(
     rows: Rows,
     row: int,
-    network: FrozenNetwork,
+    network: Frozen,
     images: Tensor,
     objective: Objective,
     schedule: Schedule,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from copy import deepcopy
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the customary name
@@ -18,6 +18,22 @@ Precision = Literal["float32", "bfloat16"]
 """What gradients are computed in. What counts (logits, success rates) is always float32."""
 
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
+
+
+class Frozen(Protocol):
+    """What the engine needs of a frozen classifier; see `FrozenNetwork`."""
+
+    device: torch.device
+    image_shape: tuple[int, int, int]
+    images_per_pass: int
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Logits `(N, K)` of images `(N, C, H, W)`, without gradient."""
+        ...
+
+    def input_gradient(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradient of each image's loss in the image, and bool `(N,)`: whether it is flipped."""
+        ...
 
 
 class FrozenNetwork:
