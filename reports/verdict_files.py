@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
 from xml.etree import ElementTree as ET
 
 from moth_eval import __version__
@@ -167,7 +166,7 @@ def verdicts_json(
 def _picture(run: Run, verdict: Verdict) -> str | None:
     """The picture of the inverted triggers, relative to the run folder, if it was drawn."""
     record = verdict.row.record
-    if record is None or not record.triggers:
+    if record is None or not record.triggers_file:
         return None
     path = re.sub(r"\.npz$", ".png", record.triggers_file)
     return path if (run.path / path).is_file() else None
@@ -242,8 +241,9 @@ def _location(verdict: Verdict, run: Run) -> dict[str, object]:
     file = Path(run.manifest.models) / verdict.row.entry.file
     here = Path.cwd()
     # Services that show the log beside the code want paths from its root.
-    near = here in file.parents
-    uri = quote(file.relative_to(here).as_posix()) if near else file.as_uri()
+    uri = file.as_uri()
+    if here in file.parents:
+        uri = uri.removeprefix(here.as_uri()).removeprefix("/")
     return {"physicalLocation": {"artifactLocation": {"uri": uri}}}
 
 
