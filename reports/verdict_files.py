@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
 from xml.etree import ElementTree as ET
 
 from moth_eval import __version__
@@ -243,7 +242,8 @@ def _location(verdict: Verdict, run: Run) -> dict[str, object]:
     here = Path.cwd()
     # Services that show the log beside the code want paths from its root.
     near = here in file.parents
-    uri = quote(file.relative_to(here).as_posix()) if near else file.as_uri()
+    uri = (Path("/") / file.relative_to(here) if near else file).as_uri()
+    uri = uri.removeprefix("file:///") if near else uri
     return {"physicalLocation": {"artifactLocation": {"uri": uri}}}
 
 

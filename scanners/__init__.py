@@ -12,6 +12,7 @@ SCANNERS: Mapping[str, str] = {
     "filters": "scanners.filter_inversion:FilterInversion",
     "pixel": "scanners.pixel:Pixel",
     "k-arm": "scanners.k_arm:KArm",
+    "cso": "scanners.class_subspace:ClassSubspace",
     "weights": "scanners.final_layer:FinalLayer",
     "mm-bd": "scanners.maximum_margin:MaximumMargin",
     "feature-re": "scanners.feature_re:FeatureRE",

@@ -1,0 +1,108 @@
+"""A frozen network whose loss minds where features go: not along a class's own direction."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the customary name
+from torch import Tensor
+
+from ..hidden_layers import HiddenLayer, OpenNetwork
+from ..subject import Subject
+
+
+class SubspaceNetwork:
+    """Cross-entropy plus a price on features that lie in the direction of the target's own ones.
+
+    The direction of a class is from the mean feature of the other classes' clean images to that of
+    its own.
+
+    Attributes:
+        device: where the network and all tensors live.
+        image_shape: `(C, H, W)`.
+        images_per_pass: images that go through the network at a time.
+        layer: whose output, flattened, are the features: the last before the logits.
+    """
+
+    def __init__(self, subject: Subject, layer: HiddenLayer, weight: float) -> None:
+        """Freeze a subject and measure its classes' directions.
+
+        Args:
+            subject: left as it is; its images tell the directions.
+            layer: of its network.
+            weight: price of a feature that lies wholly in the target's direction.
+        """
+        self._network = OpenNetwork(subject)
+        self._weight = weight
+        self.layer = layer
+        self.device = self._network.device
+        self.image_shape = self._network.image_shape
+        self.images_per_pass = self._network.images_per_pass
+        features = self._network.features(layer.name, subject.examples.images).flatten(1)
+        self._origins, self.directions = class_directions(
+            features, subject.examples.labels.to(self.device), subject.num_classes
+        )
+
+    @property
+    def forward_passes(self) -> int:
+        """Images that went forward so far."""
+        return self._network.forward_passes
+
+    @property
+    def backward_passes(self) -> int:
+        """Images whose gradient was taken so far."""
+        return self._network.backward_passes
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Logits `(N, K)` of images `(N, C, H, W)` in `[0, 1]`, without gradient."""
+        return self._network.logits(images)
+
+    def input_gradient(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradient of each image's loss in the image, and whether it is flipped.
+
+        Args:
+            images: float32 `(N, C, H, W)` in `[0, 1]`.
+            targets: int64 `(N,)`.
+        """
+        gradients, hits = [], []
+        for part, wanted in zip(
+            torch.split(images, self.images_per_pass),
+            torch.split(targets, self.images_per_pass),
+            strict=True,
+        ):
+            part = part.detach().requires_grad_()
+            with torch.enable_grad(), self._network.reading([self.layer.name]) as seen:
+                logits = self._network(part)
+                moved = seen[self.layer.name].flatten(1) - self._origins[wanted]
+                lean = F.cosine_similarity(moved, self.directions[wanted], dim=1).clamp_min(0)
+                loss = F.cross_entropy(logits, wanted, reduction="sum")
+                loss = loss + self._weight * lean.square().sum()
+            self._network.backward_passes += len(part)
+            gradients.append(torch.autograd.grad(loss, part)[0])
+            hits.append(logits.detach().argmax(1) == wanted)
+        return torch.cat(gradients), torch.cat(hits)
+
+    def lean(self, images: Tensor, target: int) -> float:
+        """Mean cosine between images' features and a class's own direction, in `[-1, 1]`."""
+        features = self._network.features(self.layer.name, images).flatten(1)
+        direction = self.directions[target].expand_as(features)
+        return float(F.cosine_similarity(features - self._origins[target], direction, dim=1).mean())
+
+
+def class_directions(features: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Mean features `(K, D)` of all other classes, and unit vectors `(K, D)` to each class's own.
+
+    A class without images has no direction: zeros, which nothing leans to.
+
+    Args:
+        features: `(N, D)`.
+        labels: int64 `(N,)`.
+        num_classes: K.
+    """
+    origins = features.new_zeros(num_classes, features.shape[1])
+    directions = torch.zeros_like(origins)
+    for label in range(num_classes):
+        own = labels == label
+        if bool(own.any()) and not bool(own.all()):
+            origins[label] = features[~own].mean(0)
+            directions[label] = F.normalize(features[own].mean(0) - origins[label], dim=0)
+    return origins, directions

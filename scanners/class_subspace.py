@@ -1,0 +1,159 @@
+"""CSO: Neural Cleanse whose triggers may not use what a class looks like by itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+
+from moth_eval.anomaly import anomaly_indices
+from moth_eval.choosing import spread
+from moth_eval.errors import ScanError
+from moth_eval.hidden_layers import OpenNetwork
+from moth_eval.inversion import presets
+from moth_eval.inversion.engine import invert
+from moth_eval.inversion.problems import Inversion, universal_problems
+from moth_eval.inversion.subspace import SubspaceNetwork
+from moth_eval.scan import Cost, Evidence, Scan, Status, Trigger
+from moth_eval.seeds import derive_seed
+from moth_eval.subject import Examples, Subject
+
+Statistic = Literal["log-index", "size"]
+
+LEAST_CLASSES = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassSubspace:
+    """Inverts a trigger per class that moves features elsewhere than towards the class's own.
+
+    A natural trigger makes images look like the class to the network: features move the way from
+    the other classes to it. A planted one has a way of its own. With a price on the natural way,
+    the triggers of clean classes grow or cease to work, and that of a backdoor's target does not.
+
+    Source: "class-subspace orthogonalisation" as a plug-in for Neural Cleanse, arXiv 2512.08129, of
+    which only the abstract was at hand, and no code.
+
+    Differs from the reference:
+        * all that the abstract leaves open is ours: features are those before the logits, the
+          natural direction of a class is the difference of mean features, and the price is on the
+          square of a positive cosine with it;
+        * inversion is our Neural Cleanse's.
+
+    Attributes:
+        weight: price of features that lie wholly in the class's direction; 0: plain inversion.
+        success_rate: fraction of images that a trigger must flip, in `(0, 1]`.
+        max_images: clean images used at most, spread over the classes.
+        statistic: what is scored. `log-index` is the anomaly index of the logarithms of the trigger
+            sizes. `size` is the logarithm of the number of pixels over the smallest size: it
+            compares models of one image size.
+    """
+
+    weight: float = 10.0
+    success_rate: float = 0.99
+    max_images: int = 200
+    statistic: Statistic = "log-index"
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.weight) or self.weight < 0:
+            raise ScanError(f"weight must be finite and at least 0, got {self.weight}")
+        if not 0 < self.success_rate <= 1 or self.max_images < 1:
+            raise ScanError(
+                "success_rate must be in (0, 1] and max_images at least 1, got "
+                f"{self.success_rate} and {self.max_images}"
+            )
+        if self.statistic not in get_args(Statistic):
+            raise ScanError(
+                f"statistic must be one of {', '.join(get_args(Statistic))}, got {self.statistic!r}"
+            )
+
+    def scan(self, subject: Subject, *, generator: torch.Generator) -> Scan:
+        """The scan of one subject."""
+        if subject.num_classes < LEAST_CLASSES:
+            return Scan(
+                status=Status.INCONCLUSIVE,
+                reason=f"{subject.num_classes} classes leave none to compare with: expected "
+                f"{LEAST_CLASSES}",
+            )
+        layers = OpenNetwork(subject, images_at_once=1).layers()
+        if not layers:
+            return Scan(
+                status=Status.INCONCLUSIVE, reason="the network has no features before its logits"
+            )
+        labels = subject.examples.labels.cpu()
+        chosen = spread(labels, self.max_images, generator)
+        rows = chosen.to(subject.examples.images.device)
+        few = Examples(images=subject.examples.images[rows], labels=subject.examples.labels[rows])
+        network = SubspaceNetwork(replace(subject, examples=few), layers[-1], self.weight)
+        base = int(torch.randint(2**62, (), generator=generator))
+        classes = range(subject.num_classes)
+        problems = universal_problems(
+            labels[chosen], classes, [derive_seed(base, "any", target) for target in classes]
+        )
+        schedule = replace(presets.UNIVERSAL, success_rate=self.success_rate)
+        found = invert(network, few.images, problems, schedule)
+        leans = [
+            network.lean(_stamped(one, few.images[one.problem.images.to(network.device)]), target)
+            for target, one in enumerate(found)
+        ]
+        cost = Cost(forward_passes=network.forward_passes, backward_passes=network.backward_passes)
+        return replace(self.judge(found, leans, subject.image_shape), cost=cost)
+
+    def judge(
+        self, found: Sequence[Inversion], leans: Sequence[float], shape: tuple[int, int, int]
+    ) -> Scan:
+        """Score and evidence from finished inversions on images `(C, H, W)`.
+
+        A class without a valid trigger enters with the whole image, as the method means it to be.
+
+        Args:
+            found: one per class.
+            leans: mean cosine of each trigger's features with the class's direction.
+            shape: of the images.
+        """
+        triggers = tuple(map(_trigger, found))
+        missing = sum(not trigger.valid for trigger in triggers)
+        remark = (
+            f"{missing} of {len(triggers)} triggers missed a success rate of {self.success_rate:g}"
+            if missing
+            else ""
+        )
+        if missing == len(triggers):
+            return Scan(status=Status.INCONCLUSIVE, reason=remark, triggers=triggers)
+        pixels = float(shape[1] * shape[2])
+        sizes = np.array([max(t.size, 0.01) if t.valid else pixels for t in triggers])
+        suspect = int(sizes.argmin())
+        by_index = self.statistic == "log-index"
+        score = anomaly_indices(np.log1p(sizes)).max() if by_index else np.log(pixels / sizes.min())
+        what = "cosine of a trigger's features with the class's own direction"
+        order = np.argsort(sizes, kind="stable")
+        return Scan(
+            status=Status.SCORED,
+            score=float(score),
+            reason=f"{remark} and count as the whole image" if missing else "",
+            target=suspect,
+            triggers=triggers,
+            evidence=tuple(
+                Evidence(what=what, value=float(leans[t]), target=int(t)) for t in order
+            ),
+        )
+
+
+def _stamped(found: Inversion, images: torch.Tensor) -> torch.Tensor:
+    mask, pattern = found.mask.to(images.device), found.pattern.to(images.device)
+    return torch.lerp(images, pattern, mask)
+
+
+def _trigger(inversion: Inversion) -> Trigger:
+    return Trigger(
+        target=inversion.problem.target,
+        mask=inversion.mask,
+        pattern=inversion.pattern,
+        size=inversion.size,
+        asr=inversion.asr,
+        valid=inversion.valid,
+    )
