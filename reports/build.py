@@ -15,8 +15,9 @@ from .comparisons import Comparison, compare
 from .doubts import Doubt, find_doubts, picture_doubts
 from .ensemble import ensemble
 from .evaluation import Evaluation, evaluate, probabilities
+from .evidence_pictures import drawn as drawn_of
 from .page import Page, render
-from .pictures import Pictures, pictures
+from .pictures import Pictures
 from .roc import DARK, MOST_BANDS, ScannerCurve, draw, draw_panels, scanner_curves
 from .rows import Run, read_run
 from .tables import (
@@ -123,7 +124,7 @@ def _pictures(
     unreadable: dict[tuple[str, str], str] = {}
     for row in run.rows:
         try:
-            found = pictures(run.path, row)
+            found = drawn_of(run.path, row)
         except RunError as error:
             unreadable[row.model, row.scanner] = str(error)
         else:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
+from numpy.lib.npyio import NpzFile
 from PIL import Image, ImageDraw, ImageFont
 
 from moth_eval.errors import RunError
@@ -31,6 +34,7 @@ _LEFT, _TOP = 74, 40
 INK, FAINT, ACCENT, PAPER, FRAME = "#1c2024", "#6b737c", "#c2410c", "#ffffff", "#d3d8dd"
 
 FloatArray = npt.NDArray[np.float32]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +101,16 @@ def pictures(run: Path, row: Row) -> Pictures | None:
 
 
 def read_triggers(run: Path, record: ScanRecord) -> TriggerArrays:
-    """The arrays of a scan, checked against the hash in its record.
+    """The inverted triggers of a scan, checked against the hash in its record.
+
+    Raises:
+        RunError: the file is missing, lies elsewhere, was altered or is malformed.
+    """
+    return read_arrays(run, record, _arrays)
+
+
+def read_arrays(run: Path, record: ScanRecord, read: Callable[[NpzFile], T]) -> T:
+    """What `read` makes of the arrays that a scan left.
 
     Raises:
         RunError: the file is missing, lies elsewhere, was altered or is malformed.
@@ -116,37 +129,38 @@ def read_triggers(run: Path, record: ScanRecord) -> TriggerArrays:
     if record.triggers_sha256 and hashlib.sha256(content).hexdigest() != record.triggers_sha256:
         raise RunError(f"{record.triggers_file} is not the file that the scan wrote: hashes differ")
     try:
-        return _arrays(content)
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
+            return read(file)
     except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
         raise RunError(f"{record.triggers_file} is malformed: {error}") from error
 
 
-def _arrays(content: bytes) -> TriggerArrays:
-    with np.load(io.BytesIO(content), allow_pickle=False) as file:
-        masks = np.asarray(file["masks"], dtype=np.float32)
-        patterns = np.asarray(file["patterns"], dtype=np.float32)
-        flat = {name: file[name] for name in ("targets", "sources", "sizes", "asrs", "valid")}
+def _arrays(file: NpzFile) -> TriggerArrays:
+    masks = np.asarray(file["masks"], dtype=np.float32)
+    patterns = np.asarray(file["patterns"], dtype=np.float32)
+    flat = {name: file[name] for name in ("targets", "sources", "sizes", "asrs", "valid")}
     rows, _, height, width = patterns.shape
     if masks.shape != (rows, 1, height, width) or any(a.shape != (rows,) for a in flat.values()):
         raise ValueError(f"masks {masks.shape} and patterns {patterns.shape} do not fit")
     return TriggerArrays(
         targets=flat["targets"].astype(np.int64),
         sources=flat["sources"].astype(np.int64),
-        masks=_unit(masks[:, 0]),
-        patterns=_unit(_as_rgb(patterns)),
+        masks=unit(masks[:, 0]),
+        patterns=unit(as_rgb(patterns)),
         sizes=flat["sizes"].astype(np.float32),
         asrs=flat["asrs"].astype(np.float32),
         valid=flat["valid"].astype(np.bool_),
     )
 
 
-def _as_rgb(patterns: FloatArray) -> FloatArray:
+def as_rgb(patterns: FloatArray) -> FloatArray:
     """`(P, H, W, 3)` from `(P, C, H, W)`; one channel becomes grey, channels past three drop."""
     last = np.moveaxis(patterns, 1, -1)
     return np.repeat(last[..., :1], 3, axis=-1) if last.shape[-1] < 3 else last[..., :3]
 
 
-def _unit(values: FloatArray) -> FloatArray:
+def unit(values: FloatArray) -> FloatArray:
+    """The values within `[0, 1]`."""
     return np.clip(np.nan_to_num(values), 0.0, 1.0)
 
 

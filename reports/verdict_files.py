@@ -166,7 +166,7 @@ def verdicts_json(
 def _picture(run: Run, verdict: Verdict) -> str | None:
     """The picture of the inverted triggers, relative to the run folder, if it was drawn."""
     record = verdict.row.record
-    if record is None or not record.triggers:
+    if record is None or not record.triggers_file:
         return None
     path = re.sub(r"\.npz$", ".png", record.triggers_file)
     return path if (run.path / path).is_file() else None
@@ -241,9 +241,9 @@ def _location(verdict: Verdict, run: Run) -> dict[str, object]:
     file = Path(run.manifest.models) / verdict.row.entry.file
     here = Path.cwd()
     # Services that show the log beside the code want paths from its root.
-    near = here in file.parents
-    uri = (Path("/") / file.relative_to(here) if near else file).as_uri()
-    uri = uri.removeprefix("file:///") if near else uri
+    uri = file.as_uri()
+    if here in file.parents:
+        uri = uri.removeprefix(here.as_uri()).removeprefix("/")
     return {"physicalLocation": {"artifactLocation": {"uri": uri}}}
 
 
