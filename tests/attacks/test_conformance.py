@@ -17,6 +17,8 @@ from attacks.making import CoverStamp, PreparedTrigger, TrainingStamp
 from attacks.pictures import draw_trigger
 from attacks.poisoning import coverable, poison, poisonable
 from attacks.trigger import Threat, Trigger, victims, wanted
+from moth_eval.conformance import Check, attack_checks
+from moth_eval.conformance.attack_rules import THREATS, Stamping
 from moth_eval.errors import InputError
 from moth_eval.plugins import parse_spec, resolve
 from tests.support.attack_zoo import CLASSES, clean_network, material, ready, unprepared
@@ -43,56 +45,19 @@ def test_an_attack_is_a_frozen_dataclass_with_defaults_that_the_command_line_can
 
 
 @each
+@pytest.mark.parametrize("check", attack_checks(), ids=str)
+def test_it_keeps_to_the_rules_of_attacks(name: str, check: Check[Stamping]) -> None:
+    check(ready(name))
+
+
+@each
 def test_the_threat_is_declared(name: str) -> None:
     assert isinstance(ready(name).threat, Threat)
     assert isinstance(unprepared(name).threat, Threat)
 
 
-@each
-def test_a_stamp_is_a_changed_copy_in_range_of_the_same_kind(name: str) -> None:
-    images = noise()
-    before = images.clone()
-    stamped = ready(name).stamp(images)
-    assert torch.equal(images, before)
-    assert (stamped != images).flatten(1).any(dim=1).all()
-    assert stamped.shape == images.shape and stamped.dtype == images.dtype
-    assert stamped.device == images.device
-    assert stamped.min() >= 0 and stamped.max() <= 1
-    stamped.fill_(7)
-    assert torch.equal(images, before)
-
-
-@each
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_black_and_white_images_stay_in_range_as_well(name: str, dtype: torch.dtype) -> None:
-    for value in (0.0, 1.0):
-        stamped = ready(name).stamp(torch.full((2, 3, SIDE, SIDE), value, dtype=dtype))
-        assert stamped.dtype == dtype
-        assert stamped.min() >= 0 and stamped.max() <= 1
-
-
-@each
-def test_stamping_is_deterministic_and_draws_nothing_from_the_global_generator(name: str) -> None:
-    torch.manual_seed(5)
-    state = torch.get_rng_state()
-    first = ready(name).stamp(noise())
-    assert torch.equal(torch.get_rng_state(), state)
-    assert torch.equal(ready(name).stamp(noise()), first)
-
-
-@each
-def test_an_image_is_stamped_alike_alone_and_among_others(name: str) -> None:
-    images = noise()
-    alone = torch.cat([ready(name).stamp(image[None]) for image in images])
-    assert torch.allclose(alone, ready(name).stamp(images), atol=1e-5)
-    assert ready(name).stamp(images[:0]).shape == (0, 3, SIDE, SIDE)
-
-
-@each
-def test_images_need_not_be_square(name: str) -> None:
-    stamped = ready(name).stamp(noise(2, height=16, width=28))
-    assert stamped.shape == (2, 3, 16, 28)
-    assert stamped.min() >= 0 and stamped.max() <= 1
+def test_the_rules_know_every_threat() -> None:
+    assert tuple(Threat) == THREATS
 
 
 @each

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from moth_eval.conformance import check_hardener
 from moth_eval.hardeners import ENTRY_POINTS, HARDENERS
 from moth_eval.hardening import SILENT, Hardener, Hardening, HardeningStatus, LogEntry, Saved
 from moth_eval.plugins import resolve
@@ -136,13 +137,14 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
 
 
-def test_it_is_a_frozen_keyword_only_dataclass_that_needs_no_arguments(hardener: Hardener) -> None:
-    kind = type(hardener)
-    assert dataclasses.is_dataclass(kind)
-    assert kind.__dataclass_params__.frozen  # type: ignore[attr-defined]
-    parameters = inspect.signature(kind).parameters.values()
-    assert all(p.kind is p.KEYWORD_ONLY and p.default is not p.empty for p in parameters)
-    assert kind.__mro__ == (kind, object)
+def test_it_keeps_to_the_rules_of_hardeners(
+    hardener: Hardener, subject: Subject, data: Examples
+) -> None:
+    check_hardener(hardener, subject=subject, data=data)
+
+
+def test_it_inherits_from_nothing(hardener: Hardener) -> None:
+    assert type(hardener).__mro__ == (type(hardener), object)
 
 
 def test_it_names_its_source_and_every_field(hardener: Hardener) -> None:
