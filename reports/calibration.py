@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
-from scipy.optimize import minimize
-
-from moth_eval.metrics import FloatArray
+from moth_eval.platt import Logistic, fit_logistic
 
 MOST_FOLDS = 10
 FEWEST_MODELS = 2
@@ -32,18 +27,6 @@ class Example:
     sha256: str
     score: float
     label: int | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Logistic:
-    """`p = 1 / (1 + exp(-(slope * score + intercept)))`, with a slope that is never negative."""
-
-    slope: float
-    intercept: float
-
-    def probability(self, score: float) -> float:
-        """Probability of `poisoned` in `(0, 1)`."""
-        return float(0.5 * (1 + np.tanh(0.5 * (self.slope * score + self.intercept))))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,38 +70,8 @@ def calibrate(examples: list[Example]) -> Probabilities:
 
 
 def fit(examples: list[Example]) -> Logistic:
-    """The logistic curve through labelled scores.
-
-    Targets are softened as Platt does, so that separable classes keep finite slopes. The slope is
-    held at zero or above: more suspicious never means less probable.
-
-    Source: Platt 1999, section 2.2.
-    """
-    scores = np.array([e.score for e in examples])
-    labels = np.array([e.label for e in examples], dtype=np.float64)
-    centre, spread = float(scores.mean()), float(scores.std()) or 1.0
-    poisoned, clean = labels.sum(), (1 - labels).sum()
-    targets = np.where(labels == 1, (poisoned + 1) / (poisoned + 2), 1 / (clean + 2))
-    found = minimize(
-        _loss,
-        np.array([1.0, math.log((poisoned + 1) / (clean + 1))]),
-        args=((scores - centre) / spread, targets),
-        jac=True,
-        method="L-BFGS-B",
-        bounds=[(0.0, None), (None, None)],
-        options={"ftol": 1e-14, "gtol": 1e-10},
-    )
-    slope, intercept = float(found.x[0]) / spread, float(found.x[1])
-    return Logistic(slope=slope, intercept=intercept - slope * centre)
-
-
-def _loss(
-    parameters: FloatArray, scores: FloatArray, targets: FloatArray
-) -> tuple[float, npt.NDArray[np.float64]]:
-    logits = parameters[0] * scores + parameters[1]
-    loss = (np.logaddexp(0.0, logits) - targets * logits).sum()
-    slack = 0.5 * (1 + np.tanh(0.5 * logits)) - targets
-    return float(loss), np.array([(slack * scores).sum(), slack.sum()])
+    """The logistic curve through labelled scores."""
+    return fit_logistic([e.score for e in examples], [e.label or 0 for e in examples])
 
 
 def folds_of(examples: list[Example]) -> dict[str, int]:
