@@ -32,6 +32,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
         "benchmarks.trojai_command:trojai",
         "Scan a folder of models; leave scores, ROC and a report.",
     ),
+    "detector": (
+        "benchmarks.detector_command:detector",
+        "Run a scanner or hardener by the contract of NIST's TrojAI containers.",
+    ),
     "generate": (
         "attacks.generate_command:generate",
         "Make a round of clean and backdoored models to try things on.",

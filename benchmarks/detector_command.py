@@ -1,0 +1,180 @@
+"""`moth-eval detector`: the command that a TrojAI container runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from moth_eval.errors import InputError
+from moth_eval.own_code import admit_own_code
+from moth_eval.text import visible
+
+if TYPE_CHECKING:
+    from .detector import Detection
+    from .detector_settings import Metaparameters
+
+MODES = ("infer", "configure", "mitigate", "test", "metaparameters")
+NO_ANSWER = 3
+
+file = click.Path(path_type=Path)
+
+
+@click.command()
+@click.argument("mode", type=click.Choice(MODES), required=False, default="infer")
+@click.option("--model_filepath", type=file, help="Model file.")
+@click.option("--result_filepath", type=file, help="File for the probability (infer).")
+@click.option("--scratch_dirpath", type=file, help="Folder for what is needed on the way.")
+@click.option("--examples_dirpath", type=file, help="Folder of clean images (infer).")
+@click.option("--metaparameters_filepath", type=file, help="Metaparameters, as JSON.")
+@click.option("--schema_filepath", type=file, help="Their schema; not needed.")
+@click.option("--learned_parameters_dirpath", type=file, help="Folder of what configure learned.")
+@click.option(
+    "--configure_models_dirpath", type=file, help="Folder of labelled models (configure)."
+)
+@click.option("--configure_mode", is_flag=True, help="The same as configure, in older rounds.")
+@click.option("--automatic_configuration", is_flag=True, help="Taken; it changes nothing.")
+@click.option("--round_training_dataset_dirpath", type=file, help="Taken; not needed.")
+@click.option("--source_dataset_dirpath", type=file, help="Taken; not needed.")
+@click.option("--features_filepath", type=file, help="CSV file for the score and what led to it.")
+@click.option(
+    "--dataset_dirpath", "--dataset", "dataset", type=file, help="Images (mitigate, test)."
+)
+@click.option("--output_dirpath", type=file, help="Folder for what is written.")
+@click.option(
+    "--model_output_name",
+    default="mitigated.pt",
+    show_default=True,
+    help="Name of the mitigated model.",
+)
+@click.option("--batch_size", type=click.IntRange(min=1), help="Taken; memory decides.")
+@click.option("--num_workers", type=click.IntRange(min=0), help="Taken; not needed.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option(
+    "--arch",
+    "architecture",
+    default="",
+    help="Network of files that hold only weights: a torchvision name, "
+    "package.module:factory or package.module (your own, trusted code).",
+)
+@click.pass_context
+def detector(
+    ctx: click.Context,
+    mode: str,
+    model_filepath: Path | None,
+    result_filepath: Path | None,
+    scratch_dirpath: Path | None,
+    examples_dirpath: Path | None,
+    metaparameters_filepath: Path | None,
+    schema_filepath: Path | None,
+    learned_parameters_dirpath: Path | None,
+    configure_models_dirpath: Path | None,
+    configure_mode: bool,
+    automatic_configuration: bool,
+    round_training_dataset_dirpath: Path | None,
+    source_dataset_dirpath: Path | None,
+    features_filepath: Path | None,
+    dataset: Path | None,
+    output_dirpath: Path | None,
+    model_output_name: str,
+    batch_size: int | None,
+    num_workers: int | None,
+    device: str,
+    architecture: str,
+) -> None:
+    """Run a scanner or hardener by the contract of NIST's TrojAI containers.
+
+    Exit codes: 0 the result was written; 2 usage or input error, no result was written; 3 the
+    model has no score, and the result is one half.
+    """
+    from .detector_settings import read_metaparameters, write_defaults
+
+    def wanted(option: str, value: Path | None) -> Path:
+        if value is None:
+            raise InputError(f"detector {mode}: expected --{option}, got nothing")
+        return value
+
+    if mode == "metaparameters":
+        for path in write_defaults(wanted("output_dirpath", output_dirpath)):
+            click.echo(f"wrote {path}")
+        return
+    settings = read_metaparameters(metaparameters_filepath)
+    if configure_mode or mode == "configure":
+        mode = "configure"
+        _configure(
+            wanted("configure_models_dirpath", configure_models_dirpath),
+            wanted("learned_parameters_dirpath", learned_parameters_dirpath),
+            wanted("scratch_dirpath", scratch_dirpath),
+            settings,
+            architecture,
+            device,
+        )
+        return
+    model = wanted("model_filepath", model_filepath)
+    admit_own_code(architecture, model.parent)
+    if mode == "infer":
+        from .detector import Detection
+
+        wish = Detection(
+            model=model,
+            result=wanted("result_filepath", result_filepath),
+            scratch=wanted("scratch_dirpath", scratch_dirpath),
+            examples=examples_dirpath,
+            settings=settings,
+            learned=learned_parameters_dirpath,
+            architecture=architecture,
+            device=device,
+        )
+        ctx.exit(_infer(wish, features_filepath))
+    images = wanted("dataset_dirpath", dataset)
+    out = wanted("output_dirpath", output_dirpath)
+    from .detector import logits_of, mitigate
+
+    if mode == "mitigate":
+        written = mitigate(
+            model,
+            images,
+            out,
+            settings,
+            name=model_output_name,
+            architecture=architecture,
+            device=device,
+        )
+    else:
+        written = logits_of(model, images, out, architecture=architecture, device=device)
+    click.echo(f"wrote {written}")
+
+
+def _configure(
+    models: Path,
+    learned: Path,
+    scratch: Path,
+    settings: Metaparameters,
+    architecture: str,
+    device: str,
+) -> None:
+    from .detector import configure
+
+    admit_own_code(architecture, models)
+    curve, count = configure(
+        models, learned, scratch, settings, architecture=architecture, device=device
+    )
+    click.echo(
+        f"probability 1 / (1 + exp(-({curve.slope:.4g} x score {curve.intercept:+.4g}))), from "
+        f"{count} models"
+    )
+
+
+def _infer(wish: Detection, features: Path | None) -> int:
+    from .detector import infer
+
+    found, record = infer(wish)
+    if features is not None:
+        score = "" if record.score is None else f"{record.score:.9g}"
+        features.write_text(f"score,probability\n{score},{found:.6f}\n")
+    if record.score is None:
+        click.echo(visible(f"no score ({record.status}): {record.reason}"), err=True)
+        return NO_ANSWER
+    click.echo(f"score {record.score:.9g}, probability {found:.6f}", err=True)
+    return 0

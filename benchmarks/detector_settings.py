@@ -1,0 +1,148 @@
+"""What a TrojAI container is told by its metaparameters, and the schema that describes them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from moth_eval import __version__
+from moth_eval.errors import InputError
+from moth_eval.platt import Logistic
+
+METAPARAMETERS = "metaparameters.json"
+SCHEMA = "metaparameters_schema.json"
+LEARNED = "probability.json"
+"""File of the learned parameters: slope and intercept."""
+
+MOST_BYTES = 1 << 20
+
+
+class Metaparameters(BaseModel):
+    """The content of `metaparameters.json`; unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    infer_scanner: str = "nc"
+    """`NAME` or `NAME:field=value,...`, as for `--scanner`."""
+    infer_centre: float | None = Field(default=None, ge=-1e6, le=1e6)
+    """Score with a probability of one half; null: the scanner's published cut."""
+    infer_slope: float = Field(default=1.0, gt=0, le=1e6)
+    """Of the logistic curve, per unit of score."""
+    infer_least: float = Field(default=0.01, ge=0, le=0.5)
+    """No probability is closer to 0 or 1 than this."""
+    infer_seed: int = Field(default=0, ge=0, le=2**31 - 1)
+    """Decides everything random."""
+    mitigate_method: str = "moth"
+    """`NAME` or `NAME:field=value,...`, as for `--method`."""
+    mitigate_seed: int = Field(default=0, ge=0, le=2**31 - 1)
+    """Decides everything random."""
+
+
+def read_metaparameters(path: Path | None) -> Metaparameters:
+    """The metaparameters in a file; the defaults without one.
+
+    Raises:
+        InputError: it is missing, or says what it cannot.
+    """
+    if path is None:
+        return Metaparameters()
+    try:
+        return Metaparameters.model_validate_json(_content(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise InputError(
+            f"{path}: {place}: {first['msg']}; `moth-eval detector metaparameters` writes one that "
+            "fits"
+        ) from error
+
+
+def read_learned(folder: Path | None) -> Logistic | None:
+    """The curve that `configure` learned; None if there is none.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    path = None if folder is None else folder / LEARNED
+    if path is None or not path.is_file():
+        return None
+    try:
+        found = json.loads(_content(path))
+        return Logistic(slope=float(found["slope"]), intercept=float(found["intercept"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} holds no slope and intercept: run configure again") from error
+
+
+def write_learned(folder: Path, curve: Logistic, settings: Metaparameters) -> None:
+    """Write the curve, and the metaparameters that it belongs to, as the contract wants it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    values = {"slope": curve.slope, "intercept": curve.intercept}
+    (folder / LEARNED).write_text(json.dumps(values) + "\n")
+    (folder / METAPARAMETERS).write_text(settings.model_dump_json(indent=2) + "\n")
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of the metaparameters, with what the contract wants at its root.
+
+    Every number has bounds, and every text is one of a list.
+    """
+    from scanners import SCANNERS
+
+    made = Metaparameters.model_json_schema()
+    properties = {name: _bounded(name, dict(value)) for name, value in made["properties"].items()}
+    properties["infer_scanner"] |= {"enum": list(SCANNERS)}
+    from moth_eval.hardeners import HARDENERS
+
+    properties["mitigate_method"] |= {"enum": list(HARDENERS)}
+    return {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "title": "moth-eval",
+        "technique": "Trigger inversion and class distance",
+        "technique_description": "A scanner or hardener of moth-eval, chosen by its name.",
+        "technique_changes": "none",
+        "technique_type": ["Trigger Inversion"],
+        "commit_id": __version__,
+        "repo_name": "moth-eval",
+        "type": "object",
+        "required": list(properties),
+        "additionalProperties": False,
+        "properties": properties,
+    }
+
+
+def _bounded(name: str, value: dict[str, Any]) -> dict[str, Any]:
+    """A property of draft 7, whose number has both bounds."""
+    kinds = value.pop("anyOf", None)
+    if kinds:
+        value |= {"type": [kind["type"] for kind in kinds]}
+        value |= {k: v for kind in kinds for k, v in kind.items() if k in ("minimum", "maximum")}
+    if "exclusiveMinimum" in value:
+        value["minimum"] = 1e-6
+        del value["exclusiveMinimum"]
+    return {**value, "description": Metaparameters.__doc__ and name.replace("_", " ")}
+
+
+def write_defaults(folder: Path) -> list[Path]:
+    """Write `metaparameters.json` and its schema; the paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    made = {
+        METAPARAMETERS: Metaparameters().model_dump_json(indent=2),
+        SCHEMA: json.dumps(schema(), indent=2),
+    }
+    for name, text in made.items():
+        (folder / name).write_text(text + "\n")
+    return [folder / name for name in made]
+
+
+def _content(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    if len(content) > MOST_BYTES:
+        raise InputError(f"{path} is larger than the {MOST_BYTES:,} bytes it may have")
+    return content
