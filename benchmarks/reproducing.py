@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from moth_eval.cli import load_command
 from moth_eval.distance_records import DistanceFolder
 from moth_eval.errors import InputError
 from moth_eval.hardening_cells import CellState
@@ -15,7 +16,8 @@ from moth_eval.records import RunFolder, ScanRecord
 from moth_eval.removal_records import RemovalFolder, RemovalManifest, RemovalState
 
 from .run_states import kind_of
-from .study_files import options_of_call
+from .study_files import key_of, options_of_call
+from .third_party import PREFIX
 
 S = TypeVar("S", CellState, RemovalState)
 
@@ -82,16 +84,29 @@ def held_together(before: Mapping[str, Value], now: Mapping[str, Value]) -> list
 def _scan(run: Path, name: str) -> Cell:
     manifest = RunFolder(run).manifest()
     models = [entry.name for entry in manifest.entries]
-    model, _, scanner = (name, "", "") if name in models else name.rpartition("/")
+    # A detector's command line has slashes of its own.
+    heads = [one for one in models if name == one or name.startswith(f"{one}/")]
+    model = max(heads, key=len, default=name)
+    scanner = name.removeprefix(model).removeprefix("/")
     scanners = list(manifest.scanners)
     if not scanner and len(scanners) == 1:
         scanner = scanners[0]
     if model not in models or scanner not in scanners:
         raise _no_cell(run, name, [f"{m}/{s}" for m in models for s in scanners])
+    if " " in manifest.models and not Path(manifest.models).exists():
+        raise InputError(
+            f"{manifest.models} is not there, or names several folders: a cell can be carried out "
+            "again where all models come from one"
+        )
+    known = {key_of(parameter) for parameter in load_command("trojai").params}
+    # A run of scan or calibrate has settings that decide nothing about a score.
+    given = {k: v for k, v in options_of_call(manifest.command).items() if k in known}
+    third_party = scanner.startswith(PREFIX)
     options = {
-        **options_of_call(manifest.command),
+        **given,
         "models": manifest.models,
-        "scanner": [scanner],
+        "scanner": [] if third_party else [scanner],
+        "detector": [scanner.removeprefix(PREFIX)] if third_party else [],
         "only": [model],
         "seed": manifest.seed,
         "limit": None,

@@ -32,6 +32,7 @@ from .several_rounds import read_rounds
 from .shards import Shard, named
 from .sittings import refuse_differences
 from .tasks import Task, execute, parse_scanner, record_of
+from .third_party import METHOD, PREFIX, parse_detector
 from .versions import versions
 
 UNANSWERED = ("failed", "timed-out", "crashed", "out-of-memory")
@@ -48,6 +49,8 @@ class TrojaiStudy:
         answers: whether ground truth is looked for.
         run: folder for the results.
         scanners: scanner specifications, `NAME` or `NAME:field=value,...`.
+        detectors: command lines of detectors of others, which speak the contract of TrojAI's
+            containers.
         seed: decides everything random.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         budget: what the run may use of the machine.
@@ -71,6 +74,7 @@ class TrojaiStudy:
     answers: bool = True
     run: Path
     scanners: tuple[str, ...] = ("nc",)
+    detectors: tuple[str, ...] = ()
     seed: int = 0
     device: str = "auto"
     budget: Budget = field(default_factory=Budget)
@@ -132,6 +136,7 @@ def plan(study: TrojaiStudy) -> Plan:
     if study.shard is not None:
         models = study.shard.part(models)
     methods = {spec: parse_scanner(spec) for spec in study.scanners}
+    methods |= {f"{PREFIX}{one}": (METHOD, parse_detector(one)) for one in study.detectors}
     _check_architecture(study)
     device = str(resolve_device(study.device))
     # Once for examples that all models share: they may be larger than any of them.

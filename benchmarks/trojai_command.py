@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
+from click.core import ParameterSource
 
 from moth_eval.own_code import admit_own_code as admit_own_code
 from moth_eval.text import visible
@@ -42,6 +43,14 @@ if TYPE_CHECKING:
 )
 @scanner_option
 @click.option(
+    "--detector",
+    "detectors",
+    multiple=True,
+    metavar="COMMAND",
+    help="Command line of a detector of somebody else's that speaks the contract of TrojAI's "
+    "containers; may be given again.  Without --scanner, nothing else runs.",
+)
+@click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
     help="Run folder.  [default: runs/trojai-NAME-OF-MODELS-FOLDER]",
@@ -70,6 +79,7 @@ def trojai(
     ctx: click.Context,
     models: Path,
     scanners: tuple[str, ...],
+    detectors: tuple[str, ...],
     out: Path | None,
     architecture: str,
     require_sandbox: bool,
@@ -96,10 +106,12 @@ def trojai(
     from .trojai import TrojaiStudy
 
     admit_own_code(architecture, models)
+    unsaid = ctx.get_parameter_source("scanners") is ParameterSource.DEFAULT
     study = TrojaiStudy(
         models=models,
         run=out or Path("runs") / f"trojai-{models.resolve().name}",
-        scanners=scanners,
+        scanners=() if detectors and unsaid else scanners,
+        detectors=detectors,
         seed=seed,
         device=device,
         budget=budget,

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import csv
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from moth_eval.cli import main
+from moth_eval.records import RunFolder
+from tests.support.subjects import write_prototype_round
+
+DETECTOR = """
+import argparse, json, pathlib, sys
+parser = argparse.ArgumentParser()
+for name in ("model_filepath", "result_filepath", "scratch_dirpath", "examples_dirpath"):
+    parser.add_argument("--" + name, type=pathlib.Path)
+parser.add_argument("--mode", default="good")
+args = parser.parse_args()
+images = sorted(args.examples_dirpath.glob("*.png"))
+labels = [json.loads(path.with_suffix(".json").read_text())["clean_label"] for path in images]
+assert len(images) == 60 and set(labels) == set(range(5)), (len(images), set(labels))
+assert args.model_filepath.name == "model.pt"
+seen = {path.name for path in args.model_filepath.parent.iterdir()}
+assert seen == {"model.pt", "example_data"}, seen
+assert list(args.scratch_dirpath.iterdir()) == []
+size = args.model_filepath.stat().st_size
+(args.scratch_dirpath / "left").write_text("behind")
+print("looked at", size, "bytes")
+text = {"good": f"{0.25 + size % 2 / 2}\\n", "words": "likely\\n", "large": "1.5\\n"}
+text["nan"] = "nan\\n"
+if args.mode == "crash":
+    sys.exit("no such luck")
+if args.mode != "silent":
+    args.result_filepath.write_text(text[args.mode])
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("third")
+    write_prototype_round(folder / "round", models=2)
+    (folder / "theirs.py").write_text(DETECTOR)
+    return folder
+
+
+def command(folder: Path, mode: str = "good") -> str:
+    return f"{sys.executable} {folder / 'theirs.py'} --mode {mode}"
+
+
+def trojai(folder: Path, run: Path, *more: object) -> Result:
+    words = ["trojai", "--models", folder / "round", "--out", run, "--jobs", "1", "--device", "cpu"]
+    return CliRunner().invoke(main, [*map(str, words), *map(str, more)])
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((run / "results.csv").read_text().splitlines()))
+
+
+def test_what_it_writes_is_the_score_of_a_row(folder: Path, tmp_path: Path) -> None:
+    result = trojai(folder, tmp_path / "run", "--detector", command(folder))
+    assert result.exit_code == 0, result.output
+    table = rows(tmp_path / "run")
+    assert [(row["status"], row["scanner"]) for row in table] == [
+        ("scored", f"detector: {command(folder)}"),
+    ] * 2
+    assert {row["score"] for row in table} <= {"0.25", "0.75"}
+    assert [row["poisoned"] for row in table] == ["False", "True"]
+    logs = "".join(path.read_text() for path in (tmp_path / "run" / "logs").iterdir())
+    assert logs == "" or "looked at" in logs
+
+
+def test_it_stands_beside_scanners_and_is_not_run_twice(folder: Path, tmp_path: Path) -> None:
+    more = (
+        "--detector", command(folder), "--scanner", "nc:max_images=30", "--arch",
+        "tests.support.subjects:prototype_network",
+    )  # fmt: skip
+    first = trojai(folder, tmp_path / "run", *more)
+    assert first.exit_code in (0, 1), first.output
+    assert len(rows(tmp_path / "run")) == 4
+    again = trojai(folder, tmp_path / "run", *more)
+    assert "4 of 4 tasks are done" in again.output
+    compared = (tmp_path / "run" / "comparisons.csv").read_text().splitlines()
+    assert compared[1].startswith(f"nc:max_images=30,detector: {command(folder)},1,1,0,")
+
+
+@pytest.mark.parametrize(
+    ("mode", "reason"),
+    [
+        ("crash", "the detector ended with exit code 1, saying: no such luck"),
+        ("silent", "the detector wrote no result file"),
+        ("words", "expected a probability in the detector's result, got 'likely'"),
+        ("large", "expected a probability in the detector's result, got '1.5'"),
+        ("nan", "expected a probability in the detector's result, got 'nan'"),
+    ],
+)
+def test_what_goes_wrong_is_a_failed_row(
+    mode: str, reason: str, folder: Path, tmp_path: Path
+) -> None:
+    result = trojai(folder, tmp_path / "run", "--limit", "1", "--detector", command(folder, mode))
+    assert result.exit_code == 3
+    [record] = RunFolder(tmp_path / "run").records().values()
+    assert (record.status, record.score) == ("failed", None)
+    assert reason in record.reason
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("no-such-program --x", "expected a program and its arguments"),
+        ("", "expected a program and its arguments"),
+        ("python 'half", "is no command line"),
+    ],
+)
+def test_no_program_is_an_input_error(
+    given: str, message: str, folder: Path, tmp_path: Path
+) -> None:
+    result = trojai(folder, tmp_path / "run", "--detector", given)
+    assert result.exit_code == 2
+    assert message in result.output
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_row_can_be_reproduced(folder: Path, tmp_path: Path) -> None:
+    assert trojai(folder, tmp_path / "run", "--detector", command(folder)).exit_code == 0
+    cell = f"model-0/detector: {command(folder)}"
+    result = CliRunner().invoke(main, ["reproduce", str(tmp_path / "run"), cell])
+    assert result.exit_code == 0, result.output
