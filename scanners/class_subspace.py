@@ -16,10 +16,10 @@ from moth_eval.errors import ScanError
 from moth_eval.hidden_layers import OpenNetwork
 from moth_eval.inversion import presets
 from moth_eval.inversion.engine import invert
-from moth_eval.inversion.problems import Inversion, universal_problems
+from moth_eval.inversion.problems import Inversion
 from moth_eval.inversion.subspace import SubspaceNetwork
-from moth_eval.scan import Cost, Evidence, Scan, Status, Trigger
-from moth_eval.seeds import derive_seed
+from moth_eval.inverted import problems_of, remark_on, trigger_of
+from moth_eval.scan import Cost, Evidence, Scan, Status
 from moth_eval.subject import Examples, Subject
 
 Statistic = Literal["log-index", "size"]
@@ -89,11 +89,7 @@ class ClassSubspace:
         rows = chosen.to(subject.examples.images.device)
         few = Examples(images=subject.examples.images[rows], labels=subject.examples.labels[rows])
         network = SubspaceNetwork(replace(subject, examples=few), layers[-1], self.weight)
-        base = int(torch.randint(2**62, (), generator=generator))
-        classes = range(subject.num_classes)
-        problems = universal_problems(
-            labels[chosen], classes, [derive_seed(base, "any", target) for target in classes]
-        )
+        problems = problems_of(labels[chosen], subject.num_classes, generator, pairs=False)
         schedule = replace(presets.UNIVERSAL, success_rate=self.success_rate)
         found = invert(network, few.images, problems, schedule)
         leans = [
@@ -115,13 +111,9 @@ class ClassSubspace:
             leans: mean cosine of each trigger's features with the class's direction.
             shape: of the images.
         """
-        triggers = tuple(map(_trigger, found))
+        triggers = tuple(map(trigger_of, found))
         missing = sum(not trigger.valid for trigger in triggers)
-        remark = (
-            f"{missing} of {len(triggers)} triggers missed a success rate of {self.success_rate:g}"
-            if missing
-            else ""
-        )
+        remark = remark_on(triggers, self.success_rate)
         if missing == len(triggers):
             return Scan(status=Status.INCONCLUSIVE, reason=remark, triggers=triggers)
         pixels = float(shape[1] * shape[2])
@@ -146,14 +138,3 @@ class ClassSubspace:
 def _stamped(found: Inversion, images: torch.Tensor) -> torch.Tensor:
     mask, pattern = found.mask.to(images.device), found.pattern.to(images.device)
     return torch.lerp(images, pattern, mask)
-
-
-def _trigger(inversion: Inversion) -> Trigger:
-    return Trigger(
-        target=inversion.problem.target,
-        mask=inversion.mask,
-        pattern=inversion.pattern,
-        size=inversion.size,
-        asr=inversion.asr,
-        valid=inversion.valid,
-    )

@@ -9,7 +9,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from moth_eval.anomaly import anomaly_indices, false_alarm_rate
 from moth_eval.choosing import spread
@@ -17,10 +16,10 @@ from moth_eval.errors import ScanError
 from moth_eval.inversion import presets
 from moth_eval.inversion.engine import invert
 from moth_eval.inversion.frozen import FrozenNetwork
-from moth_eval.inversion.problems import Inversion, Problem, pair_problems, universal_problems
+from moth_eval.inversion.problems import Inversion
 from moth_eval.inversion.schedule import Schedule
+from moth_eval.inverted import problems_of, remark_on, trigger_of
 from moth_eval.scan import Cost, PublishedRule, Scan, Status, Trigger
-from moth_eval.seeds import derive_seed
 from moth_eval.subject import Subject
 
 PAPER = Schedule(
@@ -114,38 +113,31 @@ class NeuralCleanse:
             )
         chosen = spread(subject.examples.labels.cpu(), self.max_images, generator)
         images = subject.examples.images[chosen.to(subject.examples.images.device)]
-        problems = self._problems(subject, subject.examples.labels.cpu()[chosen], generator)
+        problems = problems_of(
+            subject.examples.labels.cpu()[chosen],
+            subject.num_classes,
+            generator,
+            pairs=self.label_specific,
+        )
         network = FrozenNetwork(subject)
         schedule = replace(SCHEDULES[self.preset], success_rate=self.success_rate)
         inversions = invert(network, images, problems, schedule)
         cost = Cost(forward_passes=network.forward_passes, backward_passes=network.backward_passes)
         return replace(self.judge(inversions, subject.image_shape), cost=cost)
 
-    def _problems(
-        self, subject: Subject, labels: Tensor, generator: torch.Generator
-    ) -> list[Problem]:
-        classes = range(subject.num_classes)
-        base = int(torch.randint(2**62, (), generator=generator))
-        if not self.label_specific:
-            seeds = [derive_seed(base, "any", target) for target in classes]
-            return universal_problems(labels, classes, seeds)
-        present = sorted(set(labels.tolist()))
-        pairs = [(source, target) for source in present for target in classes if source != target]
-        return pair_problems(labels, pairs, [derive_seed(base, *pair) for pair in pairs])
-
     def judge(self, inversions: Sequence[Inversion], shape: tuple[int, int, int]) -> Scan:
         """Score and evidence from finished inversions on images `(C, H, W)`.
 
         Source: Neural Cleanse, section V-A; see the class for what differs.
         """
-        triggers = tuple(map(_trigger, inversions))
+        triggers = tuple(map(trigger_of, inversions))
         if self.statistic == "size":
             return self._by_size(triggers, shape)
         return self._by_index(triggers, shape)
 
     def _by_size(self, triggers: tuple[Trigger, ...], shape: tuple[int, int, int]) -> Scan:
         valid = [trigger for trigger in triggers if trigger.valid]
-        remark = self._remark(triggers)
+        remark = remark_on(triggers, self.success_rate)
         if not valid:
             return Scan(status=Status.INCONCLUSIVE, reason=remark, triggers=triggers)
         suspect = min(valid, key=lambda trigger: trigger.size)
@@ -159,14 +151,6 @@ class NeuralCleanse:
             triggers=triggers,
         )
 
-    def _remark(self, triggers: Sequence[Trigger]) -> str:
-        missing = sum(not trigger.valid for trigger in triggers)
-        return (
-            f"{missing} of {len(triggers)} triggers missed a success rate of {self.success_rate:g}"
-            if missing
-            else ""
-        )
-
     def _by_index(self, triggers: tuple[Trigger, ...], shape: tuple[int, int, int]) -> Scan:
         rule = PublishedRule(
             name="anomaly index",
@@ -175,7 +159,7 @@ class NeuralCleanse:
             source="Neural Cleanse (2019); false alarms simulated for "
             f"{len(triggers)} independent normal trigger sizes",
         )
-        missing, remark = sum(not t.valid for t in triggers), self._remark(triggers)
+        missing, remark = sum(not t.valid for t in triggers), remark_on(triggers, self.success_rate)
         if 2 * missing >= len(triggers):
             return Scan(
                 status=Status.INCONCLUSIVE,
@@ -197,15 +181,3 @@ class NeuralCleanse:
             triggers=triggers,
             rule=rule,
         )
-
-
-def _trigger(inversion: Inversion) -> Trigger:
-    return Trigger(
-        target=inversion.problem.target,
-        source=inversion.problem.source,
-        mask=inversion.mask,
-        pattern=inversion.pattern,
-        size=inversion.size,
-        asr=inversion.asr,
-        valid=inversion.valid,
-    )

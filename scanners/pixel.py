@@ -9,7 +9,6 @@ from typing import Literal, get_args
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from moth_eval.anomaly import anomaly_indices
 from moth_eval.choosing import spread
@@ -17,11 +16,11 @@ from moth_eval.errors import ScanError
 from moth_eval.inversion import presets
 from moth_eval.inversion.engine import invert
 from moth_eval.inversion.frozen import FrozenNetwork
-from moth_eval.inversion.problems import Inversion, Problem, pair_problems, universal_problems
+from moth_eval.inversion.problems import Inversion
 from moth_eval.inversion.schedule import Schedule
 from moth_eval.inversion.signed_pixels import SignedPixels
-from moth_eval.scan import Cost, Scan, Status, Trigger
-from moth_eval.seeds import derive_seed
+from moth_eval.inverted import problems_of, remark_on, trigger_of
+from moth_eval.scan import Cost, Scan, Status
 from moth_eval.subject import Subject
 
 PAPER = Schedule(
@@ -107,25 +106,14 @@ class Pixel:
         labels = subject.examples.labels.cpu()
         chosen = spread(labels, self.max_images, generator)
         images = subject.examples.images[chosen.to(subject.examples.images.device)]
-        problems = self._problems(subject, labels[chosen], generator)
+        problems = problems_of(
+            labels[chosen], subject.num_classes, generator, pairs=self.label_specific
+        )
         network = FrozenNetwork(subject)
         schedule = replace(SCHEDULES[self.preset], success_rate=self.success_rate)
         inversions = invert(network, images, problems, schedule, objective=SignedPixels())
         cost = Cost(forward_passes=network.forward_passes, backward_passes=network.backward_passes)
         return replace(self.judge(inversions, subject.image_shape), cost=cost)
-
-    def _problems(
-        self, subject: Subject, labels: Tensor, generator: torch.Generator
-    ) -> list[Problem]:
-        classes = range(subject.num_classes)
-        base = int(torch.randint(2**62, (), generator=generator))
-        if not self.label_specific:
-            return universal_problems(
-                labels, classes, [derive_seed(base, "any", t) for t in classes]
-            )
-        present = sorted(set(labels.tolist()))
-        pairs = [(source, target) for source in present for target in classes if source != target]
-        return pair_problems(labels, pairs, [derive_seed(base, *pair) for pair in pairs])
 
     def judge(self, inversions: Sequence[Inversion], shape: tuple[int, int, int]) -> Scan:
         """Score and triggers from finished inversions on images `(C, H, W)`.
@@ -133,13 +121,9 @@ class Pixel:
         A class without a valid trigger enters with all pixels of the image; half of them leave no
         median to compare with.
         """
-        triggers = tuple(map(_trigger, inversions))
+        triggers = tuple(map(trigger_of, inversions))
         missing = sum(not trigger.valid for trigger in triggers)
-        remark = (
-            f"{missing} of {len(triggers)} triggers missed a success rate of {self.success_rate:g}"
-            if missing
-            else ""
-        )
+        remark = remark_on(triggers, self.success_rate)
         by_index = self.statistic != "size"
         if missing == len(triggers) or (by_index and 2 * missing >= len(triggers)):
             return Scan(status=Status.INCONCLUSIVE, reason=remark, triggers=triggers)
@@ -160,15 +144,3 @@ class Pixel:
             return math.log(pixels / float(sizes.min()))
         compared = np.log1p(sizes) if self.statistic == "log-index" else sizes
         return float(anomaly_indices(compared).max())
-
-
-def _trigger(inversion: Inversion) -> Trigger:
-    return Trigger(
-        target=inversion.problem.target,
-        source=inversion.problem.source,
-        mask=inversion.mask,
-        pattern=inversion.pattern,
-        size=inversion.size,
-        asr=inversion.asr,
-        valid=inversion.valid,
-    )
