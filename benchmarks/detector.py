@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moth_eval.errors import InputError, MothError
+from moth_eval.loading.layouts import CLEAN_FOLDERS, MODEL_FILE
+from moth_eval.loading.sidecars import sidecar_path
 from moth_eval.platt import Logistic, fit_logistic
 from moth_eval.records import ScanRecord, write_whole
 
@@ -213,6 +216,26 @@ def logits_of(
     return out / RESULTS
 
 
+def _in_place(model: Path, examples: Path | None) -> bool:
+    """Whether the images lie with the model as a round has them, or are no folder of a round."""
+    if examples is None or not examples.is_dir():
+        return True
+    return model.name == MODEL_FILE and examples.resolve().parent == model.resolve().parent
+
+
+def _placed(model: Path, examples: Path | None, active: Path) -> Path:
+    """A copy of a model with its images beside it: their place tells how they are to be cut."""
+    assert examples is not None  # noqa: S101 - _in_place looked
+    active.mkdir()
+    shutil.copyfile(model, active / MODEL_FILE)
+    side_car = sidecar_path(model)
+    if side_car.is_file():
+        shutil.copyfile(side_car, sidecar_path(active / MODEL_FILE))
+    name = examples.name if examples.name in CLEAN_FOLDERS else "example_data"
+    shutil.copytree(examples, active / name)
+    return active / MODEL_FILE
+
+
 def _finite(found: dict[str, list[float]]) -> dict[str, list[float]]:
     """The same without images whose logits are no numbers: JSON has none for those."""
     return {name: row for name, row in found.items() if all(map(math.isfinite, row))}
@@ -230,6 +253,8 @@ def _opened(model: Path, examples: Path, architecture: str, device: str) -> Open
     from moth_eval.runner import resolve_device
 
     [found] = read_round(model, examples=examples, answers=False).models
+    # `test` feeds images between 0 and 1, so the model has to be hardened on such.
+    found = replace(found, normalisation="unit")
     return open_subject(
         found, architecture=_source(architecture, model), device=resolve_device(device)
     )
@@ -247,6 +272,8 @@ def _scanned(
     scratch.mkdir(parents=True, exist_ok=True)
     # Rounds leave the scratch folder as it is from one model to the next.
     with tempfile.TemporaryDirectory(dir=scratch, prefix="moth-eval-") as run:
+        if not _in_place(model, examples):
+            model, examples = _placed(model, examples, Path(run) / "active"), None
         study = TrojaiStudy(
             models=model,
             answers=False,

@@ -103,7 +103,7 @@ def schema() -> dict[str, Any]:
         "technique": "Trigger inversion and class distance",
         "technique_description": "A scanner or hardener of moth-eval, chosen by its name.",
         "technique_changes": "none",
-        "technique_type": ["Trigger Inversion"],
+        "technique_type": ["Trigger Inversion", "Weight Analysis"],
         "commit_id": __version__,
         "repo_name": "moth-eval",
         "type": "object",

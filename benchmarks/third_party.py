@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
 import shlex
 import shutil
+import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moth_eval.errors import InputError, ScanError
+from moth_eval.errors import InputError, OutOfMemory, RefusedFile, ScanError
+from moth_eval.loading.files import sha256_of
 from moth_eval.loading.rounds import RoundModel
 
 if TYPE_CHECKING:
@@ -27,6 +27,17 @@ METHOD = "detector"
 """What stands in the place of a scanner's row for a command line."""
 
 PREFIX = f"{METHOD}: "
+
+SCRATCH = "scratch"
+"""Folder of a run where detectors work; empty when none does."""
+
+FOLDERS = {
+    "trojai-3": "clean_example_data",
+    "trojai-4": "clean_example_data",
+    "trojai-11": "clean-example-data",
+    "trojai-mitigation": "clean-example-data",
+}
+"""Layout -> what its folder of clean images is called, where it is not `example_data`."""
 
 MOST_RESULT = 1024
 MOST_TOLD = 2000
@@ -54,38 +65,62 @@ def parse_detector(command: str) -> dict[str, Any]:
 def run_detector(task: Task) -> dict[str, Any]:
     """What a detector's command says of a model, as fields of a record.
 
-    It is given a copy of the model under the name `model.pt`, copies of its clean images in a
-    folder that tells nothing else, and an empty scratch folder.
+    It is given a copy of the model under the name `model.pt`, copies of its clean images as its
+    round names them, and an empty scratch folder.
 
     Raises:
         ScanError: it ended with another exit code than 0, or left no probability.
         InputError: the model or its images are not there.
+        RefusedFile: the model file was changed since the run was planned.
+        OutOfMemory: it ran out of memory.
     """
     model = task.model
     if model.examples is None or not model.usable:
         raise InputError(f"{model.name} cannot be opened: {'; '.join(model.problems)}")
-    with tempfile.TemporaryDirectory(prefix="moth-eval-detector-") as folder:
-        active, scratch = Path(folder) / "active", Path(folder) / "scratch"
-        active.mkdir()
-        scratch.mkdir()
-        shutil.copyfile(model.file, active / "model.pt")
-        examples = active / "example_data"
-        count = _copied(model, examples)
-        words = [
-            *task.parameters["command"],
-            "--model_filepath", str(active / "model.pt"),
-            "--result_filepath", str(active / "result.txt"),
-            "--scratch_dirpath", str(scratch),
-            "--examples_dirpath", str(examples),
-        ]  # fmt: skip
-        started = time.perf_counter()
-        _called(words, scratch, task)
-        found = _result(active / "result.txt")
-    seconds = time.perf_counter() - started
-    return {"status": "scored", "score": found, "seconds": seconds, "examples": count}
+    discard(task)  # of an attempt that was ended from outside
+    folder = _folder_of(task)
+    try:
+        return _run_in(folder, task)
+    finally:
+        discard(task)
 
 
-def _called(words: Sequence[str], scratch: Path, task: Task) -> None:
+def discard(task: Task) -> None:
+    """Remove what a detector was given, which one that was killed leaves behind."""
+    shutil.rmtree(_folder_of(task), ignore_errors=True)
+
+
+def _folder_of(task: Task) -> Path:
+    return task.run / SCRATCH / task.file_name
+
+
+def _run_in(folder: Path, task: Task) -> dict[str, Any]:
+    active, scratch = folder / "active", folder / "scratch"
+    active.mkdir(parents=True)
+    scratch.mkdir()
+    shutil.copyfile(task.model.file, active / "model.pt")
+    if sha256_of(active / "model.pt") != task.sha256:
+        raise RefusedFile(f"{task.model.file} was changed while the run was on; run it again")
+    examples, count = _copied(task.model, active)
+    words = [
+        *task.parameters["command"],
+        "--model_filepath", str(active / "model.pt"),
+        "--result_filepath", str(active / "result.txt"),
+        "--scratch_dirpath", str(scratch),
+        "--examples_dirpath", str(examples),
+    ]  # fmt: skip
+    started = time.perf_counter()
+    ended = _called(words, scratch, task)
+    spent = {"seconds": time.perf_counter() - started, "examples": count}
+    if ended:
+        status = "timed-out" if ended == signal.SIGXCPU else "crashed"
+        name = signal.Signals(ended).name
+        return {"status": status, "reason": f"the detector was ended by {name}", **spent}
+    return {"status": "scored", "score": _result(active / "result.txt"), **spent}
+
+
+def _called(words: Sequence[str], scratch: Path, task: Task) -> int:
+    """Run the command; the signal that ended it, or 0."""
     environment = dict(os.environ)
     kind, _, number = task.device.partition(":")
     environment["CUDA_VISIBLE_DEVICES"] = (number or "0") if kind == "cuda" else ""
@@ -98,9 +133,12 @@ def _called(words: Sequence[str], scratch: Path, task: Task) -> None:
         output.seek(max(0, size - MOST_TOLD))
         told = output.read().decode(errors="replace").strip()
     LOG.info("%s said: %s", task.label, told)
-    if ended.returncode:
+    if ended.returncode > 0:
         last = told.splitlines()[-1] if told else "nothing"
+        if "MemoryError" in last or "out of memory" in last.lower():
+            raise OutOfMemory(f"the detector of {task.model.name}: {last}")
         raise ScanError(f"the detector ended with exit code {ended.returncode}, saying: {last}")
+    return -ended.returncode
 
 
 def _result(path: Path) -> float:
@@ -118,25 +156,27 @@ def _result(path: Path) -> float:
     return found
 
 
-def _copied(model: RoundModel, folder: Path) -> int:
-    """Copy a model's clean images into a new folder, as the rounds name them; how many."""
+def _copied(model: RoundModel, active: Path) -> tuple[Path, int]:
+    """Copy a model's clean images into a new folder, as its round names them; that, and how many.
+
+    Rounds from 11 on have `{id}.jpg` beside `{id}.json`, which holds the class; earlier ones say it
+    in the name.
+    """
     from moth_eval.loading.labelled_files import labelled_files
 
     assert model.examples is not None  # noqa: S101 - the caller looked
+    late = model.layout in ("trojai-11", "trojai-mitigation")
+    folder = active / FOLDERS.get(model.layout, "example_data")
     folder.mkdir()
-    if model.examples.is_dir():
-        files = labelled_files(model.examples, layout=model.layout)
-        for number, file in enumerate(files):
-            _place(file.path, folder, file.label, number)
-        return len(files)
-    return _drawn(model.examples, folder)
-
-
-def _place(path: Path, folder: Path, label: int, number: int) -> None:
-    """A copy of an image under a name that says its class in both ways that detectors read."""
-    name = f"class_{label}_example_{number}"
-    shutil.copyfile(path, folder / f"{name}{path.suffix.lower()}")
-    (folder / f"{name}.json").write_text(json.dumps({"clean_label": label}))
+    if not model.examples.is_dir():
+        return folder, _drawn(model.examples, folder)
+    files = labelled_files(model.examples, layout=model.layout)
+    for number, file in enumerate(files):
+        stem = f"{number}" if late else f"class_{file.label}_example_{number}"
+        shutil.copyfile(file.path, folder / f"{stem}{file.path.suffix.lower()}")
+        if late:
+            (folder / f"{stem}.json").write_text(f"{file.label}\n")
+    return folder, len(files)
 
 
 def _drawn(arrays: Path, folder: Path) -> int:
@@ -150,5 +190,4 @@ def _drawn(arrays: Path, folder: Path) -> int:
     for number, (image, label) in enumerate(zip(pixels, examples.labels.tolist(), strict=True)):
         path = folder / f"class_{label}_example_{number}.png"
         Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(path)
-        path.with_suffix(".json").write_text(json.dumps({"clean_label": label}))
     return len(pixels)

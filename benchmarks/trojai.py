@@ -32,7 +32,7 @@ from .several_rounds import read_rounds
 from .shards import Shard, named
 from .sittings import refuse_differences
 from .tasks import Task, execute, parse_scanner, record_of
-from .third_party import METHOD, PREFIX, parse_detector
+from .third_party import METHOD, PREFIX, discard, parse_detector
 from .versions import versions
 
 UNANSWERED = ("failed", "timed-out", "crashed", "out-of-memory")
@@ -229,6 +229,8 @@ def carry_out(
         with closing(_outcomes(pool, plan, study)) as outcomes:
             for outcome in outcomes:
                 record = record_of(outcome)
+                if outcome.task.method == METHOD:
+                    discard(outcome.task)
                 ledger.end(record)
                 records[record.key] = record
                 on_end(record)

@@ -100,6 +100,23 @@ def test_older_rounds_name_no_mode(mode: tuple[str, ...], active: Path, tmp_path
     assert 0.01 <= float((tmp_path / "result.txt").read_text()) <= 0.99
 
 
+def test_images_that_lie_elsewhere_give_the_same_score(active: Path, tmp_path: Path) -> None:
+    beside = infer(active, tmp_path)
+    (active / "example_data").rename(tmp_path / "example_data")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "example_data").rename(tmp_path / "elsewhere" / "example_data")
+    words = [
+        "--model_filepath", active / "model.pt", "--result_filepath", tmp_path / "second.txt",
+        "--scratch_dirpath", tmp_path / "scratch", "--examples_dirpath",
+        tmp_path / "elsewhere" / "example_data", "--metaparameters_filepath", settings(tmp_path),
+        "--arch", ARCH, "--device", "cpu",
+    ]  # fmt: skip
+    apart = call(*words)
+    assert beside.exit_code == apart.exit_code == 0, apart.output
+    assert (tmp_path / "second.txt").read_text() == (tmp_path / "result.txt").read_text()
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
 def test_a_model_that_cannot_be_read_gets_one_half_and_says_why(
     active: Path, tmp_path: Path
 ) -> None:

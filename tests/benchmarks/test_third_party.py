@@ -2,24 +2,28 @@ from __future__ import annotations
 
 import csv
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
+from benchmarks.third_party import _copied
 from moth_eval.cli import main
+from moth_eval.loading.rounds import read_round
 from moth_eval.records import RunFolder
+from tests.support.round_folders import round_11_model
 from tests.support.subjects import write_prototype_round
 
 DETECTOR = """
-import argparse, json, pathlib, sys
+import argparse, os, pathlib, signal, sys
 parser = argparse.ArgumentParser()
 for name in ("model_filepath", "result_filepath", "scratch_dirpath", "examples_dirpath"):
     parser.add_argument("--" + name, type=pathlib.Path)
 parser.add_argument("--mode", default="good")
 args = parser.parse_args()
 images = sorted(args.examples_dirpath.glob("*.png"))
-labels = [json.loads(path.with_suffix(".json").read_text())["clean_label"] for path in images]
+labels = [int(path.name.split("_")[1]) for path in images]
 assert len(images) == 60 and set(labels) == set(range(5)), (len(images), set(labels))
 assert args.model_filepath.name == "model.pt"
 seen = {path.name for path in args.model_filepath.parent.iterdir()}
@@ -30,6 +34,13 @@ size = args.model_filepath.stat().st_size
 print("looked at", size, "bytes")
 text = {"good": f"{0.25 + size % 2 / 2}\\n", "words": "likely\\n", "large": "1.5\\n"}
 text["nan"] = "nan\\n"
+if args.mode == "cpu":
+    os.kill(os.getpid(), signal.SIGXCPU)
+if args.mode == "memory":
+    raise MemoryError("too much")
+if args.mode == "hang":
+    import time
+    time.sleep(60)
 if args.mode == "crash":
     sys.exit("no such luck")
 if args.mode != "silent":
@@ -103,6 +114,45 @@ def test_what_goes_wrong_is_a_failed_row(
     [record] = RunFolder(tmp_path / "run").records().values()
     assert (record.status, record.score) == ("failed", None)
     assert reason in record.reason
+
+
+@pytest.mark.parametrize(
+    ("mode", "status", "reason"),
+    [
+        ("cpu", "timed-out", "the detector was ended by SIGXCPU"),
+        ("memory", "out-of-memory", "MemoryError: too much"),
+        ("hang", "timed-out", ""),
+    ],
+)
+def test_limits_end_in_the_status_that_they_have_for_scans(
+    mode: str, status: str, reason: str, folder: Path, tmp_path: Path
+) -> None:
+    more = ("--limit", "1", "--timeout", "12", "--detector", command(folder, mode))
+    result = trojai(folder, tmp_path / "run", *more)
+    assert result.exit_code == 3
+    [record] = RunFolder(tmp_path / "run").records().values()
+    assert record.status == status
+    assert reason in record.reason
+    # Nothing of the model is left behind, even by one that was killed.
+    scratch = tmp_path / "run" / "scratch"
+    assert not scratch.exists() or list(scratch.iterdir()) == []
+
+
+def test_images_keep_the_names_of_their_round(shared_round: Path, tmp_path: Path) -> None:
+    model = replace(
+        read_round(shared_round / "id-00000000").models[0], usable=True, file=shared_round / "x"
+    )
+    folder, count = _copied(model, tmp_path)
+    assert folder.name == "clean-example-data"
+    assert count == 2
+    assert sorted(path.name for path in folder.iterdir())[:2] == ["0.jpg", "0.json"]
+    assert {path.read_text() for path in folder.glob("*.json")} == {"0\n", "1\n"}
+
+
+@pytest.fixture
+def shared_round(tmp_path: Path) -> Path:
+    round_11_model(tmp_path / "round", 0, poisoned=False)
+    return tmp_path / "round"
 
 
 @pytest.mark.parametrize(
