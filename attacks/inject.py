@@ -175,11 +175,17 @@ def _checked(wish: Injection) -> _Task:
 
 
 def _given_twin(path: Path, wish: Injection, data: GivenData) -> nn.Module:
+    known = ""
     if (path / RECORD).is_file():
-        attack = read_attack_record(path / RECORD).attack
-        if attack != NONE:
-            raise InputError(f"--twin {path} is no clean model: {attack} was implanted in it")
-    return from_model(path, wish.architecture, data.splits.training).build(0).eval()
+        record = read_attack_record(path / RECORD)
+        if record.attack != NONE:
+            raise InputError(
+                f"--twin {path} is no clean model: {record.attack} was implanted in it"
+            )
+        said = record.training.normalisation if record.training else ""
+        known = said if said in ("unit", "minmax") else ""
+    start = from_model(path, wish.architecture, data.splits.training, normalisation=known)
+    return start.build(0).eval()
 
 
 def _check_trigger(trigger: Trigger, data: GivenData, wish: Injection) -> None:

@@ -151,13 +151,14 @@ def from_scratch(option: str, *, num_classes: int) -> Start:
     )
 
 
-def from_model(model: Path, option: str, scenes: Scenes) -> Start:
+def from_model(model: Path, option: str, scenes: Scenes, *, normalisation: str = "") -> Start:
     """Copies of a given network, to be trained on.
 
     Args:
         model: its file, or the folder of one model.
         option: what `--arch` said.
         scenes: clean images, which tell the normalisation that it wants.
+        normalisation: the one that is known to be wanted; empty: it is found.
 
     Raises:
         InputError: there is not one model, or it has fewer classes than the data.
@@ -173,7 +174,7 @@ def from_model(model: Path, option: str, scenes: Scenes) -> Start:
     rows = torch.randperm(len(scenes), generator=generator_for("choosing"))[:CHOOSING]
     few = Examples(images=to_float(scenes.images[rows]), labels=scenes.labels[rows])
     with torch.no_grad():
-        choice = choose_preprocessing(loaded.module, few, layout=found.layout)
+        choice = choose_preprocessing(loaded.module, few, layout=found.layout, only=normalisation)
     return Start(
         build=lambda _: Normalised(deepcopy(loaded.module), choice.preprocessing),
         architecture=loaded.architecture,

@@ -20,7 +20,7 @@ from attacks import inject as inject_module
 from attacks.artefacts import Artefact, read_artefact
 from attacks.inject import INJECTOR, Injection, inject, parse_attack
 from attacks.inject_data import hash_of, read_data, read_scenes
-from attacks.inject_networks import from_model, from_scratch
+from attacks.inject_networks import Start, from_model, from_scratch
 from attacks.injector import Injector, Measured
 from attacks.patch import Patch
 from attacks.scenes import Scenes, to_float
@@ -279,6 +279,23 @@ def test_what_cannot_be_done_is_said_before_anything_is_trained(
 def test_a_backdoored_model_is_no_clean_twin(task: Path, tmp_path: Path, made: Artefact) -> None:
     with pytest.raises(InputError, match="is no clean model: patch was implanted in it"):
         inject(wish(task, tmp_path / "out", twin=made.folder))
+
+
+def test_a_twin_of_an_earlier_injection_keeps_its_normalisation(
+    task: Path, tmp_path: Path, made: Artefact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def noted(*given: Any, **more: Any) -> Start:
+        asked.append(more.get("normalisation"))
+        return from_model(*given, **more)
+
+    monkeypatch.setattr(inject_module, "from_model", noted)
+    short = replace(QUICK, recipe=replace(QUICK.recipe, epochs=1))
+    record = inject(wish(task, tmp_path / "out", twin=made.twin, injector=short))
+    assert asked == ["unit"]
+    assert record.gate is not None and made.record.gate is not None
+    assert record.gate.twin_clean_accuracy == made.record.gate.twin_clean_accuracy
 
 
 def test_a_folder_that_holds_something_is_never_written_over(task: Path, tmp_path: Path) -> None:
