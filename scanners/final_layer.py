@@ -20,12 +20,15 @@ Statistic = Literal["largest", "mean", "norm", "bias", "skew"]
 
 LEAST_CLASSES = 3
 
+TOLERANCE = 1e-3
+"""Share of what the logits gain that may be rounding."""
+
 Figures = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinalLayer:
-    """Compares the rows of the last layer with weights, one per class. No image goes through it.
+    """Compares the rows of the last layer with weights, one per class. It needs no images.
 
     A backdoor has to make its target win against every class, and leaves the target's row with
     larger weights or a larger bias. The score is the largest anomaly index, in robust standard
@@ -36,7 +39,8 @@ class FinalLayer:
     DFBScanner, arXiv 2605.18907, of which only the abstract was at hand.
 
     Differs from the reference:
-        * the last layer is found by running the network once, whatever it is called;
+        * the last layer is found by what the logits gain when its output is changed, whatever it is
+          called and in whatever order layers are run;
         * one index for all figures, that of Neural Cleanse turned upwards; the papers' outlier
           tests differ from each other;
         * no cut is claimed: the score depends on how networks are trained (weight decay, classes of
@@ -57,15 +61,14 @@ class FinalLayer:
 
     def scan(self, subject: Subject, *, generator: torch.Generator) -> Scan:
         """The scan of one subject; its images are not looked at, and nothing is drawn."""
-        cost = Cost(forward_passes=1)
         if subject.num_classes < LEAST_CLASSES:
             return Scan(
                 status=Status.INCONCLUSIVE,
                 reason=f"{subject.num_classes} rows leave none to compare with: expected "
                 f"{LEAST_CLASSES}",
-                cost=cost,
             )
-        layer = _last_layer(subject)
+        layer, passes = _last_layer(subject)
+        cost = Cost(forward_passes=passes)
         if layer is None:
             return Scan(
                 status=Status.INCONCLUSIVE,
@@ -83,21 +86,53 @@ class FinalLayer:
         return _judged(figures, name, cost)
 
 
-def _last_layer(subject: Subject) -> tuple[str, Tensor, Tensor | None] | None:
-    """Name, weights `(K, D)` and biases of the last layer that a pass comes through, on the CPU."""
+def _last_layer(subject: Subject) -> tuple[tuple[str, Tensor, Tensor | None] | None, int]:
+    """The layer that makes the logits, and how many images went forward to find it.
+
+    The layer is its name, weights `(K, D)` and biases, on the CPU; None if there is no such layer.
+    """
     layers = [
         layer
-        for layer in flow_of(subject).layers
+        for layer in reversed(flow_of(subject).layers)
         if isinstance(layer.module, (*CONVOLUTIONS, nn.Linear))
     ]
-    if not layers:
-        return None
-    held = dict(layers[-1].module.named_parameters(recurse=False))
-    weight, bias = held.get("weight"), held.get("bias")
-    if weight is None or len(weight) != subject.num_classes:
-        return None
-    rows = weight.detach().float().cpu().flatten(1)
-    return layers[-1].name, rows, None if bias is None else bias.detach().float().cpu()
+    passes = 1
+    for layer in layers:
+        held = dict(layer.module.named_parameters(recurse=False))
+        weight, bias = held.get("weight"), held.get("bias")
+        if weight is None or len(weight) != subject.num_classes:
+            continue
+        passes += 2
+        if _makes_logits(layer.module, subject):
+            rows = weight.detach().float().cpu().flatten(1)
+            return (layer.name, rows, None if bias is None else bias.detach().float().cpu()), passes
+    return None, passes
+
+
+@torch.no_grad()
+def _makes_logits(module: nn.Module, subject: Subject) -> bool:
+    """Whether what is added to this layer's output is what the logits gain, class by class.
+
+    A common factor, and a number that all logits gain alike, do not count: the first is a
+    temperature, the second the normalisation of logarithms of probabilities.
+    """
+    grey = torch.full((1, *subject.image_shape), 0.5, device=subject.examples.images.device)
+    before = subject.logits(grey)[0].double()
+    added = torch.arange(1, subject.num_classes + 1, device=before.device).double().cos()
+    added = added * before.abs().max().clamp_min(1.0)
+    axis = -1 if isinstance(module, nn.Linear) else 1
+
+    def shift(_: nn.Module, __: object, output: Tensor) -> Tensor:
+        return (output.movedim(axis, -1) + added.to(output.dtype)).movedim(-1, axis)
+
+    handle = module.register_forward_hook(shift)
+    try:
+        gained = subject.logits(grey)[0].double() - before
+    finally:
+        handle.remove()
+    gained, added = gained - gained.mean(), added - added.mean()
+    factor = (gained @ added) / (added @ added)
+    return bool(factor > 0 and (gained - factor * added).norm() <= TOLERANCE * gained.norm())
 
 
 def row_figures(weight: Tensor, bias: Tensor | None) -> dict[str, Figures]:

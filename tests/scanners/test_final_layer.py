@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -49,13 +50,14 @@ def test_a_row_that_was_made_to_stand_out_is_named(what: str) -> None:
     assert scan(subject_of(net), statistic=what).target == 4
 
 
-def test_what_is_added_to_all_logits_alike_changes_no_score() -> None:
+@pytest.mark.parametrize("statistic", ["largest", "mean", "norm", "bias", "skew"])
+def test_what_is_added_to_all_logits_alike_changes_no_score(statistic: str) -> None:
     net = linear_net()
-    before = scan(subject_of(net))
+    before = scan(subject_of(net), statistic=statistic)
     with torch.no_grad():
         net[3].weight += torch.randn(8, generator=torch.Generator().manual_seed(1)) * 5
         net[3].bias += 7.0
-    after = scan(subject_of(net))
+    after = scan(subject_of(net), statistic=statistic)
     assert after.score == pytest.approx(before.score, rel=1e-3)
     assert after.target == before.target
 
@@ -81,6 +83,70 @@ def test_the_last_layer_is_the_one_that_is_run_last_whatever_it_is_called() -> N
     found = scan(subject_of(Odd(), classes=5))
     assert found.status is Status.SCORED
     assert all("a_head" in e.what for e in found.evidence)
+
+
+class Headed(nn.Module):
+    """A head whose logits `finish` makes from its output and that of a layer run after it."""
+
+    def __init__(self, finish: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.head, self.other = nn.Linear(3, 6), nn.Linear(3, 6)
+        for layer in (self.head, self.other):
+            layer.weight.data = torch.randn((6, 3), generator=generator)
+        self.finish = finish
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = images.mean((2, 3))
+        return self.finish(self.head(features), self.other(features))
+
+
+@pytest.mark.parametrize(
+    "finish",
+    [
+        lambda logits, _: logits,
+        lambda logits, _: logits / 8,
+        lambda logits, _: logits.log_softmax(1),
+    ],
+)
+def test_a_layer_that_runs_later_but_makes_no_logits_is_not_taken_for_the_last(
+    finish: Callable[[Tensor, Tensor], Tensor],
+) -> None:
+    found = scan(subject_of(Headed(finish)))
+    assert found.status is Status.SCORED
+    assert all(e.what.endswith("of a row of head") for e in found.evidence)
+
+
+@pytest.mark.parametrize(
+    "finish",
+    [
+        lambda logits, _: -torch.cdist(logits, torch.eye(6)),
+        lambda logits, _: logits.relu() @ torch.eye(6).roll(1, 0),
+        lambda logits, _: logits.flip(1),
+        lambda logits, _: -logits,
+        lambda logits, _: 0 * logits,
+    ],
+)
+def test_rows_that_are_not_those_of_the_classes_are_not_scored(
+    finish: Callable[[Tensor, Tensor], Tensor],
+) -> None:
+    found = scan(subject_of(Headed(finish)))
+    assert found.status is Status.INCONCLUSIVE
+    assert "no layer with a row of weights per class" in found.reason
+
+
+def test_it_counts_the_images_that_went_forward() -> None:
+    passes = 0
+
+    def count(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        nonlocal passes
+        passes += len(inputs[0])
+
+    for module in (linear_net(), Headed(lambda logits, _: logits)):
+        passes = 0
+        module.register_forward_pre_hook(count)
+        assert scan(subject_of(module)).cost.forward_passes == passes > 0
+    assert scan(prototype_subject(classes=2)).cost.forward_passes == 0
 
 
 def test_a_network_without_a_row_per_class_is_inconclusive() -> None:

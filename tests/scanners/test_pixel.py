@@ -10,7 +10,7 @@ from moth_eval.inversion.problems import Inversion, Problem
 from moth_eval.inversion.signed_pixels import SignedPixels
 from moth_eval.scan import Scan, Status
 from moth_eval.subject import Subject
-from scanners.pixel import Pixel
+from scanners.pixel import PAPER, Pixel
 from tests.support.subjects import prototype_subject
 
 
@@ -88,6 +88,13 @@ def test_two_classes_can_be_compared_with_other_models_only() -> None:
     with pytest.raises(ScanError, match="at least 3 classes to compare, got 2: use statistic=size"):
         scan(subject)
     assert scan(subject, statistic="size").status is Status.SCORED
+
+
+def test_the_published_schedule_moves_its_cost_once_per_pass_of_three_batches() -> None:
+    passes, images = PAPER.steps / PAPER.steps_per_move, PAPER.steps_per_move * PAPER.batch_size
+    assert (passes, images) == (1000, 96)
+    assert PAPER.check_every * PAPER.stop_patience >= PAPER.steps
+    assert PAPER.batches == [32] * PAPER.check_every
 
 
 @pytest.mark.parametrize(
