@@ -227,7 +227,8 @@ def false_alarm_rate(classes: int, level: float) -> float:
     """Fraction of clean models whose p value is below `level`, in `[0, 1]`.
 
     By simulation of the statistic alone, with independent normal margins whose spread is a tenth of
-    their mean. With 100 draws it is known to 5 points or better.
+    their mean. With 100 draws its standard error is up to 5 points: for 5
+    classes they give 0.56, where 1,500 draws of another seed give 0.45.
     """
     random = np.random.default_rng(20240520)
     draws = random.normal(1.0, 0.1, (DRAWS, classes))
