@@ -85,6 +85,7 @@ def test_the_contract_gives_the_score_of_the_library_call(active: Path, tmp_path
     assert list((tmp_path / "scratch").iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [(), ("infer",)])
 def test_older_rounds_name_no_mode(mode: tuple[str, ...], active: Path, tmp_path: Path) -> None:
     more = (
@@ -100,6 +101,7 @@ def test_older_rounds_name_no_mode(mode: tuple[str, ...], active: Path, tmp_path
     assert 0.01 <= float((tmp_path / "result.txt").read_text()) <= 0.99
 
 
+@pytest.mark.slow
 def test_images_that_lie_elsewhere_give_the_same_score(active: Path, tmp_path: Path) -> None:
     beside = infer(active, tmp_path)
     (active / "example_data").rename(tmp_path / "example_data")
@@ -127,6 +129,7 @@ def test_a_model_that_cannot_be_read_gets_one_half_and_says_why(
     assert (tmp_path / "result.txt").read_text() == "0.500000\n"
 
 
+@pytest.mark.slow
 def test_a_scanner_without_a_cut_needs_a_centre(active: Path, tmp_path: Path) -> None:
     spec = "nc:max_images=30,statistic=size"
     without = infer(active, tmp_path, infer_scanner=spec)
@@ -137,6 +140,7 @@ def test_a_scanner_without_a_cut_needs_a_centre(active: Path, tmp_path: Path) ->
     assert given.exit_code == 0, given.output
 
 
+@pytest.mark.slow
 def test_configure_learns_the_curve_from_labelled_models(active: Path, tmp_path: Path) -> None:
     write_prototype_round(tmp_path / "models")
     learned = tmp_path / "learned"
@@ -161,6 +165,7 @@ def test_configure_learns_the_curve_from_labelled_models(active: Path, tmp_path:
     assert float((tmp_path / "result.txt").read_text()) != before
 
 
+@pytest.mark.slow
 def test_too_few_labelled_models_teach_nothing(tmp_path: Path) -> None:
     write_prototype_round(tmp_path / "models", models=2)
     result = call(

@@ -99,6 +99,7 @@ def test_a_scanner_that_was_calibrated_otherwise_is_refused(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_several_models_are_one_scan_and_namesakes_go_by_their_folder(
     folder: Path, tmp_path: Path
 ) -> None:
@@ -134,6 +135,7 @@ def test_bad_input_is_named_and_leaves_no_folder(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_clean_models_without_an_answer_leave_a_calibration_and_exit_code_3(
     folder: Path, tmp_path: Path
 ) -> None:
@@ -152,6 +154,7 @@ def test_clean_models_without_an_answer_leave_a_calibration_and_exit_code_3(
     assert len(group.scores) == 1
 
 
+@pytest.mark.slow
 def test_nothing_is_calibrated_on_nothing(folder: Path, tmp_path: Path) -> None:
     models = tmp_path / "models"
     models.mkdir()
