@@ -15,7 +15,8 @@ from moth_eval.inversion import presets
 from moth_eval.inversion.engine import invert
 from moth_eval.inversion.frozen import FrozenNetwork
 from moth_eval.inversion.problems import Inversion, Problem
-from moth_eval.scan import Cost, Evidence, Scan, Status, Trigger
+from moth_eval.inverted import trigger_of
+from moth_eval.scan import Cost, Evidence, Scan, Status
 from moth_eval.seeds import derive_seed
 from moth_eval.subject import Subject
 
@@ -291,7 +292,7 @@ class KArm:
             reason=reason if tried else "the pre-screening leaves no arm",
             target=suspect.arm.target if works and suspect else None,
             source=suspect.arm.source if works and suspect else None,
-            triggers=tuple(_trigger(one) for one in tried if one.latest is not None),
+            triggers=tuple(trigger_of(shown) for one in tried if (shown := one.best or one.latest)),
             evidence=evidence,
             cost=cost,
         )
@@ -332,17 +333,3 @@ def _few_per_target(arms: Sequence[Arm]) -> list[Arm]:
         if counts[arm.target] <= MOST_SOURCES:
             kept.append(arm)
     return kept
-
-
-def _trigger(one: _Progress) -> Trigger:
-    shown = one.best or one.latest
-    assert shown is not None  # noqa: S101 - asked for visited arms only
-    return Trigger(
-        target=one.arm.target,
-        source=one.arm.source,
-        mask=shown.mask,
-        pattern=shown.pattern,
-        size=shown.size,
-        asr=shown.asr,
-        valid=shown.valid,
-    )
