@@ -13,6 +13,7 @@ from moth_eval.text import visible
 from .options import (
     architecture_option,
     budget_options,
+    dataset_option,
     examples_option,
     require_sandbox,
     retry_option,
@@ -39,11 +40,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path, dir_okay=False),
     help="Calibration file.",
 )
-@click.option(
-    "--dataset",
-    default="",
-    help="What the models' data are called.  [default: by classes and size]",
-)
+@dataset_option
 @click.option(
     "--run",
     "run_folder",

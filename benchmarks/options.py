@@ -43,6 +43,11 @@ examples_option = click.option(
     type=click.Path(path_type=Path),
     help="Clean images for all models: a folder, or an .npz with images and labels.",
 )
+dataset_option = click.option(
+    "--dataset",
+    default="",
+    help="What the models' data are called in the calibration.  [default: by classes and size]",
+)
 retry_option = click.option(
     "--retry-failed",
     "retry",

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import click
 
 from moth_eval.own_code import admit_own_code
-from moth_eval.text import visible
 
 from .options import (
     architecture_option,
     budget_options,
+    dataset_option,
     examples_option,
     require_sandbox,
     retry_option,
@@ -45,11 +45,7 @@ if TYPE_CHECKING:
     help="Clean models that may be called backdoored, and suspicious or worse (four times as "
     "many unless given).",
 )
-@click.option(
-    "--dataset",
-    default="",
-    help="What the models' data are called in the calibration.  [default: by classes and size]",
-)
+@dataset_option
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
@@ -151,13 +147,10 @@ def _carry_out(study: TrojaiStudy, policy: ScanPolicy) -> None:
     from moth_eval.records import write_whole
     from moth_eval.scan_calibration import POLICY
 
-    from .trojai import plan
-    from .trojai_command import carry_out_shown
+    from .trojai_command import carry_out_shown, planned_aloud
 
     with sitting(study.run):
-        planned = plan(study)
-        for note in planned.round.notes:
-            click.echo(f"note: {visible(note)}", err=True)
+        planned = planned_aloud(study)
         # Scores stay what they are under another policy, so that one may replace the other.
         write_whole(study.run / POLICY, policy.model_dump_json(indent=2).encode() + b"\n")
         carry_out_shown(planned, study)

@@ -133,15 +133,23 @@ def trojai(
 
 def run_study(ctx: click.Context, study: TrojaiStudy) -> int:
     """Plan, carry out and report a study; the exit code."""
-    from .trojai import exit_code, plan
+    from .trojai import exit_code
 
     with sitting(study.run):
-        planned = plan(study)
-        for note in planned.round.notes:
-            click.echo(f"note: {visible(note)}", err=True)
+        planned = planned_aloud(study)
         records = carry_out_shown(planned, study)
     write_reports(ctx, study.run)
     return exit_code(planned, records)
+
+
+def planned_aloud(study: TrojaiStudy) -> Plan:
+    """The plan of a study; what was seen on the way is told on the standard error stream."""
+    from .trojai import plan
+
+    planned = plan(study)
+    for note in planned.round.notes:
+        click.echo(f"note: {visible(note)}", err=True)
+    return planned
 
 
 def write_reports(ctx: click.Context, run: Path) -> None:

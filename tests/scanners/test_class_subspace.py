@@ -5,25 +5,17 @@ import torch
 
 from moth_eval.errors import ScanError
 from moth_eval.hidden_layers import OpenNetwork
-from moth_eval.inversion.problems import Inversion, Problem
 from moth_eval.inversion.subspace import SubspaceNetwork, class_directions
 from moth_eval.scan import Scan, Status
 from moth_eval.subject import Subject
 from scanners.class_subspace import ClassSubspace
+from tests.support.inversions import inversion
 from tests.support.subjects import prototype_subject
 
 
 def scan(subject: Subject, **fields: object) -> Scan:
     generator = torch.Generator().manual_seed(0)
     return ClassSubspace(**fields).scan(subject, generator=generator)  # type: ignore[arg-type]
-
-
-def inversion(target: int, size: float, *, valid: bool = True) -> Inversion:
-    return Inversion(
-        problem=Problem(target=target, images=torch.arange(3), seed=0),
-        mask=torch.zeros(1, 8, 8), pattern=torch.zeros(3, 8, 8), size=size, asr=1.0, valid=valid,
-        steps=1,
-    )  # fmt: skip
 
 
 def test_a_planted_backdoor_scores_above_its_clean_twin_and_its_target_is_named() -> None:
