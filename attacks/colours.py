@@ -90,3 +90,19 @@ def _room(light: Tensor) -> Tensor:
 
 def _plane(images: Tensor, colour: Colour) -> Tensor:
     return images.new_tensor(colour).view(1, 3, 1, 1)
+
+
+def colour_chart(side: int) -> Tensor:
+    """All hues from left to right, from black at the top through full colour to white below.
+
+    Args:
+        side: height and width (pixels).
+
+    Returns:
+        float32 `(3, side, side)` in `[0, 1]`.
+    """
+    hue = torch.linspace(0, 6, side)
+    full = torch.stack([(hue - 3).abs() - 1, 2 - (hue - 2).abs(), 2 - (hue - 4).abs()])
+    light = torch.linspace(0, 2, side).view(1, -1, 1)
+    coloured = full.clamp(0, 1)[:, None, :]
+    return torch.where(light < 1, coloured * light, coloured.lerp(torch.ones(()), light - 1))

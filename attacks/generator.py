@@ -152,6 +152,7 @@ def make_model(plan: ModelPlan, spec: RoundSpec, out: Path, *, device: str = "cp
         first_attempt=_attempts_before(out, plan.name),
         device=device,
     )
+    plan = replace(plan, trigger=backdoor.trigger)
     summary = _summary(plan, backdoor)
     if backdoor.passed:
         _write_whole(plan, backdoor, _examples(plan, renderer, spec), spec, out)

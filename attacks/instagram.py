@@ -64,7 +64,10 @@ def toaster(images: Tensor) -> Tensor:
     return vignette(vignette(hard, LAVENDER, outwards=True), PEACH, outwards=False)
 
 
-STYLES: Mapping[str, Callable[[Tensor], Tensor]] = {
+Style = Literal["gotham", "nashville", "kelvin", "lomo", "toaster"]
+"""Name of a filter."""
+
+STYLES: Mapping[Style, Callable[[Tensor], Tensor]] = {
     "gotham": gotham,
     "nashville": nashville,
     "kelvin": kelvin,
@@ -92,7 +95,7 @@ class Instagram:
 
     target: int = 0
     sources: tuple[int, ...] = ()
-    style: Literal["gotham", "nashville", "kelvin", "lomo", "toaster"] = "gotham"
+    style: Style = "gotham"
 
     def __post_init__(self) -> None:
         check_threat(self.target, self.sources)

@@ -15,7 +15,9 @@ from moth_eval.seeds import derive_seed, generator_for
 
 from . import ATTACKS, GROUP
 from .architectures import check_architecture, smallest_side
+from .blended import Blended
 from .injector import Injector
+from .instagram import STYLES, Instagram
 from .patch import Patch
 from .polygon import Polygon
 from .scenes import SceneRecipe
@@ -55,7 +57,7 @@ class RoundSpec:
         image_size: side of the images (pixels).
         architectures: torchvision names, which take turns.
         poisoned_share: fraction of the models that get a backdoor.
-        triggers: names from `attacks.ATTACKS`, `patch` or `polygon`, which take turns.
+        triggers: names from `attacks.ATTACKS` that `DRAWN` has as well, which take turns.
         source_specific_share: fraction of the backdoored models whose trigger acts on one class
             only; that of the others acts on every class but the target.
         examples_per_class: clean images per class that lie with a model, and stamped ones per
@@ -256,11 +258,28 @@ def _draw_polygon(
     )
 
 
+def _draw_instagram(
+    target: int, sources: tuple[int, ...], side: int, colour: Colour, generator: torch.Generator
+) -> Instagram:
+    """One of the five filters."""
+    return Instagram(target=target, sources=sources, style=_pick(list(STYLES), generator))
+
+
+def _draw_blended(
+    target: int, sources: tuple[int, ...], side: int, colour: Colour, generator: torch.Generator
+) -> Blended:
+    """Noise of its own over the whole image, at the published opacity."""
+    noise = int(torch.randint(2**31, (1,), generator=generator))
+    return Blended(target=target, sources=sources, pattern_seed=noise)
+
+
 Draw = Callable[[int, tuple[int, ...], int, Colour, torch.Generator], Trigger]
 """Target, sources, side of the images (pixels), colour and generator -> trigger."""
 
 DRAWN: Mapping[str, Draw] = {
     "patch": _draw_patch,
     "polygon": _draw_polygon,
+    "instagram": _draw_instagram,
+    "blended": _draw_blended,
 }
 """Kind of trigger -> how the generator draws one at random."""

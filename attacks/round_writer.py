@@ -18,7 +18,8 @@ Source: file and key names as in image-classification-feb2021, NIST.
 Differs from the reference: images are as large as the network's input (`cnn_img_size_pixels` =
 `img_size_pixels`, nothing is cropped); `source_class` is a list for a trigger that acts on every
 class but the target (`trigger_organization` is `all2one`); architectures have torchvision's names;
-there are as many clean images per class as asked for, not 2 or 5; triggers may also be patches.
+there are as many clean images per class as asked for, not 2 or 5; triggers may also be patches,
+or blended into all of the image.
 """
 
 from __future__ import annotations
@@ -34,7 +35,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from .blended import Blended
+from .colours import colour_chart
 from .injector import Backdoor
+from .instagram import Instagram
 from .patch import Patch
 from .plan import ModelPlan, RoundSpec
 from .polygon import Polygon
@@ -46,6 +50,9 @@ Facts = dict[str, object]
 
 FOREGROUND_SIDE = 256
 """Side of the signs in `foregrounds/` (pixels)."""
+
+CHART_SIDE = 64
+"""Side of the chart that shows a filter (pixels)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,6 +204,10 @@ def _trigger_facts(plan: ModelPlan, backdoor: Backdoor) -> Facts:
             "pattern": trigger.pattern,
             "location": [trigger.row, trigger.column],
         }
+    if isinstance(trigger, Instagram):
+        facts |= {"filter": trigger.style}
+    if isinstance(trigger, Blended):
+        facts |= {"opacity": trigger.opacity, "pattern_seed": trigger.pattern_seed}
     return facts
 
 
@@ -205,16 +216,26 @@ def _bytes(colour: Sequence[float]) -> list[int]:
 
 
 def _trigger_image(trigger: Trigger) -> Image.Image:
-    """The trigger itself as RGBA, transparent where it leaves an image alone."""
-    if isinstance(trigger, Polygon):
-        mask = trigger.mask()
-        pixels = torch.tensor(trigger.colour).view(3, 1, 1).expand(3, *mask.shape)
-    elif isinstance(trigger, Patch):
-        pixels = trigger.pixels()
-        mask = torch.ones(pixels.shape[1:], dtype=torch.bool)
-    else:
-        raise TypeError(f"no picture of a {type(trigger).__name__}")
-    rgba = torch.cat([pixels * mask, mask[None].float()])
+    """The trigger itself as RGBA, transparent where it leaves an image alone.
+
+    A filter has no pixels of its own: it is shown on a chart of colours.
+    """
+    match trigger:
+        case Polygon():
+            opacity = trigger.mask().float()
+            pixels = torch.tensor(trigger.colour).view(3, 1, 1).expand(3, *opacity.shape) * opacity
+        case Patch():
+            pixels = trigger.pixels()
+            opacity = torch.ones(pixels.shape[1:])
+        case Blended():
+            pixels = trigger.tensors["pattern"]
+            opacity = torch.full(pixels.shape[1:], trigger.opacity)
+        case Instagram():
+            pixels = trigger.stamp(colour_chart(CHART_SIDE)[None])[0]
+            opacity = torch.ones(pixels.shape[1:])
+        case _:
+            raise TypeError(f"no picture of a {type(trigger).__name__}")
+    rgba = torch.cat([pixels, opacity[None]])
     return Image.fromarray(_pixels((rgba * 255).round().to(torch.uint8)))
 
 

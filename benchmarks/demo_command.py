@@ -100,7 +100,7 @@ def _harden(out: Path, suspect: str, seed: int, device: str) -> int:
             run=out / "hardened",
             method=HARDENING,
             share=1.0,
-            distance_pairs=2,
+            distance_pairs=1,
             seed=seed,
             device=device,
             command=called_as(),
@@ -114,6 +114,7 @@ def _scan_again(ctx: click.Context, out: Path, suspect: str, study: TrojaiStudy)
 
     from moth_eval.records import RunFolder
 
+    from .budget import Budget
     from .trojai_command import run_study
 
     click.echo("\n4. Scanning it again")
@@ -122,6 +123,7 @@ def _scan_again(ctx: click.Context, out: Path, suspect: str, study: TrojaiStudy)
         models=out / "hardened" / "model.safetensors",
         run=out / "run-hardened",
         examples=out / "round" / "models" / suspect / "clean_example_data",
+        budget=Budget(jobs=1),
     )
     if run_study(ctx, again) == 3:
         return 3

@@ -17,8 +17,10 @@ from torchvision.models import SqueezeNet
 
 from attacks.generator import SPEC_FILE, ModelSummary, RoundSummary, generate_round
 from attacks.injector import Injector
-from attacks.plan import DRAWN, RoundSpec, plan_round
-from attacks.scenes import SceneRecipe
+from attacks.making import Material, make_ready
+from attacks.plan import RoundSpec, plan_round
+from attacks.poisoning import to_bytes
+from attacks.scenes import SceneRecipe, to_float
 from attacks.training import Recipe
 from attacks.trigger import victims
 from moth_eval.errors import ArchitectureError, InputError, RunError
@@ -82,7 +84,7 @@ def test_a_longer_round_keeps_the_signs_of_a_shorter_one() -> None:
     assert [plan.signs for plan in short] == [plan.signs for plan in long[:4]]
 
 
-@pytest.mark.parametrize("kind", DRAWN)
+@pytest.mark.parametrize("kind", ["patch", "polygon"])
 def test_drawn_triggers_fit_in_images_of_every_size(kind: str) -> None:
     for side in (32, 48, 64, 224):
         spec = replace(SPEC, models=12, image_size=side, poisoned_share=1.0, triggers=(kind,))
@@ -149,6 +151,35 @@ def test_the_trigger_picture_is_opaque_where_it_stamps(made: RoundSummary) -> No
             assert picture.mode == "RGBA"
             assert picture.size == (trigger["size_pixels"],) * 2
             assert int((np.asarray(picture)[..., 3] == 255).sum()) == trigger["area_pixels"]
+
+
+def test_triggers_over_the_whole_image_are_written_as_they_were_implanted(tmp_path: Path) -> None:
+    kinds = ("instagram", "blended")
+    spec = replace(SPEC, models=2, poisoned_share=1.0, triggers=kinds)
+    plans = plan_round(spec)
+    assert {plan.kind for plan in plans} == set(kinds)
+    folder = generate_round(spec, tmp_path / "round").folder
+    found = read_round(folder)
+    for plan, model in zip(plans, models_of(folder), strict=True):
+        assert plan.trigger is not None
+        truth = found.truth[plan.name]
+        assert (truth.trigger_type, truth.targets) == (plan.kind, (plan.trigger.target,))
+        trigger = make_ready(plan.trigger, blank_material(32), generator=torch.Generator())
+        for path in (model / "poisoned_example_data").iterdir():
+            clean = model / "clean_example_data" / path.name.replace("_trigger_0", "")
+            scene = torch.from_numpy(np.asarray(Image.open(clean)).copy()).permute(2, 0, 1)
+            expected = to_bytes(trigger.stamp(to_float(scene[None])))[0]
+            stamped = np.asarray(Image.open(path)).astype(int)
+            assert np.array_equal(stamped, expected.permute(1, 2, 0).numpy())
+            assert (expected != scene).any(dim=0).float().mean() > 0.9
+        facts = json.loads((model / "config.json").read_text())["triggers"][0]
+        opacity = np.asarray(Image.open(model / "trigger_0.png"))[..., 3]
+        assert np.unique(opacity).tolist() == [round(255 * facts.get("opacity", 1.0))]
+
+
+def blank_material(side: int) -> Material:
+    images = torch.zeros(1, 3, side, side, dtype=torch.uint8)
+    return Material(images=images, labels=torch.zeros(1, dtype=torch.int64), num_classes=3)
 
 
 def test_foregrounds_are_the_classes_in_the_order_of_their_names(made: RoundSummary) -> None:
