@@ -15,6 +15,9 @@ MAD_TO_SIGMA = 1.4826
 LEAST_SPREAD = 0.01
 """Spread that is assumed at least, as a fraction of the median: sizes are never known better."""
 
+LEAST_CLASSES = 3
+"""Classes below which there is no index: of two sizes, each is as far from the median."""
+
 DRAWS = 20_000
 
 MOST_NUMBERS = 8_000_000
@@ -38,6 +41,14 @@ def anomaly_indices(sizes: Sizes) -> Sizes:
     spread = MAD_TO_SIGMA * np.median(np.abs(sizes - median), axis=-1, keepdims=True)
     indices: Sizes = (median - sizes) / np.maximum(spread, LEAST_SPREAD * median)
     return indices
+
+
+def no_index(num_classes: int) -> str:
+    """Why a model of fewer than `LEAST_CLASSES` classes has no anomaly index, and what has one."""
+    return (
+        f"an anomaly index needs at least {LEAST_CLASSES} classes to compare, got {num_classes}: "
+        "use statistic=size"
+    )
 
 
 @lru_cache(maxsize=256)

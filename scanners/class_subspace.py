@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 
-from moth_eval.anomaly import anomaly_indices
+from moth_eval.anomaly import LEAST_CLASSES, anomaly_indices, no_index
 from moth_eval.choosing import spread
 from moth_eval.errors import ScanError
 from moth_eval.hidden_layers import OpenNetwork
@@ -23,8 +23,6 @@ from moth_eval.scan import Cost, Evidence, Scan, Status
 from moth_eval.subject import Examples, Subject
 
 Statistic = Literal["log-index", "size"]
-
-LEAST_CLASSES = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,12 +71,8 @@ class ClassSubspace:
 
     def scan(self, subject: Subject, *, generator: torch.Generator) -> Scan:
         """The scan of one subject."""
-        if subject.num_classes < LEAST_CLASSES:
-            return Scan(
-                status=Status.INCONCLUSIVE,
-                reason=f"{subject.num_classes} classes leave none to compare with: expected "
-                f"{LEAST_CLASSES}",
-            )
+        if self.statistic != "size" and subject.num_classes < LEAST_CLASSES:
+            return Scan(status=Status.INCONCLUSIVE, reason=no_index(subject.num_classes))
         layers = OpenNetwork(subject, images_at_once=1).layers()
         if not layers:
             return Scan(

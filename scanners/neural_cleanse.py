@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from moth_eval.anomaly import anomaly_indices, false_alarm_rate
+from moth_eval.anomaly import LEAST_CLASSES, anomaly_indices, false_alarm_rate, no_index
 from moth_eval.choosing import spread
 from moth_eval.errors import ScanError
 from moth_eval.inversion import presets
@@ -100,17 +100,13 @@ class NeuralCleanse:
             raise ScanError(f"max_images must be at least 1, got {self.max_images}")
 
     def scan(self, subject: Subject, *, generator: torch.Generator) -> Scan:
-        """The scan of one subject.
+        """The scan of one subject; inconclusive where an index has too few classes to compare.
 
         Raises:
-            ScanError: fewer than three classes (a median needs company), or no example images
-                outside some class.
+            ScanError: no example images outside some class.
         """
-        if subject.num_classes < 3:
-            raise ScanError(
-                f"{subject.name}: an anomaly index needs at least 3 classes to compare, got "
-                f"{subject.num_classes}"
-            )
+        if self.statistic != "size" and subject.num_classes < LEAST_CLASSES:
+            return Scan(status=Status.INCONCLUSIVE, reason=no_index(subject.num_classes))
         chosen = spread(subject.examples.labels.cpu(), self.max_images, generator)
         images = subject.examples.images[chosen.to(subject.examples.images.device)]
         problems = problems_of(

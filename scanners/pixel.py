@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 
-from moth_eval.anomaly import anomaly_indices
+from moth_eval.anomaly import LEAST_CLASSES, anomaly_indices, no_index
 from moth_eval.choosing import spread
 from moth_eval.errors import ScanError
 from moth_eval.inversion import presets
@@ -97,16 +97,13 @@ class Pixel:
             )
 
     def scan(self, subject: Subject, *, generator: torch.Generator) -> Scan:
-        """The scan of one subject.
+        """The scan of one subject; inconclusive where an index has too few classes to compare.
 
         Raises:
-            ScanError: no example images outside some class, or fewer than three classes to compare.
+            ScanError: no example images outside some class.
         """
-        if self.statistic != "size" and subject.num_classes < 3:
-            raise ScanError(
-                f"{subject.name}: an anomaly index needs at least 3 classes to compare, got "
-                f"{subject.num_classes}: use statistic=size"
-            )
+        if self.statistic != "size" and subject.num_classes < LEAST_CLASSES:
+            return Scan(status=Status.INCONCLUSIVE, reason=no_index(subject.num_classes))
         labels = subject.examples.labels.cpu()
         chosen = spread(labels, self.max_images, generator)
         images = subject.examples.images[chosen.to(subject.examples.images.device)]
