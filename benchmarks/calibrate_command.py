@@ -22,8 +22,13 @@ from .options import (
 from .sittings import INCOMPLETE, sitting
 
 if TYPE_CHECKING:
+    from moth_eval.records import Truth
+
     from .budget import Budget
     from .trojai import TrojaiStudy
+
+SHOWN = 5
+"""Names of backdoored models in an error, at most."""
 
 
 @click.command()
@@ -80,6 +85,7 @@ def calibrate(
     from .trojai import TrojaiStudy
 
     admit_own_code(architecture, models)
+    _refuse_backdoored(models, examples)
     study = TrojaiStudy(
         models=models,
         answers=False,
@@ -97,15 +103,38 @@ def calibrate(
     ctx.exit(_calibrated(study, out, dataset))
 
 
+def _refuse_backdoored(models: Path, examples: Path | None) -> None:
+    """Make sure that no ground truth in the folder contradicts that its models are clean.
+
+    Raises:
+        InputError: one does.
+    """
+    from moth_eval.errors import InputError
+
+    from .several_rounds import read_rounds
+
+    found, _ = read_rounds((models,), examples=examples)
+    backdoored = [model.name for model in found.models if _poisoned(found.truth.get(model.name))]
+    if backdoored:
+        shown = ", ".join(backdoored[:SHOWN]) + (", ..." if len(backdoored) > SHOWN else "")
+        raise InputError(
+            f"{models}: expected clean models only, got {len(backdoored)} of {len(found.models)} "
+            f"that are backdoored by their own ground truth ({shown}): move them elsewhere"
+        )
+
+
+def _poisoned(truth: Truth | None) -> bool:
+    return truth is not None and truth.poisoned
+
+
 def _calibrated(study: TrojaiStudy, out: Path, dataset: str) -> int:
     from moth_eval.scan_calibration import write_calibration
 
     from .calibrating import calibration_of, lines_of
-    from .trojai import plan
-    from .trojai_command import carry_out_shown
+    from .trojai_command import carry_out_shown, planned_aloud
 
     with sitting(study.run):
-        planned = plan(study)
+        planned = planned_aloud(study)
         found = carry_out_shown(planned, study)
     records = [found[task.key] for task in planned.tasks if task.key in found]
     made = calibration_of(planned.manifest, records, dataset=dataset, command=study.command)

@@ -86,6 +86,16 @@ def test_clean_models_set_the_threshold(folder: Path, calibration: Path) -> None
     assert data["models"][1]["scanners"][0]["p_value"] == 0.25
 
 
+def test_backdoored_models_are_no_calibration(folder: Path, tmp_path: Path) -> None:
+    out, run = tmp_path / "c.json", tmp_path / "run"
+    result = call("calibrate", "--models", folder / "suspects", "--out", out, "--run", run)
+    assert result.exit_code == 2
+    assert "expected clean models only, got 2 of 4 that are backdoored by their" in result.output
+    assert "(model-1, model-3): move them elsewhere" in result.output
+    assert not out.exists()
+    assert not run.exists()
+
+
 def test_a_scanner_that_was_calibrated_otherwise_is_refused(
     folder: Path, calibration: Path, tmp_path: Path
 ) -> None:
