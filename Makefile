@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Options of the speed benchmark, e.g. BENCH="--model net.safetensors --arch mynets:net --examples images.npz"
 BENCH ?=
+# A process per processor; the tests of a file stay together, for what they share.
+SPREAD ?= --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .PHONY: demo test test-all lint bench clean
 
@@ -20,10 +22,10 @@ lint: .venv/.installed
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" $(SPREAD)
 
 test-all: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(SPREAD)
 
 bench: .venv/.installed
 	$(BIN)/python -m benchmarks.speed $(BENCH)

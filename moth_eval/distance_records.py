@@ -20,13 +20,11 @@ from .distance_table import ClassDistances, Pair, SeedDistance
 from .errors import RunError
 from .records import (
     LEDGER,
-    MANIFEST,
     TRIGGERS,
+    ManifestFolder,
     Record,
-    read_manifest,
     sealed,
     unsealed,
-    write_manifest,
 )
 
 SCHEMA_VERSION = 1
@@ -136,28 +134,11 @@ def _order(record: DistanceRecord) -> tuple[float, int, int, int]:
     return distance, record.source, record.target, record.seed
 
 
-class DistanceFolder:
-    """Read access to a run folder, and the atomic write of its manifest."""
+class DistanceFolder(ManifestFolder[DistanceManifest]):
+    """The folder of a distance run."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    @property
-    def exists(self) -> bool:
-        """Whether a manifest is there."""
-        return (self.path / MANIFEST).is_file()
-
-    def manifest(self) -> DistanceManifest:
-        """The manifest.
-
-        Raises:
-            RunError: there is none, or it is damaged, of another version or another kind of run.
-        """
-        return read_manifest(self.path, DistanceManifest, "distance run")
-
-    def write_manifest(self, manifest: DistanceManifest) -> None:
-        """Replace the manifest in one step: readers see the old one or the new one."""
-        write_manifest(self.path, manifest)
+    schema = DistanceManifest
+    kind = "distance run"
 
     def sittings(self) -> Iterator[list[DistanceRecord]]:
         """The intact records of every sitting, oldest first.

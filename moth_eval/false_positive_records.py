@@ -13,11 +13,10 @@ A run folder holds::
 from __future__ import annotations
 
 from datetime import datetime
-from pathlib import Path
 from typing import Any, Literal
 
 from .errors import RunError
-from .records import MANIFEST, Record, read_manifest, write_manifest
+from .records import ManifestFolder, Record
 
 SCHEMA_VERSION = 1
 KIND = "false-positives"
@@ -58,28 +57,11 @@ class FalsePositivesManifest(Record):
     """Model -> name of its cell's folder, should it be hardened."""
 
 
-class FalsePositivesFolder:
-    """Read access to a run folder's manifest, and its atomic write."""
+class FalsePositivesFolder(ManifestFolder[FalsePositivesManifest]):
+    """The folder of a false-positives study."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    @property
-    def exists(self) -> bool:
-        """Whether a manifest is there."""
-        return (self.path / MANIFEST).is_file()
-
-    def manifest(self) -> FalsePositivesManifest:
-        """The manifest.
-
-        Raises:
-            RunError: there is none, or it is damaged, of another version or another kind of run.
-        """
-        return read_manifest(self.path, FalsePositivesManifest, "false-positives study")
-
-    def write_manifest(self, manifest: FalsePositivesManifest) -> None:
-        """Replace the manifest in one step: readers see the old one or the new one."""
-        write_manifest(self.path, manifest)
+    schema = FalsePositivesManifest
+    kind = "false-positives study"
 
 
 def flag(score: float | None, cut: float | None, threshold: float | None) -> bool | None:

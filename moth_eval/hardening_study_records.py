@@ -11,11 +11,10 @@ A run folder holds::
 from __future__ import annotations
 
 from datetime import datetime
-from pathlib import Path
 from typing import Any, Literal
 
 from .hardening_cells import CELLS, CellState, read_cell
-from .records import MANIFEST, Record, read_manifest, write_manifest
+from .records import ManifestFolder, Record
 
 SCHEMA_VERSION = 1
 KIND = "hardening-study"
@@ -65,28 +64,11 @@ class HardeningStudyManifest(Record):
     entries: tuple[StudyModel, ...]
 
 
-class HardeningStudyFolder:
-    """Read access to a run folder, and the atomic write of its manifest."""
+class HardeningStudyFolder(ManifestFolder[HardeningStudyManifest]):
+    """The folder of a hardening study."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    @property
-    def exists(self) -> bool:
-        """Whether a manifest is there."""
-        return (self.path / MANIFEST).is_file()
-
-    def manifest(self) -> HardeningStudyManifest:
-        """The manifest.
-
-        Raises:
-            RunError: there is none, or it is damaged, of another version or another kind of run.
-        """
-        return read_manifest(self.path, HardeningStudyManifest, "hardening study")
-
-    def write_manifest(self, manifest: HardeningStudyManifest) -> None:
-        """Replace the manifest in one step: readers see the old one or the new one."""
-        write_manifest(self.path, manifest)
+    schema = HardeningStudyManifest
+    kind = "hardening study"
 
     def cells(self) -> list[CellState]:
         """How every cell of the manifest stands: by model, then method, then seed.

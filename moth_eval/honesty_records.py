@@ -17,7 +17,7 @@ from .distance_table import Pair
 from .errors import RunError
 from .hardening_records import AccuracyRecord, IntervalRecord, read_record
 from .inverter_table import InverterCheck, PairCheck, Restarts
-from .records import MANIFEST, Record, read_manifest, write_manifest, write_whole
+from .records import ManifestFolder, Record, write_whole
 
 CHECKS = "checks"
 
@@ -196,28 +196,11 @@ class CheckRecord(Record):
     """Wall-clock time (s)."""
 
 
-class HonestyFolder:
-    """A run folder: its manifest and its finished checks."""
+class HonestyFolder(ManifestFolder[HonestyManifest]):
+    """The folder of honesty checks."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    @property
-    def exists(self) -> bool:
-        """Whether a manifest is there."""
-        return (self.path / MANIFEST).is_file()
-
-    def manifest(self) -> HonestyManifest:
-        """The manifest.
-
-        Raises:
-            RunError: there is none, or it is damaged, of another version or another kind of run.
-        """
-        return read_manifest(self.path, HonestyManifest, "run of honesty checks")
-
-    def write_manifest(self, manifest: HonestyManifest) -> None:
-        """Replace the manifest in one step: readers see the old one or the new one."""
-        write_manifest(self.path, manifest)
+    schema = HonestyManifest
+    kind = "run of honesty checks"
 
     def records(self) -> dict[str, CheckRecord]:
         """Name -> record of every finished check, in the order of the manifest.

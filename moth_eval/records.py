@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
@@ -235,40 +235,19 @@ def decode(raw: bytes) -> LedgerLine:
 M = TypeVar("M", bound=Record)
 
 
-def read_manifest(folder: Path, schema: type[M], kind: str) -> M:
-    """The manifest of a run folder.
+class ManifestFolder(Generic[M]):
+    """Read access to a run folder, and the atomic write of its manifest.
 
-    Args:
-        folder: the run folder.
+    A kind of run is a subclass that says what its manifest is, and reads the rest.
+
+    Attributes:
+        path: of the folder.
         schema: what the manifest has to be.
         kind: what such a run is called, such as `hardening study`.
-
-    Raises:
-        RunError: there is none, or it is damaged, of another version or another kind of run.
     """
-    path = folder / MANIFEST
-    try:
-        return schema.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        raise RunError(
-            f"{folder} is not a run folder: expected a file {MANIFEST} in it; "
-            "give the folder that --out named"
-        ) from None
-    except ValidationError as error:
-        raise RunError(
-            f"{path} cannot be read as the manifest of a {kind}, schema version "
-            f"{SCHEMA_VERSION}: {error.errors()[0]['msg']}; it was damaged, or written by "
-            "another version or another command"
-        ) from error
 
-
-def write_manifest(folder: Path, manifest: Record) -> None:
-    """Replace a manifest in one step: readers see the old one or the new one."""
-    write_whole(folder / MANIFEST, manifest.model_dump_json(indent=2).encode() + b"\n")
-
-
-class RunFolder:
-    """Read access to a run folder, and the atomic write of its manifest."""
+    schema: type[M]
+    kind: str
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -278,17 +257,38 @@ class RunFolder:
         """Whether a manifest is there."""
         return (self.path / MANIFEST).is_file()
 
-    def manifest(self) -> RunManifest:
+    def manifest(self) -> M:
         """The manifest.
 
         Raises:
-            RunError: there is none, or it is damaged or of another schema version.
+            RunError: there is none, or it is damaged, of another version or another kind of run.
         """
-        return read_manifest(self.path, RunManifest, "run")
+        path = self.path / MANIFEST
+        try:
+            return self.schema.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            raise RunError(
+                f"{self.path} is not a run folder: expected a file {MANIFEST} in it; "
+                "give the folder that --out named"
+            ) from None
+        except ValidationError as error:
+            raise RunError(
+                f"{path} cannot be read as the manifest of a {self.kind}, schema version "
+                f"{SCHEMA_VERSION}: {error.errors()[0]['msg']}; it was damaged, or written by "
+                "another version or another command"
+            ) from error
 
-    def write_manifest(self, manifest: RunManifest) -> None:
+    def write_manifest(self, manifest: M) -> None:
         """Replace the manifest in one step: readers see the old one or the new one."""
-        write_manifest(self.path, manifest)
+        content = manifest.model_dump_json(indent=2).encode() + b"\n"
+        write_whole(self.path / MANIFEST, content)
+
+
+class RunFolder(ManifestFolder[RunManifest]):
+    """The folder of a run of scans."""
+
+    schema = RunManifest
+    kind = "run"
 
     def lines(self) -> Iterator[LedgerLine]:
         """Every intact ledger line, file by file in order of name.

@@ -23,7 +23,7 @@ from pydantic import Field
 from .errors import RunError
 from .hardening_cells import ANSWERS, CELLS, PENDING, CellOutcome, outcome_path
 from .hardening_records import CARD, WEIGHTS, HardeningCard, read_record
-from .records import MANIFEST, Record, read_manifest, write_manifest
+from .records import ManifestFolder, Record
 
 KIND = "removal"
 REMOVAL = "removal.json"
@@ -274,28 +274,11 @@ def files_of(folder: Path, card: RemovalCard) -> dict[Path, str]:
     return {folder / one.file: one.sha256 for one in card.variants if one.file != WEIGHTS}
 
 
-class RemovalFolder:
-    """Read access to a run folder, and the atomic write of its manifest."""
+class RemovalFolder(ManifestFolder[RemovalManifest]):
+    """The folder of a removal study."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    @property
-    def exists(self) -> bool:
-        """Whether a manifest is there."""
-        return (self.path / MANIFEST).is_file()
-
-    def manifest(self) -> RemovalManifest:
-        """The manifest.
-
-        Raises:
-            RunError: there is none, or it is damaged, of another version or another kind of run.
-        """
-        return read_manifest(self.path, RemovalManifest, "removal study")
-
-    def write_manifest(self, manifest: RemovalManifest) -> None:
-        """Replace the manifest in one step: readers see the old one or the new one."""
-        write_manifest(self.path, manifest)
+    schema = RemovalManifest
+    kind = "removal study"
 
     def cells(self) -> list[RemovalState]:
         """How every cell of the manifest stands: by model, then method, then seed.
