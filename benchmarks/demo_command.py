@@ -100,7 +100,8 @@ def _harden(out: Path, suspect: str, seed: int, device: str) -> int:
             run=out / "hardened",
             method=HARDENING,
             share=1.0,
-            distance_pairs=1,
+            # A pair takes a minute before and another after; the second scan shows the effect.
+            distance_pairs=0,
             seed=seed,
             device=device,
             command=called_as(),
