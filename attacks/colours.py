@@ -83,15 +83,6 @@ def vignette(images: Tensor, colour: Colour, *, outwards: bool) -> Tensor:
     return images * (1 - share + share * _plane(images, colour))
 
 
-def _room(light: Tensor) -> Tensor:
-    """The largest chroma that a lightness allows."""
-    return (1 - (2 * light - 1).abs()).clamp_min(TINY)
-
-
-def _plane(images: Tensor, colour: Colour) -> Tensor:
-    return images.new_tensor(colour).view(1, 3, 1, 1)
-
-
 def colour_chart(side: int) -> Tensor:
     """All hues from left to right, from black at the top through full colour to white below.
 
@@ -106,3 +97,12 @@ def colour_chart(side: int) -> Tensor:
     light = torch.linspace(0, 2, side).view(1, -1, 1)
     coloured = full.clamp(0, 1)[:, None, :]
     return torch.where(light < 1, coloured * light, coloured.lerp(torch.ones(()), light - 1))
+
+
+def _room(light: Tensor) -> Tensor:
+    """The largest chroma that a lightness allows."""
+    return (1 - (2 * light - 1).abs()).clamp_min(TINY)
+
+
+def _plane(images: Tensor, colour: Colour) -> Tensor:
+    return images.new_tensor(colour).view(1, 3, 1, 1)

@@ -22,8 +22,6 @@ from .options import (
 from .sittings import INCOMPLETE, sitting
 
 if TYPE_CHECKING:
-    from moth_eval.records import Truth
-
     from .budget import Budget
     from .trojai import TrojaiStudy
 
@@ -110,21 +108,16 @@ def _refuse_backdoored(models: Path, examples: Path | None) -> None:
         InputError: one does.
     """
     from moth_eval.errors import InputError
+    from moth_eval.loading.rounds import read_round
 
-    from .several_rounds import read_rounds
-
-    found, _ = read_rounds((models,), examples=examples)
-    backdoored = [model.name for model in found.models if _poisoned(found.truth.get(model.name))]
+    found = read_round(models, examples=examples)
+    backdoored = sorted(name for name, truth in found.truth.items() if truth.poisoned)
     if backdoored:
         shown = ", ".join(backdoored[:SHOWN]) + (", ..." if len(backdoored) > SHOWN else "")
         raise InputError(
             f"{models}: expected clean models only, got {len(backdoored)} of {len(found.models)} "
             f"that are backdoored by their own ground truth ({shown}): move them elsewhere"
         )
-
-
-def _poisoned(truth: Truth | None) -> bool:
-    return truth is not None and truth.poisoned
 
 
 def _calibrated(study: TrojaiStudy, out: Path, dataset: str) -> int:

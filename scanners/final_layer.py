@@ -10,15 +10,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from moth_eval.anomaly import anomaly_indices
+from moth_eval.anomaly import LEAST_CLASSES, anomaly_indices
 from moth_eval.errors import ScanError
 from moth_eval.hardeners.flow import CONVOLUTIONS, flow_of
 from moth_eval.scan import Cost, Evidence, Scan, Status
 from moth_eval.subject import Subject
 
 Statistic = Literal["largest", "mean", "norm", "bias", "skew"]
-
-LEAST_CLASSES = 3
 
 TOLERANCE = 1e-3
 """Share of what the logits gain that may be rounding."""
