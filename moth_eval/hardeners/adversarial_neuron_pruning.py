@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..errors import HardeningError
 from ..hardening import SILENT, Hardening, HardeningStatus, Journal, Selection
+from ..inversion.frozen import Precision
 from ..subject import Examples, Subject
 from .mask_pruning import NO_NORM, descend, fresh_mask, pruned_hardening
 from .norm_channels import NormChannels
@@ -41,6 +42,7 @@ class AdversarialNeuronPruning:
         max_drop: largest loss of accuracy on it, in `[0, 1]`; the highest threshold that keeps to
             it is taken.
         selection: `oracle` hands out all thresholds for a study that knows the trigger.
+        precision: of the passes through the network.
     """
 
     rounds: int = 400
@@ -52,6 +54,7 @@ class AdversarialNeuronPruning:
     validation_share: float = 0.2
     max_drop: float = 0.04
     selection: Selection = "validation"
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         if min(self.rounds, self.images, self.steps) < 1:
@@ -84,7 +87,7 @@ class AdversarialNeuronPruning:
         if not channels.count:
             return Hardening(status=HardeningStatus.INAPPLICABLE, reason=NO_NORM)
         slices = held_back(data, self.validation_share, generator)
-        recipe = Recipe(learning_rate=self.learning_rate)
+        recipe = Recipe(learning_rate=self.learning_rate, precision=self.precision)
         rounds = PlainRounds(subject, slices.training, recipe, generator, journal)
         fresh_mask(rounds, channels, data.images.device)
 
@@ -109,17 +112,17 @@ class AdversarialNeuronPruning:
         tally: Tally,
     ) -> None:
         """One step of the noise against the masks, and one of the masks against the noise."""
-        network, mask = rounds.trainer.network, rounds.extra["mask"].clone().requires_grad_()
+        trainer, mask = rounds.trainer, rounds.extra["mask"].clone().requires_grad_()
         with torch.enable_grad():
             noise = self._noise(rounds, channels, inputs, labels)
-            plain = channels.logits(network, inputs.clone(), mask, mask)
-            noisy = channels.logits(network, inputs.clone(), mask + noise[0], mask + noise[1])
+            plain = channels.answers(trainer, inputs.clone(), mask, mask)
+            noisy = channels.answers(trainer, inputs.clone(), mask + noise[0], mask + noise[1])
             loss = F.cross_entropy(plain, labels)
             hard = F.cross_entropy(noisy, labels)
             (gradient,) = torch.autograd.grad(self.alpha * loss + (1 - self.alpha) * hard, mask)
         descend(rounds, gradient, self.learning_rate)
-        rounds.trainer.steps += 1
-        rounds.trainer.images += 2 * len(labels)
+        trainer.steps += 1
+        trainer.images += 2 * len(labels)
         tally.losses.append(float(loss.detach()))
         tally.clean.append((plain.argmax(1) == labels).cpu())
 
@@ -132,8 +135,8 @@ class AdversarialNeuronPruning:
         noise = (2 * drawn - 1) * self.epsilon
         for _ in range(self.steps):
             noise.requires_grad_()
-            logits = channels.logits(
-                rounds.trainer.network, inputs.clone(), mask + noise[0], mask + noise[1]
+            logits = channels.answers(
+                rounds.trainer, inputs.clone(), mask + noise[0], mask + noise[1]
             )
             (gradient,) = torch.autograd.grad(F.cross_entropy(logits, labels), noise)
             far = noise.detach() + self.epsilon / self.steps * gradient.sign()

@@ -90,8 +90,8 @@ class AdversarialTraining:
             )
             answers = trainer.original_answers(images)
             hard = pgd(
-                lambda x: trainer.network(subject.preprocessing(x)),
-                images[:attacked], labels[:attacked], self.attack_at(done), generator,
+                trainer.answers, images[:attacked], labels[:attacked], self.attack_at(done),
+                generator,
             )  # fmt: skip
             rounds.passes[0] += attacked * self.attack.steps
             rounds.passes[1] += attacked * self.attack.steps

@@ -90,10 +90,7 @@ class IBAU:
         rounds = PlainRounds(subject, data, self.recipe, generator, journal)
         batch = min(self.batch, len(data))
         steps = steps_per_epoch(len(data), batch)
-
-        def answers(images: Tensor) -> Tensor:
-            found: Tensor = rounds.trainer.network(subject.preprocessing(images))
-            return found
+        answers = rounds.trainer.answers
 
         def one(done: float, tally: Tally) -> None:
             drawn = [rounds.batches.balanced(batch) for _ in range(steps)]

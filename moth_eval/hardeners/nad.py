@@ -154,7 +154,7 @@ class _Lesson:
         weights, losses = settings.weights(len(self._names)), list[float]()
 
         def apart() -> Tensor:
-            with torch.no_grad():
+            with torch.no_grad(), self._rounds.trainer.passes(student.inputs.device):
                 module(student.inputs)
             parts = [
                 F.mse_loss(ours, theirs)

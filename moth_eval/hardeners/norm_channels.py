@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from .flow import BATCH_NORMS
+from .trainer import Trainer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +62,14 @@ class NormChannels:
             changed[f"{name}.bias"] = module.get_parameter("bias").detach() * plus
         logits: Tensor = functional_call(network, changed, (inputs,))
         return logits
+
+    def answers(
+        self, trainer: Trainer, inputs: Tensor, weight_factors: Tensor, bias_factors: Tensor
+    ) -> Tensor:
+        """`logits` of the network in training, at the precision of its recipe."""
+        with trainer.passes(inputs.device):
+            found = self.logits(trainer.network, inputs, weight_factors, bias_factors)
+        return found.float()
 
     @torch.no_grad()
     def silence(self, network: nn.Module, silent: Tensor) -> None:

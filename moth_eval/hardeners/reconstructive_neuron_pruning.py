@@ -9,6 +9,7 @@ import torch.nn.functional as F  # noqa: N812 - the customary name
 
 from ..errors import HardeningError
 from ..hardening import SILENT, Hardening, HardeningStatus, Journal, Selection
+from ..inversion.frozen import Precision
 from ..subject import Examples, Subject
 from .mask_pruning import MOMENTUM, NO_NORM, descend, fresh_mask, pruned_hardening
 from .norm_channels import NormChannels
@@ -41,6 +42,7 @@ class ReconstructiveNeuronPruning:
         max_drop: largest loss of accuracy on it, in `[0, 1]`; the highest threshold that keeps to
             it is taken.
         selection: `oracle` hands out all thresholds for a study that knows the trigger.
+        precision: of the passes through the network.
     """
 
     unlearning_epochs: int = 20
@@ -54,6 +56,7 @@ class ReconstructiveNeuronPruning:
     validation_share: float = 0.2
     max_drop: float = 0.04
     selection: Selection = "validation"
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         if min(self.unlearning_epochs, self.epochs, self.images) < 1:
@@ -86,7 +89,7 @@ class ReconstructiveNeuronPruning:
         if not channels.count:
             return Hardening(status=HardeningStatus.INAPPLICABLE, reason=NO_NORM)
         slices = held_back(data, self.validation_share, generator)
-        recipe = Recipe(learning_rate=self.unlearning_rate)
+        recipe = Recipe(learning_rate=self.unlearning_rate, precision=self.precision)
         rounds = PlainRounds(subject, slices.training, recipe, generator, journal)
         self._unlearn(rounds, subject, slices.training)
         fresh_mask(rounds, channels, data.images.device)
@@ -104,7 +107,7 @@ class ReconstructiveNeuronPruning:
 
         def epoch(_: float, tally: Tally) -> None:
             for _step in range(self._steps(training)):
-                self._climb(rounds, subject, tally)
+                self._climb(rounds, tally)
             left = accuracy(subject, rounds.trainer.network, training)
             rounds.passes[0] += len(training)
             number = float(rounds.extra.get("unlearned", torch.zeros(2))[0]) + 1
@@ -115,13 +118,13 @@ class ReconstructiveNeuronPruning:
             rounds.run(int(number) + 1, epoch, phase="unlearning")
             number, left = rounds.extra["unlearned"].tolist()
 
-    def _climb(self, rounds: PlainRounds, subject: Subject, tally: Tally) -> None:
+    def _climb(self, rounds: PlainRounds, tally: Tally) -> None:
         """One step of gradient ascent on all weights."""
         rows = rounds.batches.balanced(self.images)
         labels, trainer = rounds.batches.labels(rows), rounds.trainer
         weights = dict(trainer.network.named_parameters())
         with torch.enable_grad():
-            logits = trainer.network(subject.preprocessing(rounds.batches.images(rows)))
+            logits = trainer.answers(rounds.batches.images(rows))
             loss = F.cross_entropy(logits, labels)
             found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
         gradients = [torch.zeros_like(w) if g is None else g
@@ -150,7 +153,7 @@ class ReconstructiveNeuronPruning:
             inputs = subject.preprocessing(rounds.batches.images(rows))
             mask = rounds.extra["mask"].clone().requires_grad_()
             with torch.enable_grad():
-                logits = channels.logits(rounds.trainer.network, inputs, mask, mask)
+                logits = channels.answers(rounds.trainer, inputs, mask, mask)
                 loss = F.cross_entropy(logits, labels)
                 (gradient,) = torch.autograd.grad(self.alpha * loss, mask)
             descend(rounds, gradient, self.learning_rate)

@@ -58,7 +58,7 @@ def attention(features: Tensor, power: float) -> Tensor:
     Source: Zagoruyko and Komodakis, "Paying More Attention to Attention", ICLR 2017 (the sum over
     channels of powers of absolute values).
     """
-    maps = features.abs().pow(power).sum(1)
+    maps = features.float().abs().pow(power).sum(1)
     norms: Tensor = torch.linalg.vector_norm(maps, dim=(1, 2), keepdim=True)
     return maps / (norms + 1e-6)
 
