@@ -19,14 +19,15 @@ _BATCH_TOLERANCE = 1e-2
 """Relative to the largest output; kernels for other batches differ by up to 1e-3 (in TF32)."""
 
 
-def doubts_of_choice(choice: Choice, count: int) -> Iterator[str]:
-    """Doubts about the normalisation, from `count` clean examples."""
+def doubts_of_choice(choice: Choice) -> Iterator[str]:
+    """Doubts about the normalisation, from the clean examples that it was chosen by."""
     accuracy = choice.tried[choice.name]
     if accuracy < EXPECTED_ACCURACY:
         yield (
-            f"clean accuracy is {accuracy:.3f} on {count} examples under {choice.name}, the best "
-            f"of {len(choice.tried)} normalisations tried, below {EXPECTED_ACCURACY:g}: the "
-            "examples, their labels or the normalisation may not be those of this model"
+            f"clean accuracy is {accuracy:.3f} on {len(choice.logits)} examples under "
+            f"{choice.name}, the best of {len(choice.tried)} normalisations tried, below "
+            f"{EXPECTED_ACCURACY:g}: the examples, their labels or the normalisation may "
+            "not be those of this model"
         )
 
 

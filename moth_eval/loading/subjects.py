@@ -39,7 +39,7 @@ class Opened:
     Attributes:
         subject: with the normalisation chosen, and doubts.
         normalisation: name of the one that was chosen.
-        tried: name of every normalisation -> accuracy on the clean examples under it.
+        tried: name of every normalisation -> accuracy under it, on the examples looked at.
         format: format of the model file.
         guards: what the kernel held the process to that opened the file.
         notes: sentences on what was seen on the way.
@@ -121,7 +121,7 @@ def open_subject(
         architecture=loaded.architecture or model.architecture,
         sha256=loaded.sha256,
         doubts=(
-            *doubts_of_choice(choice, len(examples)),
+            *doubts_of_choice(choice),
             *doubts_of_labels(examples.labels, num_classes),
             *doubts_of_outputs(choice.logits),
             *doubts_of_passes,

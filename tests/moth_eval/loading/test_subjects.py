@@ -16,7 +16,7 @@ from moth_eval.loading import files, subjects
 from moth_eval.loading.architectures import ArchitectureSource
 from moth_eval.loading.files import LoadedNetwork
 from moth_eval.loading.layouts import MODEL_SUFFIXES
-from moth_eval.loading.preprocessing import candidates, choose_preprocessing
+from moth_eval.loading.preprocessing import ENOUGH, candidates, choose_preprocessing
 from moth_eval.loading.rounds import RoundModel, read_round
 from moth_eval.loading.subjects import Opened, open_subject
 from moth_eval.subject import Examples, Preprocessing
@@ -143,6 +143,27 @@ def test_minmax_is_chosen_when_only_it_sees_the_images_rightly() -> None:
     choice = choose_preprocessing(DarkestIsZero(), examples, layout="trojai-2")
     assert choice.tried == {"unit": 0.0, "minmax": 1.0}
     assert choice.preprocessing == Preprocessing(scale="minmax")
+
+
+def test_a_choice_among_many_examples_looks_at_some_of_every_class() -> None:
+    """Sorted by class, the first thousand would speak of one class alone."""
+    images = torch.rand((4000, 3, SIDE, SIDE), generator=torch.Generator().manual_seed(0))
+    images = images.clamp(0, 0.98)
+    labels = torch.tensor([0, 1]).repeat_interleave(2000)
+    seen = list[Tensor]()
+
+    class Noting(DarkestIsZero):
+        def forward(self, images: Tensor) -> Tensor:
+            seen.append(images)
+            return super().forward(images)
+
+    choice = choose_preprocessing(Noting(), Examples(images=images, labels=labels), layout="files")
+    assert choice.tried["unit"] == choice.tried["minmax"] == 0.5
+    assert len(choice.logits) == ENOUGH
+    assert sum(map(len, seen)) == ENOUGH * len(choice.tried)
+    few = Examples(images=images[::4], labels=labels[::4])
+    again = choose_preprocessing(DarkestIsZero(), few, layout="files")
+    assert len(again.logits) == len(few) == ENOUGH
 
 
 def test_a_stated_normalisation_is_the_only_one_that_is_looked_at() -> None:
