@@ -27,13 +27,13 @@ class AdversarialNeuronPruning:
     Source: Wu and Wang, "Adversarial Neuron Pruning Purifies Backdoored Deep Models", NeurIPS 2021;
     the defaults are theirs where nothing else is said.
 
-    Differs from the reference: a mask scales the whole channel, bias included, so that what is
-    pruned is what was masked; BatchNorm keeps its statistics; the threshold is chosen on clean
+    Differs from the reference: fewer and smaller steps, on images as they are; the noise keeps to
+    its size where the published code lets it grow to twice that; the threshold is chosen on clean
     images that the masks were not trained on, never on a trigger.
 
     Attributes:
         rounds: steps of the masks (published: 2,000).
-        images: images per step, spread over the classes.
+        images: images per step, spread over the classes, at least 2 (published: 128).
         epsilon: largest share by which noise changes a weight or bias.
         steps: of the noise, each `epsilon / steps` long.
         alpha: weight of the loss without noise, in `[0, 1]`; the rest is that with it.
@@ -57,10 +57,10 @@ class AdversarialNeuronPruning:
     precision: Precision = "float32"
 
     def __post_init__(self) -> None:
-        if min(self.rounds, self.images, self.steps) < 1:
+        if min(self.rounds, self.steps) < 1 or self.images < 2:
             raise HardeningError(
-                "expected at least 1 for rounds, images and steps, got "
-                f"{self.rounds}, {self.images}, {self.steps}"
+                "expected at least 1 for rounds and steps and 2 for images, got "
+                f"{self.rounds}, {self.steps} and {self.images}"
             )
         if not 0 <= self.alpha <= 1 or not 0 < self.validation_share < 1:
             raise HardeningError(
@@ -115,8 +115,8 @@ class AdversarialNeuronPruning:
         trainer, mask = rounds.trainer, rounds.extra["mask"].clone().requires_grad_()
         with torch.enable_grad():
             noise = self._noise(rounds, channels, inputs, labels)
-            plain = channels.answers(trainer, inputs.clone(), mask, mask)
-            noisy = channels.answers(trainer, inputs.clone(), mask + noise[0], mask + noise[1])
+            plain = channels.answers(trainer, inputs.clone(), mask, torch.ones_like(mask))
+            noisy = channels.answers(trainer, inputs.clone(), mask + noise[0], 1 + noise[1])
             loss = F.cross_entropy(plain, labels)
             hard = F.cross_entropy(noisy, labels)
             (gradient,) = torch.autograd.grad(self.alpha * loss + (1 - self.alpha) * hard, mask)
@@ -135,9 +135,7 @@ class AdversarialNeuronPruning:
         noise = (2 * drawn - 1) * self.epsilon
         for _ in range(self.steps):
             noise.requires_grad_()
-            logits = channels.answers(
-                rounds.trainer, inputs.clone(), mask + noise[0], mask + noise[1]
-            )
+            logits = channels.answers(rounds.trainer, inputs.clone(), mask + noise[0], 1 + noise[1])
             (gradient,) = torch.autograd.grad(F.cross_entropy(logits, labels), noise)
             far = noise.detach() + self.epsilon / self.steps * gradient.sign()
             noise = far.clamp(-self.epsilon, self.epsilon)

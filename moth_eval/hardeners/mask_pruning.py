@@ -85,12 +85,14 @@ def pruned_hardening(
     """The hardening that the masks lead to; its network is the one that `held` chose.
 
     Args:
-        trained: what the training of the masks returned; log and cost are kept.
+        trained: what the training of the masks returned; log and cost are kept. Figures say how
+            accurate the masked network was in the last round: one that masks ruined says nothing of
+            its channels.
         subject: whose own network is pruned.
         mask: float32 `(channels,)`.
         held: clean images that nothing was trained on.
         max_drop: largest loss of accuracy on them, in `[0, 1]`.
-        selection: `oracle` hands out every candidate beside it.
+        selection: `oracle` hands out every candidate beside it, and the network without any cut.
         images_used: all clean images, those held back included.
     """
     before = accuracy(subject, subject.module, held)
@@ -106,10 +108,11 @@ def pruned_hardening(
         module=best.module,
         reason="" if good else "every threshold costs too much accuracy; nothing was pruned",
         images_used=images_used,
-        variants=tuple(_variant(c) for c in found) if selection == "oracle" else (),
+        variants=tuple(map(_variant, (untouched, *found))) if selection == "oracle" else (),
         figures={
             "channels": len(mask),
             "pruned_channels": best.channels,
+            "masked_accuracy": trained.log[-1].accuracy,
             "threshold": best.threshold,
             "validation_accuracy_before": before,
             "validation_accuracy": best.accuracy,
@@ -121,6 +124,6 @@ def pruned_hardening(
 def _variant(candidate: Pruned) -> Variant:
     return Variant(
         kind=VariantKind.CANDIDATE,
-        name=f"threshold={candidate.threshold:g}",
+        name="untouched" if candidate.threshold < 0 else f"threshold={candidate.threshold:g}",
         module=deepcopy(candidate.module),
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -43,14 +44,17 @@ class NormChannels:
     ) -> Tensor:
         """Logits with every channel's weight and bias multiplied; the network is left alone.
 
+        Every BatchNorm normalises by the batch, so that what is multiplied in one layer does not
+        add up from layer to layer: under running statistics, noise kills deep networks.
+
         Args:
-            network: of the same kind.
+            network: of the same kind, in eval mode; dropout stays out.
             inputs: what the network eats.
             weight_factors: `(count,)`.
             bias_factors: `(count,)`.
         """
         sizes = list(self.sizes.values())
-        changed: dict[str, Tensor] = {}
+        changed = {name: buffer.clone() for name, buffer in network.named_buffers()}
         for name, by, plus in zip(
             self.sizes,
             torch.split(weight_factors, sizes),
@@ -60,7 +64,8 @@ class NormChannels:
             module = network.get_submodule(name)
             changed[f"{name}.weight"] = module.get_parameter("weight").detach() * by
             changed[f"{name}.bias"] = module.get_parameter("bias").detach() * plus
-        logits: Tensor = functional_call(network, changed, (inputs,))
+        with by_batch(network):
+            logits: Tensor = functional_call(network, changed, (inputs,))
         return logits
 
     def answers(
@@ -73,7 +78,7 @@ class NormChannels:
 
     @torch.no_grad()
     def silence(self, network: nn.Module, silent: Tensor) -> None:
-        """Make channels zero for every image: weight and bias become zero.
+        """Make channels the same for every image: their weight becomes zero, the bias stays.
 
         Args:
             network: of the same kind; changed.
@@ -81,5 +86,18 @@ class NormChannels:
         """
         parts = torch.split(silent, list(self.sizes.values()))
         for name, part in zip(self.sizes, parts, strict=True):
-            for parameter in network.get_submodule(name).parameters(recurse=False):
-                parameter[part.to(parameter.device)] = 0
+            weight = network.get_submodule(name).get_parameter("weight")
+            weight[part.to(weight.device)] = 0
+
+
+@contextmanager
+def by_batch(network: nn.Module) -> Iterator[None]:
+    """Within it, every BatchNorm of a network in eval mode normalises by the batch."""
+    norms = [module for module in network.modules() if isinstance(module, BATCH_NORMS)]
+    for norm in norms:
+        norm.train()
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.eval()

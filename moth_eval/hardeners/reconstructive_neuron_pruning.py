@@ -12,7 +12,7 @@ from ..hardening import SILENT, Hardening, HardeningStatus, Journal, Selection
 from ..inversion.frozen import Precision
 from ..subject import Examples, Subject
 from .mask_pruning import MOMENTUM, NO_NORM, descend, fresh_mask, pruned_hardening
-from .norm_channels import NormChannels
+from .norm_channels import NormChannels, by_batch
 from .plain_rounds import PlainRounds
 from .stamping import Tally
 from .trainer import Recipe
@@ -26,8 +26,8 @@ class ReconstructiveNeuronPruning:
     Source: Li et al., "Reconstructive Neuron Pruning for Backdoor Defense", ICML 2023; the defaults
     are theirs where nothing else is said.
 
-    Differs from the reference: masks scale the whole channel, bias included; BatchNorm keeps its
-    statistics; the threshold is chosen on clean images held back, never on a trigger.
+    Differs from the reference: images as they are; neither weight decay nor a schedule of learning
+    rates; the threshold is chosen on clean images held back, never on a trigger.
 
     Attributes:
         unlearning_epochs: most passes of gradient ascent.
@@ -35,7 +35,7 @@ class ReconstructiveNeuronPruning:
         unlearning_rate: of its SGD with momentum 0.9.
         largest_gradient: norm to which longer gradients of the ascent are cut.
         epochs: passes in which masks are trained.
-        images: images per step, spread over the classes.
+        images: images per step, spread over the classes, at least 2.
         alpha: factor on the loss of the masks.
         learning_rate: of the masks' SGD with momentum 0.9.
         validation_share: fraction of each class that is held back to choose the threshold by.
@@ -59,10 +59,10 @@ class ReconstructiveNeuronPruning:
     precision: Precision = "float32"
 
     def __post_init__(self) -> None:
-        if min(self.unlearning_epochs, self.epochs, self.images) < 1:
+        if min(self.unlearning_epochs, self.epochs) < 1 or self.images < 2:
             raise HardeningError(
-                "expected at least 1 for unlearning_epochs, epochs and images, got "
-                f"{self.unlearning_epochs}, {self.epochs}, {self.images}"
+                "expected at least 1 for unlearning_epochs and epochs and 2 for images, got "
+                f"{self.unlearning_epochs}, {self.epochs} and {self.images}"
             )
         if not 0 <= self.forgotten <= 1 or not 0 < self.validation_share < 1:
             raise HardeningError(
@@ -123,7 +123,7 @@ class ReconstructiveNeuronPruning:
         rows = rounds.batches.balanced(self.images)
         labels, trainer = rounds.batches.labels(rows), rounds.trainer
         weights = dict(trainer.network.named_parameters())
-        with torch.enable_grad():
+        with torch.enable_grad(), by_batch(trainer.network):
             logits = trainer.answers(rounds.batches.images(rows))
             loss = F.cross_entropy(logits, labels)
             found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
@@ -153,7 +153,7 @@ class ReconstructiveNeuronPruning:
             inputs = subject.preprocessing(rounds.batches.images(rows))
             mask = rounds.extra["mask"].clone().requires_grad_()
             with torch.enable_grad():
-                logits = channels.answers(rounds.trainer, inputs, mask, mask)
+                logits = channels.answers(rounds.trainer, inputs, mask, torch.ones_like(mask))
                 loss = F.cross_entropy(logits, labels)
                 (gradient,) = torch.autograd.grad(self.alpha * loss, mask)
             descend(rounds, gradient, self.learning_rate)

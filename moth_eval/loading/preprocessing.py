@@ -2,11 +2,12 @@
 
 The rounds document one normalisation and trained with another: the reference of rounds 0 to 2
 stretches every image to its own extremes, while training divided by 255, and rounds 0 and 1 read
-images as BGR. Both are tried; where they score alike, training's counts.
+images as BGR. Both are tried; where they differ by no more than chance, training's counts.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -26,8 +27,10 @@ CIFAR10 = Preprocessing(mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.26
 """Mean and standard deviation over the pixels of the CIFAR-10 training images."""
 
 ENOUGH = 1000
-"""Examples that a choice rests on at most: two accuracies of so many differ by 2 points by chance,
-those under a right and a wrong normalisation by far more."""
+"""Examples that a choice rests on at most."""
+
+_BEYOND_CHANCE = 1.645
+"""Standard errors of a difference that one in 20 exceeds by chance."""
 
 _ROUNDS_0_1: Mapping[str, Preprocessing] = {
     candidate.name: candidate for candidate in (UNIT_BGR, MINMAX_BGR, UNIT, MINMAX)
@@ -83,7 +86,9 @@ def choose_preprocessing(
 ) -> Choice:
     """The candidate under which most clean examples are classified rightly.
 
-    Of more than `ENOUGH` examples, so many that lie evenly spaced among them are looked at.
+    One that comes later has to be better by more than chance (the normal form of McNemar's test,
+    one-sided at 5 %): images that fill their range look alike under several. Of more than `ENOUGH`
+    examples, so many that lie evenly spaced among them are looked at.
 
     Args:
         module: network in eval mode, on the device of the examples.
@@ -98,6 +103,7 @@ def choose_preprocessing(
     """
     tried: dict[str, float] = {}
     best: Choice | None = None
+    best_right = torch.empty(0)
     known = candidates(layout, examples.images.shape[1])
     if only and only not in known:
         raise InputError(f"no normalisation {only!r}: expected one of {', '.join(known)}")
@@ -106,9 +112,10 @@ def choose_preprocessing(
     for name in [only] if only else known:
         preprocessing = known[name]
         logits = forward(module, preprocessing, images, batch_size)
-        tried[name] = _accuracy(logits, labels)
-        # Strictly better: of two that score alike, the one that training used stays.
-        if torch.isfinite(logits).all() and (best is None or tried[name] > tried[best.name]):
+        right = (logits.argmax(dim=1) == labels) & torch.isfinite(logits).all(dim=1)
+        tried[name] = float(right.double().mean())
+        if torch.isfinite(logits).all() and (best is None or _better(right, best_right)):
+            best_right = right
             best = Choice(name=name, preprocessing=preprocessing, tried=tried, logits=logits)
     if best is None:
         raise InputError(
@@ -125,6 +132,7 @@ def forward(
     return torch.cat([module(preprocessing(part)) for part in torch.split(images, batch_size)])
 
 
-def _accuracy(logits: Tensor, labels: Tensor) -> float:
-    right = (logits.argmax(dim=1) == labels) & torch.isfinite(logits).all(dim=1)
-    return float(right.double().mean())
+def _better(right: Tensor, than: Tensor) -> bool:
+    """Whether bool `(N,)` is true more often than another by more than chance."""
+    gained, lost = int((right & ~than).sum()), int((than & ~right).sum())
+    return gained - lost > _BEYOND_CHANCE * math.sqrt(gained + lost)

@@ -145,6 +145,23 @@ def test_minmax_is_chosen_when_only_it_sees_the_images_rightly() -> None:
     assert choice.preprocessing == Preprocessing(scale="minmax")
 
 
+@pytest.mark.parametrize(("lost", "chosen"), [(5, "unit"), (80, "minmax")])
+def test_another_normalisation_has_to_be_better_by_more_than_chance(lost: int, chosen: str) -> None:
+    """Of 1,000 images 10 are right under minmax alone, or 120; some are right under unit alone."""
+    gained = 10 if chosen == "unit" else 120
+    images = torch.full((1000, 3, SIDE, SIDE), 0.5)
+    images[:gained] = 0.7  # 1 under minmax, where the darkest pixel is 0
+    images[:gained, :, 0, 0] = 0.0
+    labels = torch.zeros(1000, dtype=torch.int64)
+    labels[:gained] = 1
+    images[gained : gained + lost, :, 0, 0] = 0.1  # wrong under minmax
+    choice = choose_preprocessing(
+        DarkestIsZero(), Examples(images=images, labels=labels), layout="trojai-2"
+    )
+    assert choice.name == chosen
+    assert choice.tried["minmax"] > choice.tried["unit"]
+
+
 def test_a_choice_among_many_examples_looks_at_some_of_every_class() -> None:
     """Sorted by class, the first thousand would speak of one class alone."""
     images = torch.rand((4000, 3, SIDE, SIDE), generator=torch.Generator().manual_seed(0))
