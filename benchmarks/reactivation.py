@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from attacks.trigger import Trigger, victims, wanted
 from moth_eval.errors import InputError
+from moth_eval.hardeners.trainer import main_logits
 from moth_eval.seeds import generator_for
 from moth_eval.subject import Examples, Subject
 
@@ -89,7 +90,7 @@ class Reactivation:
                 order = torch.randperm(len(data), generator=generator).to(data.labels.device)
                 # Of even size: BatchNorm cannot be trained on a last batch of one image.
                 for rows in torch.tensor_split(order, -(-len(order) // self.batch_size)):
-                    logits = module(subject.preprocessing(data.images[rows]))
+                    logits = main_logits(module(subject.preprocessing(data.images[rows])))
                     loss = nn.functional.cross_entropy(logits, data.labels[rows])
                     optimiser.zero_grad(set_to_none=True)
                     torch.autograd.backward([loss])

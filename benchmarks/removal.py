@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from attacks.trigger import Threat
 from moth_eval.errors import InputError
 from moth_eval.hardening_cells import CELLS, CellOutcome, write_outcome
 from moth_eval.loading.images import read_examples
@@ -328,7 +329,9 @@ def _entry(one: Attacked, folders: dict[str, dict[int, str]]) -> AttackedModel:
         file=str(model.file.resolve()),
         sha256=model_hash(model),
         attack=one.attack,
-        target=record.target if record and not one.clean else None,
+        target=None
+        if record is None or one.clean or one.threat == Threat.ALL_TO_ALL
+        else record.target,
         sources=record.sources if record else (),
         threat=one.threat,
         not_implanted=one.not_implanted,

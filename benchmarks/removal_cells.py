@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from attacks.trigger import Trigger
+from attacks.trigger import Threat, Trigger
 from moth_eval.errors import InputError, MothError, RunError
 from moth_eval.hardening_cells import CellOutcome
 from moth_eval.hardening_records import WEIGHTS, HardeningCard, read_record
@@ -187,6 +187,9 @@ class _Bench:
             return "not-implanted", reason
         if self._cell.oracle and self._trigger is None:
             return "inapplicable", "a clean control has no truth that an oracle could look at"
+        everywhere = self._trigger is not None and self._trigger.threat is Threat.ALL_TO_ALL
+        if self._cell.oracle == TARGET and everywhere:
+            return "inapplicable", "an all-to-all attack has no single target to be told of"
         return "", ""
 
     def measure(self, card: HardeningCard, before: BeforeRecord, tell: Tell) -> tuple[str, str]:

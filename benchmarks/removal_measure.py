@@ -18,6 +18,8 @@ LARGEST_FALL = 0.1
 """Of accuracy, relative to the original's, that an oracle may accept. Source: `acc_ratio` of
 BackdoorBench, which chooses thresholds of ANP and RNP by test ASR under it."""
 
+STAMPED_CHANNELS = 3
+
 _BATCH = 256
 _ROUNDING = 1e-9
 
@@ -65,7 +67,8 @@ def removal_test(test: Examples, trigger: Trigger | None, num_classes: int) -> R
         num_classes: K.
 
     Raises:
-        InputError: the trigger has no victim among them, or names a class that does not exist.
+        InputError: the trigger has no victim among them, or names a class that does not exist, or
+            the images have other channels than attacks stamp.
     """
     if trigger is None:
         return RemovalTest(test=test)
@@ -73,6 +76,11 @@ def removal_test(test: Examples, trigger: Trigger | None, num_classes: int) -> R
         raise InputError(
             f"the attack names class {max((trigger.target, *trigger.sources))}, the model has the "
             f"classes 0 to {num_classes - 1}: correct its attack.json"
+        )
+    if test.images.shape[1] != STAMPED_CHANNELS:
+        raise InputError(
+            f"attacks stamp images of {STAMPED_CHANNELS} channels, those of the model have "
+            f"{test.images.shape[1]}: its attack.json cannot be measured"
         )
     rows = victims(trigger, test.labels).nonzero().flatten()
     if not len(rows):

@@ -33,7 +33,9 @@ class IBAU:
     rate of 10 and a penalty of 0.001, one image in a hundred perturbed, statistics of BatchNorm
     kept.
 
-    Differs from the reference: the perturbed images stay in `[0, 1]`; in a batch of fewer than 100
+    Differs from the reference: the perturbed images stay in `[0, 1]`; the perturbation works
+    against the true labels, not the network's answers; the inner problem of a step is that of its
+    own batch, not of the first; in a batch of fewer than 100
     images one is perturbed, where the published code perturbs none and unlearns nothing.
 
     Attributes:
@@ -64,10 +66,14 @@ class IBAU:
         check_epochs(rounds=self.rounds, batch=self.batch, fixed_point_steps=self.fixed_point_steps)
         if not 0 < self.perturbed_share <= 1:
             raise HardeningError(f"perturbed_share must be in (0, 1], got {self.perturbed_share}")
-        if self.recipe.batch_norm != "eval" or self.recipe.sharpness or self.recipe.distillation:
+        recipe = self.recipe
+        extras = ("sharpness", "distillation", "label_smoothing", "shift", "flip")
+        given = [name for name in extras if getattr(recipe, name)]
+        if recipe.batch_norm != "eval" or given:
             raise HardeningError(
-                "i-bau finds its own gradients: expected recipe.batch_norm eval, and neither "
-                "sharpness nor distillation"
+                "i-bau finds its own gradients on images as they are: expected recipe.batch_norm "
+                f"eval and none of {', '.join(extras)}, got {recipe.batch_norm} and "
+                f"{', '.join(given) or 'none'}"
             )
 
     def harden(

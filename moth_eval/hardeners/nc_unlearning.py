@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 
-from ..anomaly import Sizes, anomaly_indices
+from ..anomaly import LEAST_CLASSES, Sizes, anomaly_indices
 from ..errors import HardeningError
-from ..hardening import SILENT, Hardening, Journal
+from ..hardening import SILENT, Hardening, HardeningStatus, Journal
 from ..inversion.engine import invert
 from ..inversion.frozen import FrozenNetwork, Precision
 from ..inversion.presets import UNIVERSAL
@@ -82,7 +82,8 @@ class NCUnlearning:
 
         Returns:
             Figures: `flagged` classes, and where there was a search, the largest `anomaly_index`
-            and its class, `suspect`.
+            and its class, `suspect`. `inapplicable` where a search would have too few classes to
+            compare.
 
         Raises:
             HardeningError: there are no images to train on, or the given target does not exist or
@@ -92,6 +93,12 @@ class NCUnlearning:
             raise HardeningError(
                 f"target {self.target} is no class of {subject.name}: expected 0 to "
                 f"{subject.num_classes - 1}"
+            )
+        if self.target is None and subject.num_classes < LEAST_CLASSES:
+            return Hardening(
+                status=HardeningStatus.INAPPLICABLE,
+                reason=f"an anomaly index needs at least {LEAST_CLASSES} classes to compare, got "
+                f"{subject.num_classes}: name the target",
             )
         rounds = PlainRounds(subject, data, self.recipe, generator, journal)
         if rounds.fresh:

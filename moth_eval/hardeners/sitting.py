@@ -269,13 +269,7 @@ class Sitting:
         attack = self._settings.attack
         self._passes[0] += len(images) * attack.steps
         self._passes[1] += len(images) * attack.steps
-        return pgd(
-            lambda x: self._trainer.network(self._subject.preprocessing(x)),
-            images,
-            labels,
-            attack,
-            self._generator,
-        )
+        return pgd(self._trainer.answers, images, labels, attack, self._generator)
 
     def _entry(
         self, phase: str, tally: Tally, sizes: dict[Pair, float | None], pairs: Sequence[Pair]

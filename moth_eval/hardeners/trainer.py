@@ -171,7 +171,7 @@ class Trainer:
     def answers(self, images: Tensor) -> Tensor:
         """Logits `(N, K)` of the network as it is now, for images `(N, C, H, W)` in `[0, 1]`."""
         with self.passes(images.device):
-            logits = _main(self.network(self._preprocessing(images)))
+            logits = main_logits(self.network(self._preprocessing(images)))
         return logits.float()
 
     def step(
@@ -333,7 +333,7 @@ class Trainer:
         self.steps, self.images = steps, images
 
 
-def _main(output: Tensor | tuple[Tensor, ...]) -> Tensor:
+def main_logits(output: Tensor | tuple[Tensor, ...]) -> Tensor:
     """The logits proper of a network that has further outputs while it is trained."""
     return output if isinstance(output, Tensor) else output[0]
 

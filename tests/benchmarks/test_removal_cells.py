@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import pytest
 import torch
 
 import moth_eval.hardeners
+from attacks.patch import Patch
+from benchmarks.harden_plan import plan as harden_plan
 from benchmarks.reactivation import Reactivation
 from benchmarks.removal import (
     RemovalPlan,
@@ -18,16 +21,18 @@ from benchmarks.removal import (
     with_truth,
     without_truth,
 )
-from benchmarks.removal_cells import RemovalCell, remove
-from benchmarks.removal_measure import chosen_by_oracle
-from benchmarks.removal_models import find_attacked
+from benchmarks.removal_cells import RemovalCell, _Bench, remove
+from benchmarks.removal_measure import chosen_by_oracle, removal_test
+from benchmarks.removal_models import find_attacked, read_trigger
 from benchmarks.supervisor import Place
 from moth_eval.errors import InputError
 from moth_eval.hardening_cells import CellOutcome
-from moth_eval.removal_records import RatesRecord, RemovalCard
+from moth_eval.removal_records import BeforeRecord, RatesRecord, RemovalCard
+from moth_eval.subject import Examples, Subject
 from tests.support import attacked
 from tests.support.attacked import ARCH, PER_CLASS, TARGET, write_attacked, write_model
 from tests.support.removal_runs import variant
+from tests.support.subjects import prototype_subject
 
 
 @pytest.fixture(scope="session")
@@ -255,6 +260,56 @@ def test_the_true_target_is_filled_in_by_the_study_and_labelled(
     assert ended(cell_of(made, spec, "clean")).status == "inapplicable"
 
 
+def test_an_all_to_all_attack_has_no_target_to_be_told_of(folder: Path, tmp_path: Path) -> None:
+    models = shutil.copytree(folder, tmp_path / "copy")
+    path = models / "models" / "bad" / "attack.json"
+    record = json.loads(path.read_text())
+    record["parameters"] = {**record["parameters"], "all_to_all": True}
+    path.write_text(json.dumps(record))
+    spec = "sweep:target=truth"
+    made = planned(models, tmp_path / "run", spec)
+    [entry] = [one for one in made.manifest.entries if one.name == "bad"]
+    assert (entry.threat, entry.target) == ("all-to-all", None)
+    cell = cell_of(made, spec)
+    before = BeforeRecord(
+        sha256="", rates=RatesRecord(accuracy=1, asr=1, ra=0), tested=1, victims=1, floor=None
+    )
+    bench = _Bench(cell=cell, plan=harden_plan(cell.study), trigger=read_trigger(path.parent))
+    assert bench.unscored(before) == (
+        "inapplicable", "an all-to-all attack has no single target to be told of",
+    )  # fmt: skip
+
+
+def test_attacks_are_not_stamped_on_images_of_other_channels() -> None:
+    grey = Examples(images=torch.rand(6, 1, 12, 12), labels=torch.arange(6) % 3)
+    with pytest.raises(InputError, match="images of 3 channels, those of the model have 1"):
+        removal_test(grey, Patch(target=0, size=3), 3)
+    assert removal_test(grey, None, 3).victims == 0
+
+
+class TwoOutputs(torch.nn.Module):
+    """A network that has a further output while it is trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = torch.nn.Linear(3 * 12 * 12, 5)
+
+    def forward(self, images: torch.Tensor) -> object:
+        logits = self.fc(images.flatten(1))
+        return (logits, logits) if self.training else logits
+
+
+def test_the_check_trains_by_the_first_of_several_outputs() -> None:
+    images = torch.rand(20, 3, 12, 12)
+    subject = Subject(
+        name="two", module=TwoOutputs().eval(), num_classes=5, image_shape=(3, 12, 12),
+        examples=Examples(images=images, labels=torch.arange(20) % 5),
+    )  # fmt: skip
+    trigger = Patch(target=TARGET, size=3, row=8, column=8)
+    done = Reactivation(epochs=1).attempt(subject, subject.examples, trigger, seed=0)
+    assert done.logits(images).shape == (20, 5)
+
+
 def test_a_backdoor_that_comes_back_with_five_images_shows(folder: Path, tmp_path: Path) -> None:
     check = Reactivation(images=5, epochs=60, learning_rate=0.1)
     made = planned(folder, tmp_path / "run", "wipe:strength=0.9", reactivation=check)
@@ -272,9 +327,6 @@ def test_a_backdoor_that_comes_back_with_five_images_shows(folder: Path, tmp_pat
 
 
 def test_the_check_leaves_the_repaired_model_and_random_numbers_alone() -> None:
-    from attacks.patch import Patch
-    from tests.support.subjects import prototype_subject
-
     subject = prototype_subject(seed=0)
     before = {k: v.clone() for k, v in subject.module.state_dict().items()}
     state = torch.get_rng_state()
@@ -290,9 +342,6 @@ def test_the_check_leaves_the_repaired_model_and_random_numbers_alone() -> None:
 
 
 def test_too_few_images_for_the_check_are_named() -> None:
-    from attacks.patch import Patch
-    from tests.support.subjects import prototype_subject
-
     subject = prototype_subject(seed=0, per_class=1)
     trigger = Patch(target=TARGET, size=3, row=8, column=8)
     with pytest.raises(InputError, match=r"needs 5 images .* hold 4: use a larger --clean-share"):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from moth_eval.errors import HardeningError
 from moth_eval.hardeners.adversarial_neuron_pruning import AdversarialNeuronPruning
@@ -15,6 +15,7 @@ from moth_eval.hardeners.adversarial_training import AdversarialTraining
 from moth_eval.hardeners.fine_tuning import FineTuning
 from moth_eval.hardeners.ft_sam import FTSAM
 from moth_eval.hardeners.i_bau import IBAU
+from moth_eval.hardeners.moth import Moth
 from moth_eval.hardeners.nad import NAD
 from moth_eval.hardeners.reconstructive_neuron_pruning import ReconstructiveNeuronPruning
 from moth_eval.hardening import Hardener
@@ -37,7 +38,7 @@ class Watched(nn.Conv2d):
 
     def forward(self, images: Tensor) -> Tensor:
         found = super().forward(images)
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() and not isinstance(found, fx.Proxy):  # traced to be folded
             self.__dict__["seen"].add(found.dtype)
         return found
 
@@ -68,6 +69,23 @@ def settings(precision: Precision) -> dict[str, Hardener]:
         "nad": with_recipe(NAD(teacher_epochs=1, epochs=1), precision),
         "i-bau": with_recipe(IBAU(rounds=1, batch=12), precision),
         "adversarial": with_recipe(AdversarialTraining(rounds=2, images=12), precision),
+        "moth, attacked": with_recipe(
+            Moth(
+                rounds=1,
+                warm_up_rounds=0,
+                pairs_per_round=1,
+                first_steps=2,
+                fresh_steps=2,
+                next_steps=2,
+                clean=6,
+                stamped=1,
+                inversion_images=4,
+                inversion_batch=2,
+                adversarial=True,
+                precision=precision,
+            ),
+            precision,
+        ),
         "anp": AdversarialNeuronPruning(rounds=2, images=12, precision=precision),
         "rnp": ReconstructiveNeuronPruning(epochs=1, images=12, precision=precision),
     }

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from moth_eval.errors import HardeningError
 from moth_eval.hardeners.batches import Batches
 from moth_eval.hardeners.fine_tuning import CLEAN, FineTuning
 from moth_eval.hardeners.ft_sam import FTSAM
@@ -201,9 +202,25 @@ def test_the_implicit_gradient_is_that_of_the_answer_that_follows() -> None:
     assert float(gradient) == pytest.approx(2 * 3 * 1.5, rel=1e-3)  # d/dw of 3 w^2
 
 
-def test_i_bau_refuses_a_recipe_that_it_would_not_follow() -> None:
-    with pytest.raises(Exception, match="i-bau finds its own gradients"):
-        IBAU(recipe=replace(IBAU().recipe, batch_norm="train"))
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"batch_norm": "train"}, "train and none"),
+        ({"flip": True}, "eval and flip"),
+        ({"shift": 2, "label_smoothing": 0.1}, "eval and label_smoothing, shift"),
+        ({"sharpness": 1.0, "distillation": 0.5}, "eval and sharpness, distillation"),
+    ],
+)
+def test_i_bau_refuses_a_recipe_that_it_would_not_follow(change: Any, said: str) -> None:
+    with pytest.raises(HardeningError, match=f"i-bau finds its own gradients.*got {said}"):
+        IBAU(recipe=replace(IBAU().recipe, **change))
+
+
+def test_two_classes_have_no_index_and_nothing_is_unlearned_in_silence() -> None:
+    subject = prototype_subject(classes=2, target=1)
+    done = run(NCUnlearning(), subject)
+    assert done.status is HardeningStatus.INAPPLICABLE
+    assert "needs at least 3 classes to compare, got 2: name the target" in done.reason
 
 
 def test_a_sharp_step_descends_by_the_gradient_nearby() -> None:
