@@ -43,10 +43,21 @@ def anomaly_indices(sizes: Sizes) -> Sizes:
     return indices
 
 
-def no_index(num_classes: int) -> str:
-    """Why a model of fewer than `LEAST_CLASSES` classes has no anomaly index, and what has one."""
+def upward_indices(figures: Sizes) -> Sizes:
+    """How many robust standard deviations each figure lies above the median; 0 where all are equal.
+
+    Args:
+        figures: finite, of either sign, `(K,)`.
+    """
+    # Shifted so that the least spread, a share of the median, means the same for every figure.
+    scale = float(np.abs(figures - np.median(figures)).max())
+    return anomaly_indices(scale - (figures - np.median(figures))) if scale else 0 * figures
+
+
+def no_index(count: int) -> str:
+    """Why fewer than `LEAST_CLASSES` sizes have no anomaly index, and what has one."""
     return (
-        f"an anomaly index needs at least {LEAST_CLASSES} classes to compare, got {num_classes}: "
+        f"an anomaly index needs at least {LEAST_CLASSES} classes to compare, got {count}: "
         "use statistic=size"
     )
 

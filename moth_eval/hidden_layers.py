@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -34,26 +34,28 @@ class HiddenLayer:
         name: of the module in the network.
         shape: of its output for one image.
         depth: convolutions and linear layers that were passed when it was left.
+        channels_last: whether the last axis of its output is that of the channels, not the first.
     """
 
     name: str
     shape: tuple[int, ...]
     depth: int
+    channels_last: bool = False
 
     @property
     def channel_axis(self) -> int:
-        """Axis of the channels in a batch of outputs: 1 for maps, the last for all else."""
-        return 1 if len(self.shape) == 3 else -1
+        """Axis of the channels in a batch of outputs: 1 or -1."""
+        return -1 if self.channels_last else 1
 
     @property
     def channels(self) -> int:
         """How many channels it has."""
-        return self.shape[0] if len(self.shape) == 3 else self.shape[-1]
+        return self.shape[-1] if self.channels_last else self.shape[0]
 
     @property
     def spatial(self) -> bool:
         """Whether it puts out maps of more than one pixel."""
-        return len(self.shape) == 3 and self.shape[1] * self.shape[2] > 1
+        return len(self.shape) == 3 and torch.Size(self.shape).numel() > self.channels
 
 
 class OpenNetwork:
@@ -167,15 +169,22 @@ class OpenNetwork:
         """
         seen: list[HiddenLayer] = []
         passed = 0
+        made: list[_Channels] = []
         handles: list[RemovableHandle] = []
 
         def watch(name: str, module: nn.Module) -> None:
             def note(_: nn.Module, __: object, output: object) -> None:
                 nonlocal passed
                 passed += isinstance(module, WEIGHTED)
+                made.extend(_channels_of(module))
                 if isinstance(output, Tensor) and output.ndim > 1 and len(output) == 1:
                     shape = tuple(output.shape[1:])
-                    seen.append(HiddenLayer(name=name, shape=shape, depth=passed))
+                    seen.append(
+                        HiddenLayer(
+                            name=name, shape=shape, depth=passed,
+                            channels_last=_channels_last(shape, made),
+                        )
+                    )  # fmt: skip
 
             handles.append(module.register_forward_hook(note))
 
@@ -241,6 +250,41 @@ class OpenNetwork:
         except Exception:  # see is_cut
             return False
         return _equal(found, wanted)
+
+
+@dataclass(frozen=True)
+class _Channels:
+    """How many channels a module with weights puts out, and whether along the last axis."""
+
+    count: int
+    last: bool
+
+
+def _channels_of(module: nn.Module) -> Iterator[_Channels]:
+    if isinstance(module, nn.Linear):
+        yield _Channels(module.out_features, last=True)
+    if isinstance(module, nn.LayerNorm):
+        yield _Channels(module.normalized_shape[-1], last=True)
+    if isinstance(module, CONVOLUTIONS):
+        yield _Channels(module.out_channels, last=False)
+    if isinstance(module, (*BATCH_NORMS, nn.InstanceNorm2d)):
+        yield _Channels(module.num_features, last=False)
+    if isinstance(module, nn.GroupNorm):
+        yield _Channels(module.num_channels, last=False)
+
+
+def _channels_last(shape: tuple[int, ...], made: Sequence[_Channels]) -> bool:
+    """Where the channels of an output lie: where as many are as weights made, the latest first.
+
+    What turns axes has no weights, so that an axis alone cannot tell. Where both ends are as long,
+    they lie as those weights left them; where no weights made so many, first in maps and last in
+    all else.
+    """
+    for one in reversed(made):
+        first, last = shape[0] == one.count, shape[-1] == one.count
+        if first or last:
+            return one.last if first and last else last
+    return len(shape) != 3
 
 
 def noise_like(network: OpenNetwork, count: int, generator: torch.Generator) -> Tensor:

@@ -102,7 +102,7 @@ class FeatureRE:
         rows = spread(
             labels, self.images, torch.Generator().manual_seed(derive_seed(base, "images"))
         )
-        trained, held = rows[::2], rows[1::2]
+        trained, held = _halves(labels, rows)
         classes = [
             label
             for label in sorted(set(labels[trained].tolist()))
@@ -119,6 +119,14 @@ class FeatureRE:
         missing = subject.num_classes - len(classes)
         reason = f"{missing} of {subject.num_classes} classes have no images" if missing else ""
         return _judged(found, reason, _cost(network))
+
+
+def _halves(labels: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Every other image of each class to train on, and the rest; the first half of an odd one."""
+    behind = torch.zeros(len(rows), dtype=torch.bool)
+    for label in sorted(set(labels[rows].tolist())):
+        behind[(labels[rows] == label).nonzero().flatten()[1::2]] = True
+    return rows[~behind], rows[behind]
 
 
 class _Pool:

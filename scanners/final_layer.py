@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from moth_eval.anomaly import LEAST_CLASSES, anomaly_indices
+from moth_eval.anomaly import LEAST_CLASSES, upward_indices
 from moth_eval.errors import ScanError
 from moth_eval.hardeners.flow import CONVOLUTIONS, flow_of
 from moth_eval.scan import Cost, Evidence, Scan, Status
@@ -154,13 +154,6 @@ def row_figures(weight: Tensor, bias: Tensor | None) -> dict[str, Figures]:
     if bias is not None:
         figures["bias"] = (bias - bias.mean()).double().numpy()
     return figures
-
-
-def upward_indices(figures: Figures) -> Figures:
-    """How many robust standard deviations each figure lies above the median."""
-    # Shifted so that the least spread, a share of the median, means the same for every figure.
-    scale = float(np.abs(figures - np.median(figures)).max())
-    return anomaly_indices(scale - (figures - np.median(figures))) if scale else 0 * figures
 
 
 def _judged(figures: dict[str, Figures], layer: str, cost: Cost) -> Scan:

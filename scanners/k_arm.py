@@ -94,6 +94,12 @@ class KArm:
         * sizes are relative to the image; the published bounds are those of 224 pixels, so no cut
           is claimed;
         * a trigger counts only if its success rate holds on all images of its arm;
+        * `global_share` is of the images of other classes, not of all;
+        * a visit is a short inversion by `presets.SHORT`, whose cost of size moves faster, and a
+          pair starts as every other arm does;
+        * arms are dropped by success rate alone, and the budget alone ends the scan;
+        * there are half as many arms as visits at most, the likeliest, so that some can be visited
+          again;
         * the score of a pair is the smaller of two logarithms: of the image over its trigger,
           and of the trigger of the way back over its own.
 
@@ -156,16 +162,19 @@ class KArm:
         base = int(torch.randint(2**62, (), generator=generator))
         network = FrozenNetwork(subject)
         guesses = network.logits(images).softmax(1).cpu()
-        arms = self.screened(guesses, labels)
+        suspicions = self.screened(guesses, labels)
+        arms = suspicions[: max(1, self.rounds * self.arms_at_once // 2)]
         pixels = float(subject.image_shape[1] * subject.image_shape[2])
         tried = [_Progress(arm=arm, images=_images_of(arm, labels)) for arm in arms]
         self._explore(network, images, tried, pixels, base)
         back = self._ways_back(network, images, labels, tried, base)
         cost = Cost(forward_passes=network.forward_passes, backward_passes=network.backward_passes)
-        return self._judged(tried, back, pixels, cost)
+        return self._judged(tried, back, pixels, cost, left_out=len(suspicions) - len(arms))
 
     def screened(self, guesses: Tensor, labels: Tensor) -> list[Arm]:
-        """The arms that are worth a visit; beside the likeliest, pairs if no class is one for all.
+        """The arms that are worth a visit, likeliest first; pairs if no class is one for all.
+
+        The likeliest classes come before pairs.
 
         Args:
             guesses: probabilities `(N, K)` of clean images.
@@ -194,8 +203,8 @@ class KArm:
         found = [arm for share, arm in everywhere if share >= self.global_share]
         if not found:
             found = _few_per_target([arm for share, arm in pairs if share >= self.local_share])
-        likely = [arm for _, arm in everywhere[: self.least_arms] if arm not in found]
-        return found + likely
+        likely = [arm for _, arm in everywhere[: self.least_arms]]
+        return list(dict.fromkeys(likely + found))
 
     def _explore(
         self,
@@ -272,6 +281,8 @@ class KArm:
         back: dict[Arm, _Progress],
         pixels: float,
         cost: Cost,
+        *,
+        left_out: int,
     ) -> Scan:
         scores = {one.arm: _score(one, back.get(one.arm), pixels) for one in tried}
         suspect = max(tried, key=lambda one: scores[one.arm], default=None)
@@ -285,11 +296,16 @@ class KArm:
             )
             for arm, way in sorted(back.items(), key=lambda at: -scores[at[0]])
         )
-        reason = "" if works else "no arm has a trigger that works"
+        reasons = [] if works else ["no arm has a trigger that works"]
+        if left_out:
+            reasons.append(
+                f"{left_out} of {len(tried) + left_out} suspicions are beyond half the budget of "
+                "visits and were not looked at: raise rounds"
+            )
         return Scan(
             status=Status.SCORED,
             score=scores[suspect.arm] if suspect is not None else 0.0,
-            reason=reason if tried else "the pre-screening leaves no arm",
+            reason="; ".join(reasons) if tried else "the pre-screening leaves no arm",
             target=suspect.arm.target if works and suspect else None,
             source=suspect.arm.source if works and suspect else None,
             triggers=tuple(trigger_of(shown) for one in tried if (shown := one.best or one.latest)),

@@ -13,7 +13,7 @@ import torch
 from scipy.stats import gamma
 from torch import Tensor
 
-from moth_eval.anomaly import anomaly_indices
+from moth_eval.anomaly import upward_indices
 from moth_eval.errors import ScanError
 from moth_eval.hidden_layers import OpenNetwork
 from moth_eval.scan import Cost, Evidence, PublishedRule, Scan, Status
@@ -157,7 +157,7 @@ class MaximumMargin:
         order = np.argsort(-margins)
         return Scan(
             status=Status.SCORED,
-            score=surprise(margins) if by_p else float(anomaly_indices(-margins).max()),
+            score=surprise(margins) if by_p else float(upward_indices(margins).max()),
             target=target,
             evidence=tuple(
                 Evidence(what="largest margin (logits)", value=float(margins[c]), target=int(c))

@@ -147,15 +147,23 @@ class NeuralCleanse:
             triggers=triggers,
         )
 
-    def _by_index(self, triggers: tuple[Trigger, ...], shape: tuple[int, int, int]) -> Scan:
-        rule = PublishedRule(
+    def _rule(self, sizes: int) -> PublishedRule:
+        return PublishedRule(
             name="anomaly index",
             threshold=self.cut,
-            false_alarm_rate=false_alarm_rate(len(triggers), self.cut),
+            false_alarm_rate=false_alarm_rate(sizes, self.cut),
             source="Neural Cleanse (2019); false alarms simulated for "
-            f"{len(triggers)} independent normal trigger sizes",
+            f"{sizes} independent normal trigger sizes",
         )
+
+    def _by_index(self, triggers: tuple[Trigger, ...], shape: tuple[int, int, int]) -> Scan:
+        logarithms = self.statistic == "log-index"
+        rule = None if logarithms else self._rule(len(triggers))
         missing, remark = sum(not t.valid for t in triggers), remark_on(triggers, self.success_rate)
+        if len(triggers) < LEAST_CLASSES:
+            return Scan(
+                status=Status.INCONCLUSIVE, reason=no_index(len(triggers)), triggers=triggers
+            )
         if 2 * missing >= len(triggers):
             return Scan(
                 status=Status.INCONCLUSIVE,
@@ -165,7 +173,6 @@ class NeuralCleanse:
             )
         ceiling = float(shape[1] * shape[2])
         sizes = np.array([t.size if t.valid else ceiling for t in triggers])
-        logarithms = self.statistic == "log-index"
         indices = anomaly_indices(np.log1p(sizes) if logarithms else sizes)
         suspect = triggers[int(np.argmax(indices))]
         return Scan(

@@ -126,6 +126,9 @@ class Pixel:
         missing = sum(not trigger.valid for trigger in triggers)
         remark = remark_on(triggers, self.success_rate)
         by_index = self.statistic != "size"
+        if by_index and len(triggers) < LEAST_CLASSES:
+            remark = no_index(len(triggers))
+            return Scan(status=Status.INCONCLUSIVE, reason=remark, triggers=triggers)
         if missing == len(triggers) or (by_index and 2 * missing >= len(triggers)):
             return Scan(status=Status.INCONCLUSIVE, reason=remark, triggers=triggers)
         pixels = float(shape[1] * shape[2])

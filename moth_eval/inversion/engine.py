@@ -197,9 +197,14 @@ def _step(
 
 
 def _learning_rate(steps: Tensor, schedule: Schedule) -> Tensor:
-    """Learning rates `(R,)` after these many steps: a cosine from first to last."""
+    """Learning rates `(R,)` after these many steps: a cosine from first to last, then the last."""
     low, high = schedule.final_learning_rate, schedule.learning_rate
-    return low + (high - low) * (1 + torch.cos(steps * (math.pi / schedule.steps))) / 2
+    return (
+        low
+        + (high - low)
+        * (1 + torch.cos(steps.clamp(max=schedule.steps) * (math.pi / schedule.steps)))
+        / 2
+    )
 
 
 def _result(
@@ -221,14 +226,16 @@ def _result(
     if schedule.trim and rate >= wanted:
         holds = partial(measure, at_least=wanted)
         trigger, rate = _trimmed(trigger, rate, objective, holds, wanted)
+    works = valid or rate >= wanted
     mask, pattern = (torch.nan_to_num(part) for part in objective.render(trigger))
     return Inversion(
         problem=problem,
         mask=mask[0].cpu(),
         pattern=pattern[0].cpu(),
-        size=float(mask.sum()) if not valid else float(objective.size(trigger)[0]),
+        # What does not work may have no finite size of its own.
+        size=float(objective.size(trigger)[0]) if works else float(mask.sum()),
         asr=rate,
-        valid=valid or rate >= schedule.success_rate,
+        valid=works,
         steps=int(rows.steps[row]),
         cost=float(rows.controller.cost[row]),
     )

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from moth_eval.anomaly import anomaly_indices, false_alarm_rate
+from moth_eval.anomaly import anomaly_indices, false_alarm_rate, upward_indices
 
 
 def test_the_index_is_that_of_the_published_formula() -> None:
@@ -34,3 +34,12 @@ def test_the_cut_of_two_alarms_as_often_as_an_independent_simulation_says(
 
 def test_a_higher_cut_alarms_less_often() -> None:
     assert false_alarm_rate(10, 3.84) == pytest.approx(0.05, abs=0.01)
+
+
+@pytest.mark.parametrize("place", [-100.0, 0.0, 100.0])
+def test_figures_of_either_sign_have_the_same_upward_index(place: float) -> None:
+    figures = np.array([1.0, 2.0, 4.0, 9.0, 3.0]) + place
+    assert upward_indices(figures)[3] == pytest.approx(6 / 1.4826)  # median 3, spread 1
+    assert upward_indices(np.full(4, place)).tolist() == [0] * 4
+    alike = upward_indices(np.array([2.0, 2.0, 2.0, 2.0, 9.0]) + place)
+    assert alike.tolist() == pytest.approx([0, 0, 0, 0, 100])

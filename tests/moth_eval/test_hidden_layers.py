@@ -106,6 +106,32 @@ def test_layers_count_what_has_weights_and_end_before_the_last_of_them(
     assert (layers["after"].channels, layers["after"].channel_axis) == (5, 1)
 
 
+@pytest.mark.parametrize("name", ["convnext_tiny", "swin_v2_t"])
+def test_channels_are_found_where_axes_are_turned(name: str) -> None:
+    """ConvNeXt turns its maps within a block, Swin keeps channels last throughout."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module = models.get_model(name, num_classes=5).eval()
+    images = torch.rand(2, 3, 64, 96)
+    subject = Subject(
+        name=name, module=module, num_classes=5, image_shape=(3, 64, 96),
+        examples=Examples(images=images, labels=torch.tensor([0, 1])),
+    )  # fmt: skip
+    network = OpenNetwork(subject, images_at_once=2)
+    layers = {layer.name: layer for layer in network.layers()}
+    # What biases attention by position is no map of the image.
+    maps = [one for one in layers.values() if len(one.shape) == 3 and "cpb" not in one.name]
+    widths = {96, 192, 384, 768, 4 * 96, 4 * 192, 4 * 384, 4 * 768}
+    assert {layer.channels for layer in maps} <= widths
+    turned = {layer.name for layer in maps if layer.channel_axis == -1}
+    if name == "convnext_tiny":
+        assert {"features.1.0.block.3", "features.1.0.block.4"} <= turned  # linear, and its GELU
+        assert not {"features.0.0", "features.0.1", "features.1.0.block.0", "features.1.0"} & turned
+    else:
+        assert {"features.1.0", "features.1.0.mlp.0", "features.2.reduction"} <= turned
+        assert "features.0.0" not in turned
+
+
 def test_passes_are_counted_with_those_that_start_inside(network: OpenNetwork) -> None:
     network.logits(torch.rand((3, 3, 6, 6)))
     network.resumed("after", torch.rand((4, 5, 6, 6)))

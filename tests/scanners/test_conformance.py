@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from copy import deepcopy
 
 import pytest
+import torch
 from torch import Tensor, nn
 
 from moth_eval.conformance import Check, scanner_checks
@@ -56,3 +58,35 @@ def test_a_network_that_raises_is_a_failed_scan_with_its_reason(scanner: Scanner
 def test_the_subject_that_it_sees_holds_no_ground_truth() -> None:
     names = {field.name for field in dataclasses.fields(Subject)}
     assert not {"truth", "poisoned", "label", "ground_truth", "trigger"} & names
+
+
+class Counting(nn.Module):
+    """A network that counts the images it is given, and that cannot be traced into others."""
+
+    def __init__(self, network: nn.Module, counts: list[int]) -> None:
+        super().__init__()
+        self.network = network
+        self.__dict__["counts"] = counts
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Counting:
+        return Counting(deepcopy(self.network), self.__dict__["counts"]).eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        if len(images) > 0:  # a tracer cannot know
+            self.__dict__["counts"].append(len(images))
+        logits: Tensor = self.network(images)
+        return logits
+
+
+@pytest.mark.parametrize("name", ["nc", "pixel", "k-arm", "cso", "filters"])
+def test_passes_that_are_counted_are_the_passes_that_are_made(name: str) -> None:
+    """Public code runs the network twice per step and tells of one."""
+    counts = list[int]()
+    counted = dataclasses.replace(SUBJECT, module=Counting(SUBJECT.module, counts).eval())
+    scanner = resolve(name, SCANNERS, ENTRY_POINTS)()
+    assert isinstance(scanner, Scanner)
+    result = scanner.scan(counted, generator=torch.Generator().manual_seed(0))
+    assert result.status is Status.SCORED
+    # A few images more, by which memory is measured.
+    assert sum(counts) == pytest.approx(result.cost.forward_passes, rel=0.02, abs=20)
+    assert result.cost.forward_passes >= result.cost.backward_passes > 1000

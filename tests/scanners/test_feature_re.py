@@ -5,14 +5,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from moth_eval.errors import ScanError
 from moth_eval.hidden_layers import OpenNetwork, noise_like
 from moth_eval.runner import run_scan
 from moth_eval.scan import Scan, Status
 from moth_eval.subject import Subject
-from scanners.feature_re import FeatureRE, _last_features, _Pool, _Training
+from scanners.feature_re import FeatureRE, _halves, _last_features, _Pool, _Training
 from tests.support.subjects import prototype_subject
 from tests.support.trained import CLASSES, trained_subject
 
@@ -114,6 +114,30 @@ def test_features_are_the_last_maps_of_more_than_one_pixel() -> None:
         layer = _last_features(network, noise)
         assert layer is not None
         assert layer.name == name
+
+
+@pytest.mark.parametrize("labels", [torch.arange(100) % 10, torch.arange(9) % 3, torch.arange(6)])
+def test_both_halves_hold_every_class_whatever_the_order_of_images(labels: Tensor) -> None:
+    """By position alone, images that alternate between classes would lose half of them."""
+    rows = torch.arange(len(labels))
+    trained, held = _halves(labels, rows)
+    assert sorted([*trained.tolist(), *held.tolist()]) == rows.tolist()
+    counts = torch.bincount(labels)
+    assert torch.equal(torch.bincount(labels[trained]), (counts + 1) // 2)
+    assert torch.equal(torch.bincount(labels[held], minlength=len(counts)), counts // 2)
+
+
+def test_images_that_alternate_between_classes_leave_none_out() -> None:
+    subject = trained_subject(2)
+    order = torch.arange(len(subject.examples)).view(CLASSES, -1).T.flatten()
+    examples = replace(
+        subject.examples,
+        images=subject.examples.images[order],
+        labels=subject.examples.labels[order],
+    )
+    scan = scanned(replace(subject, examples=examples))
+    assert scan.reason == ""
+    assert {e.target for e in scan.evidence} == set(range(CLASSES))
 
 
 def test_classes_without_images_are_said_to_be_left_out() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -67,6 +68,23 @@ def test_the_likeliest_classes_are_arms_whatever_the_screening_says() -> None:
     beside = KArm(least_arms=2).screened(*guesses({0: 2, 1: 2, 3: 2, 4: 2}))
     assert [arm.source for arm in beside] == [None, None]
     assert beside[0].target == 2
+
+
+def test_the_likeliest_classes_come_before_pairs() -> None:
+    """With 43 classes there may be more pairs than visits."""
+    probabilities, labels = guesses({1: 2})
+    probabilities[labels != 1] += (
+        torch.rand((40, 5), generator=torch.Generator().manual_seed(0)) * 0.1
+    )
+    arms = KArm(least_arms=2).screened(probabilities, labels)
+    assert [arm.source for arm in arms] == [None, None, 1]
+
+
+def test_suspicions_beyond_half_the_budget_are_said_to_be_left_out() -> None:
+    found = scan(prototype_subject(classes=5), rounds=2, arms_at_once=2, least_arms=5)
+    assert re.search(r"[1-9] of [1-9] suspicions are beyond half the budget", found.reason)
+    assert len(found.triggers) == 2
+    assert "budget" not in scan(prototype_subject(classes=5), rounds=8, arms_at_once=2).reason
 
 
 def test_without_any_arm_the_score_is_the_lowest_and_says_why() -> None:

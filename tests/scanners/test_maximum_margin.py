@@ -45,6 +45,19 @@ def test_a_planted_backdoor_scores_above_its_clean_twin_and_its_target_is_named(
     assert planted.score > planted.rule.threshold
 
 
+def test_every_class_is_climbed_to() -> None:
+    """Public code looks at the first five classes."""
+    found = scan(prototype_subject(classes=8, target=7), restarts=2)
+    assert sorted(e.target for e in found.evidence if e.target is not None) == list(range(8))
+    assert found.target == 7
+
+
+def test_margins_that_are_all_alike_have_an_index_of_0() -> None:
+    """As of a network that returns probabilities, which all saturate."""
+    found = scan(linear_subject(torch.zeros(5, 2)), steps=5, restarts=1, statistic="index")
+    assert (found.status, found.score) == (Status.SCORED, 0.0)
+
+
 def test_the_statistic_is_the_largest_margin_that_the_unit_box_allows() -> None:
     # Class 0 wins by 3 a + b at most; class 2 by its bias alone.
     rows = torch.tensor([[3.0, 1.0], [0.0, 0.0], [-1.0, -1.0], [0.0, -2.0]])

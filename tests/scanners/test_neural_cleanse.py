@@ -73,6 +73,19 @@ def test_the_size_statistic_compares_models_and_has_no_published_cut() -> None:
     assert judged(None, None, None, scanner=scanner).status is Status.INCONCLUSIVE
 
 
+def test_only_the_index_of_sizes_has_the_published_cut() -> None:
+    sizes = (40.0, 11.0, 52.0, 47.0, 60.0)
+    assert judged(*sizes).rule is not None
+    assert judged(*sizes, scanner=NeuralCleanse(statistic="log-index")).rule is None
+
+
+def test_two_triggers_are_too_few_for_an_index() -> None:
+    """Pairs of three classes with images of one class alone."""
+    scan = judged(40.0, 11.0)
+    assert scan.status is Status.INCONCLUSIVE
+    assert "needs at least 3 classes to compare, got 2" in scan.reason
+
+
 def test_a_statistic_that_is_none_is_refused() -> None:
     with pytest.raises(ScanError, match="statistic must be one of index, log-index, size"):
         NeuralCleanse(statistic="mean")  # type: ignore[arg-type]

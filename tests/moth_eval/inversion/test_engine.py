@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from moth_eval.errors import ScanError
+from moth_eval.inversion.colour_filter import ColourFilter
 from moth_eval.inversion.engine import invert, success_rate
 from moth_eval.inversion.frozen import FrozenNetwork, fold_batch_norm, freeze
 from moth_eval.inversion.objective import MaskAndPattern, Objective
@@ -336,6 +337,37 @@ def test_a_trimmed_trigger_is_weaker_and_still_holds(subject: Subject) -> None:
         assert other.asr >= 0.9 - 1e-6
         torch.testing.assert_close(one.pattern, other.pattern)
     assert sum(r.size for r in trimmed) < sum(r.size for r in plain)
+
+
+def test_a_filter_that_only_the_last_measurement_finds_to_work_has_its_own_size(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its parameters are no mask whose sum would mean anything."""
+    monkeypatch.setattr(Rows, "settle", lambda self, how, *_: (self.steps >= how.steps).cpu())
+    rows = (subject.examples.labels == 2).nonzero().flatten()
+    problem = Problem(target=2, images=rows, seed=0)  # its own class: anything works
+    palette = subject.examples.images[:4].permute(0, 2, 3, 1).reshape(-1, 3)
+    for objective in (ColourFilter(palette=palette), MaskAndPattern()):
+        [found] = invert(
+            FrozenNetwork(subject), subject.examples.images, [problem],
+            replace(SCHEDULE, steps=20), objective=objective,
+        )  # fmt: skip
+        assert found.valid
+        if isinstance(objective, ColourFilter):
+            assert found.size == pytest.approx(float(objective.size((found.mask,))[0]), rel=1e-4)
+            assert found.size != pytest.approx(float(found.mask.sum()), rel=0.1)
+        else:
+            assert found.size == pytest.approx(float(found.mask.sum()), rel=1e-4)
+
+
+def test_masks_and_patterns_start_uniform() -> None:
+    """Not at a logit's 0 to 1, nor at ones, as public code has it."""
+    how = MaskAndPattern()
+    start = how.initial((3, 40, 40), torch.Generator().manual_seed(0))
+    for part in how.render(tuple(one[None] for one in start)):
+        assert float(part.mean()) == pytest.approx(0.5, abs=0.05)
+        assert float(part.std()) == pytest.approx(12**-0.5, abs=0.02)
+        assert (float(part.min()), float(part.max())) == pytest.approx((0, 1), abs=0.01)
 
 
 @pytest.mark.parametrize("how", [MaskAndPattern(), SignedPixels(), SquarePatch(side=3)])
