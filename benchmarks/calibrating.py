@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from moth_eval.errors import InputError
-from moth_eval.records import RunManifest, ScanRecord
+from moth_eval.records import RESULT_VERSION, RunManifest, ScanRecord
 from moth_eval.scan_calibration import (
     CalibratedScanner,
     Calibration,
@@ -48,6 +48,7 @@ def calibration_of(
         seed=manifest.seed,
         device=manifest.device,
         versions=manifest.versions,
+        result_version=RESULT_VERSION,
         scanners={
             name: CalibratedScanner(
                 parameters=manifest.scanners[name],

@@ -67,10 +67,10 @@ def infer(wish: Detection) -> tuple[float, ScanRecord]:
     """
     if not wish.model.is_file():
         raise InputError(f"{wish.model} is not there: expected a model file (--model_filepath)")
+    curve = read_learned(wish.learned, wish.settings.infer_scanner)
     [record] = _scanned(
         wish.model, wish.examples, wish.scratch, wish.settings, wish.architecture, wish.device
     )
-    curve = read_learned(wish.learned)
     found = UNDECIDED
     if record.score is not None:
         found = probability(record.score, wish.settings, curve or stated(wish.settings, record))
@@ -138,6 +138,7 @@ def configure(
             f"{models}: expected two scored models of either kind with known truth, got "
             f"{labels.count(0)} clean and {labels.count(1)} poisoned"
         )
+    shutil.rmtree(study.run, ignore_errors=True)
     curve = fit_logistic([score for score, _ in known], labels)
     write_learned(learned, curve, settings)
     return curve, len(known)

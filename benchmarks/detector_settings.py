@@ -60,15 +60,22 @@ def read_metaparameters(path: Path | None) -> Metaparameters:
         ) from error
 
 
-def read_learned(folder: Path | None) -> Logistic | None:
+def read_learned(folder: Path | None, scanner: str) -> Logistic | None:
     """The curve that `configure` learned; None if there is none.
 
     Raises:
-        InputError: the file is damaged.
+        InputError: the file is damaged, or the curve is that of another scanner.
     """
     path = None if folder is None else folder / LEARNED
     if path is None or not path.is_file():
         return None
+    beside = path.with_name(METAPARAMETERS)
+    of = read_metaparameters(beside).infer_scanner if beside.is_file() else scanner
+    if of != scanner:
+        raise InputError(
+            f"{path} was learned with infer_scanner {of}, the metaparameters name {scanner}: the "
+            "scores have nothing in common; run configure again"
+        )
     try:
         found = json.loads(_content(path))
         return Logistic(slope=float(found["slope"]), intercept=float(found["intercept"]))

@@ -20,7 +20,10 @@ class LedgerWriter:
         """Open a new file in the run folder's ledger; its name sorts after all earlier ones."""
         folder = run / LEDGER
         folder.mkdir(parents=True, exist_ok=True)
-        name = f"{time.time_ns():020d}-{os.getpid()}-{uuid.uuid4().hex[:8]}.jsonl"
+        # A clock may have been set back.
+        latest = max((_began(path) for path in folder.glob("*.jsonl")), default=0)
+        began = max(time.time_ns(), latest + 1)
+        name = f"{began:020d}-{os.getpid()}-{uuid.uuid4().hex[:8]}.jsonl"
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL
         self._file = os.open(folder / name, flags, 0o644)
 
@@ -71,3 +74,9 @@ class LedgerWriter:
         if written != len(content):
             raise OSError(f"the disk took {written} of {len(content)} bytes of a ledger line")
         os.fsync(self._file)
+
+
+def _began(path: Path) -> int:
+    """When a ledger file was begun, by its name (ns); 0 if it does not say."""
+    word = path.name.partition("-")[0]
+    return int(word) if word.isdecimal() else 0

@@ -105,6 +105,8 @@ def _scan_differences(old: RunManifest, new: RunManifest) -> list[Difference]:
     for entry in new.entries:
         before = here.get(entry.name, entry)
         pairs.append((f"model {entry.name}, of hash", before.sha256, entry.sha256))
+        if before.truth and entry.truth:
+            pairs.append((f"model {entry.name}, of truth", before.truth, entry.truth))
     return pairs
 
 
@@ -153,17 +155,27 @@ def _cell_differences(same: Sequence[str], old: C, new: C) -> list[Difference]:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy every file that is not there yet; a file that is there has the same content."""
+    """Copy every file that is not there yet; one that is has the same content, or goes on."""
     for path in _files(source):
         there = target / path.relative_to(source)
         if there.exists():
-            if there.read_bytes() != path.read_bytes() and path.suffix != ".lock":
+            if _goes_on(path, there):
+                write_whole(there, path.read_bytes())
+            elif there.read_bytes() != path.read_bytes() and path.suffix not in (".lock", ".log"):
                 raise RunError(
                     f"{path} and {there} differ, though they are to be the same: merge into a new "
                     "folder, and leave one of the runs out"
                 )
             continue
         write_whole(there, path.read_bytes())
+
+
+def _goes_on(path: Path, there: Path) -> bool:
+    """Whether a ledger file has more lines than its copy of an earlier merge, or a log does."""
+    if path.suffix not in (".jsonl", ".log"):
+        return False
+    new, old = path.read_bytes(), there.read_bytes()
+    return len(new) > len(old) and (path.suffix == ".log" or new.startswith(old))
 
 
 def _copy_cells(source: Path, target: Path) -> None:

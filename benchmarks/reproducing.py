@@ -116,9 +116,11 @@ def _scan(run: Path, name: str) -> Cell:
         options["examples"] = manifest.examples
 
     def figures(folder: Path) -> dict[str, Value]:
-        for record in RunFolder(folder).records().values():
-            if (record.model, record.scanner) == (model, scanner):
-                return _scan_figures(record)
+        at = RunFolder(folder)
+        [entry] = [one for one in at.manifest().entries if one.name == model]
+        record = at.records().get(entry.keys.get(scanner, ""))
+        if record is not None:
+            return _scan_figures(record)
         raise InputError(f"{folder}: {model} under {scanner} has no result")
 
     return Cell(command="trojai", options=options, figures=figures)

@@ -42,8 +42,10 @@ def read_rounds(
     truth: dict[str, Truth] = {}
     for one in rounds:
         for model in one.models:
-            folder = f"{model.file.parent.name}-" if counts[model.name] > 1 else ""
-            name = f"{folder}{model.name}"
+            folder = model.file.parent
+            if folder.name == model.name:  # the rounds' folders tell them apart then
+                folder = one.path.resolve()
+            name = f"{folder.name}-{model.name}" if counts[model.name] > 1 else model.name
             if name in models:
                 raise InputError(
                     f"two models are called {name!r}, {models[name].file} and {model.file}: name "

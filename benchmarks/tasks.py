@@ -17,6 +17,7 @@ from moth_eval.loading.rounds import RoundModel
 from moth_eval.log import figures
 from moth_eval.machine import lack_of_memory
 from moth_eval.records import (
+    RESULT_VERSION,
     TRIGGERS,
     EvidenceRecord,
     RuleRecord,
@@ -36,10 +37,6 @@ if TYPE_CHECKING:
     from .supervisor import Place, Tell
 
 LOG = logging.getLogger(__name__)
-
-RESULT_VERSION = 2
-"""Raised when the same task would give another result than before."""
-
 
 MOST_TRIGGERS = 64
 """Inverted triggers kept as pixels, smallest first; sizes and success rates are kept for all."""
@@ -315,9 +312,10 @@ def _evidence_arrays(evidence: tuple[Evidence, ...]) -> dict[str, Any]:
 def file_name(text: str) -> str:
     """A name that is safe as a file name: other characters become `_`, long ones are hashed."""
     safe = "".join(c if c.isalnum() or c in "-_.=" else "_" for c in text).lstrip(".")
-    if safe == text and len(safe) <= 100:
+    if safe == text and len(safe.encode()) <= 100:
         return safe
-    return f"{safe[:80]}-{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()[:8]}"
+    short = safe.encode()[:80].decode(errors="ignore")
+    return f"{short}-{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()[:8]}"
 
 
 def parse_scanner(spec: str) -> tuple[str, dict[str, Any]]:

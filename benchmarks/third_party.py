@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +45,10 @@ MOST_TOLD = 2000
 
 
 def parse_detector(command: str) -> dict[str, Any]:
-    """The parameters of a detector's task: the words of its command line.
+    """The parameters of a detector's task: the words of its command line, and the files they name.
+
+    A detector works in a folder of its own, so that paths are made absolute. Its files are hashed:
+    one that is changed is another detector.
 
     Raises:
         InputError: there is no such program.
@@ -59,7 +62,21 @@ def parse_detector(command: str) -> dict[str, Any]:
             f"--detector {command!r}: expected a program and its arguments, got no program that is "
             "there"
         )
-    return {"command": words}
+    words = [_absolute(words[0], program=True), *(_absolute(word) for word in words[1:])]
+    files = {word.rpartition("=")[2]: "" for word in words}
+    hashes = {name: sha256_of(Path(name)) for name in files if Path(name).is_file()}
+    return {"command": words, "files": hashes}
+
+
+def _absolute(word: str, *, program: bool = False) -> str:
+    """A word with the path that it is, or that follows its last `=`, made absolute if it is there.
+
+    A bare name of a program is looked for on the path for programs, wherever it is run.
+    """
+    option, equals, path = word.rpartition("=")
+    if (program and os.sep not in word) or not path or not Path(path).exists():
+        return word
+    return f"{option}{equals}{Path(path).absolute()}"
 
 
 def run_detector(task: Task) -> dict[str, Any]:
@@ -122,8 +139,9 @@ def _run_in(folder: Path, task: Task) -> dict[str, Any]:
 def _called(words: Sequence[str], scratch: Path, task: Task) -> int:
     """Run the command; the signal that ended it, or 0."""
     environment = dict(os.environ)
-    kind, _, number = task.device.partition(":")
-    environment["CUDA_VISIBLE_DEVICES"] = (number or "0") if kind == "cuda" else ""
+    # A program finds the modules that lie beside it; ours must not, see own_code.
+    environment.pop("PYTHONSAFEPATH", None)
+    environment["CUDA_VISIBLE_DEVICES"] = _visible_gpu(task.device, environment)
     with (scratch.parent / "output").open("w+b") as output:
         ended = subprocess.run(  # noqa: S603 - the command is the caller's own
             words, cwd=scratch, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
@@ -139,6 +157,19 @@ def _called(words: Sequence[str], scratch: Path, task: Task) -> int:
             raise OutOfMemory(f"the detector of {task.model.name}: {last}")
         raise ScanError(f"the detector ended with exit code {ended.returncode}, saying: {last}")
     return -ended.returncode
+
+
+def _visible_gpu(device: str, environment: Mapping[str, str]) -> str:
+    """The GPU that a detector may see, of those that we may see ourselves; empty: none."""
+    kind, _, number = device.partition(":")
+    if kind != "cuda":
+        return ""
+    ours = environment.get("CUDA_VISIBLE_DEVICES")
+    place = int(number or 0)
+    if ours is None:
+        return str(place)
+    names = [name.strip() for name in ours.split(",") if name.strip()]
+    return names[place] if place < len(names) else str(place)
 
 
 def _result(path: Path) -> float:

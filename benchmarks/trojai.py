@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
@@ -16,6 +16,7 @@ from moth_eval.errors import MothError
 from moth_eval.loading.rounds import Round, RoundModel
 from moth_eval.records import (
     LOGS,
+    LOST,
     AttemptRecord,
     ModelEntry,
     RunFolder,
@@ -112,8 +113,9 @@ class Plan:
 
     @property
     def open_tasks(self) -> list[Task]:
-        """The tasks without a record."""
-        return [task for task in self.tasks if task.key not in self.finished]
+        """The tasks without a record; those that the run did not survive come last."""
+        left = [task for task in self.tasks if task.key not in self.finished]
+        return sorted(left, key=lambda task: self.earlier.get(task.key, ()).count(LOST))
 
 
 def plan(study: TrojaiStudy) -> Plan:
@@ -300,7 +302,7 @@ def _manifest(
         entries=tuple(
             ModelEntry(
                 name=model.name,
-                file=str(model.file) if study.more else os.path.relpath(model.file, study.models),
+                file=str(model.file) if study.more else _relative(model.file, study.models),
                 sha256=hashes[model.name],
                 architecture=model.architecture,
                 truth=found.truth.get(model.name),
@@ -309,6 +311,12 @@ def _manifest(
             for model in models.values()
         ),
     )
+
+
+def _relative(file: Path, models: Path) -> str:
+    """Where a model file lies in the folder of models, which may be named by a link."""
+    root = models.resolve()
+    return os.path.relpath(file, root if file.is_relative_to(root) else models)
 
 
 def _continued(folder: RunFolder, new: RunManifest) -> RunManifest:
@@ -338,7 +346,8 @@ def united(old: RunManifest, new: RunManifest) -> RunManifest:
         before = entries.get(entry.name, entry)
         same = before.sha256 == entry.sha256
         keys = {**(before.keys if same else {}), **entry.keys}
-        entries[entry.name] = entry.model_copy(update={"keys": keys})
+        truth = entry.truth or (before.truth if same else None)
+        entries[entry.name] = entry.model_copy(update={"keys": keys, "truth": truth})
     return old.model_copy(
         update={
             "scanners": {**old.scanners, **new.scanners},
@@ -361,11 +370,13 @@ def _hashes(model: RoundModel, examples_hash: Callable[[Path], str]) -> tuple[st
 
     if not model.usable:
         return "", ""
-    try:
+    weights = examples = ""
+    # What cannot be read has no hash; its task will say what is wrong with it.
+    with suppress(OSError, MothError):
         weights = sha256_of(model.file) if model.file.is_file() else ""
-        return weights, examples_hash(model.examples) if model.examples else ""
-    except (OSError, MothError):  # its task will say what is wrong with it
-        return "", ""
+    with suppress(OSError, MothError):
+        examples = examples_hash(model.examples) if model.examples else ""
+    return weights, examples
 
 
 def _examples_hash(examples: Path) -> str:
@@ -376,4 +387,4 @@ def _examples_hash(examples: Path) -> str:
         return sha256_of(examples)
     files = sorted(path for path in examples.rglob("*") if path.is_file())
     lines = [f"{path.relative_to(examples)} {sha256_of(path)}" for path in files]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()

@@ -30,12 +30,30 @@ def available_bytes() -> int:
 
 
 def _container_bytes() -> list[int]:
-    pairs = [
-        (CGROUP / "memory.max", CGROUP / "memory.current"),
-        (CGROUP / "memory/memory.limit_in_bytes", CGROUP / "memory/memory.usage_in_bytes"),
-    ]
-    found = [(_numbers(limit), _numbers(used)) for limit, used in pairs]
-    return [limit[0] - used[0] for limit, used in found if limit and used] or [1 << 62]
+    old = CGROUP / "memory"
+    files = [
+        (CGROUP / "memory.max", CGROUP / "memory.current", CGROUP / "memory.stat", ""),
+        (
+            old / "memory.limit_in_bytes", old / "memory.usage_in_bytes", old / "memory.stat",
+            "total_",
+        ),
+    ]  # fmt: skip
+    free = []
+    for limit, used, details, prefix in files:
+        most, taken = _numbers(limit), _numbers(used)
+        if most and taken:
+            # Files that were read count as used, and are given up when memory is wanted.
+            free.append(most[0] - taken[0] + _figure(details, f"{prefix}inactive_file"))
+    return free or [1 << 62]
+
+
+def _figure(path: Path, name: str) -> int:
+    """A figure of a file that has a name and a number in each line; 0 if it is not there."""
+    try:
+        fields = dict(line.split(maxsplit=1) for line in path.read_text().splitlines())
+        return int(fields.get(name, 0))
+    except (OSError, ValueError):
+        return 0
 
 
 def _numbers(path: Path) -> list[int]:

@@ -38,7 +38,9 @@ def fit_logistic(scores: Sequence[float], labels: Sequence[int]) -> Logistic:
         labels: 1 poisoned, 0 clean.
     """
     values, truth = np.array(scores), np.array(labels, dtype=np.float64)
-    centre, spread = float(values.mean()), float(values.std()) or 1.0
+    centre, spread = float(values.mean()), float(values.std())
+    if spread <= 1e-9 * max(1.0, abs(centre)):  # equal but for rounding
+        values, spread = np.full_like(values, centre), 1.0
     poisoned, clean = truth.sum(), (1 - truth).sum()
     targets = np.where(truth == 1, (poisoned + 1) / (poisoned + 2), 1 / (clean + 2))
     found = minimize(

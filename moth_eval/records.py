@@ -25,6 +25,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from .errors import RunError
 
 SCHEMA_VERSION = 1
+RESULT_VERSION = 3
+"""Of scans: raised when a scanner would give another result for a model than before."""
+
 MANIFEST = "run.json"
 LEDGER = "ledger"
 TRIGGERS = "triggers"

@@ -21,7 +21,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from .errors import InputError
-from .records import Record, write_whole
+from .records import RESULT_VERSION, Record, write_whole
 
 POLICY = "policy.json"
 """File of a run folder that says by which policy its models are judged."""
@@ -63,6 +63,8 @@ class Calibration(Record):
     seed: int
     device: str
     versions: dict[str, str]
+    result_version: int = 2
+    """`moth_eval.records.RESULT_VERSION` of the time."""
     scanners: dict[str, CalibratedScanner]
     """As `--scanner` named it -> scores."""
 
@@ -200,8 +202,13 @@ def check_parameters(calibration: Calibration, scanners: Mapping[str, Mapping[st
         scanners: as `--scanner` named it -> method and all its fields.
 
     Raises:
-        InputError: a scanner was not calibrated, or with other fields.
+        InputError: a scanner was not calibrated, or with other fields, or scanners have changed.
     """
+    if calibration.result_version != RESULT_VERSION:
+        raise InputError(
+            f"the calibration is of scanners of result version {calibration.result_version}, these "
+            f"are of version {RESULT_VERSION}: scores cannot be compared; calibrate anew"
+        )
     for name, parameters in scanners.items():
         known = calibration.scanners.get(name)
         if known is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -32,6 +33,9 @@ from .tables import (
 from .verdict_files import Judged, read_verdicts
 
 PAGE = "report.html"
+LONGEST_WORD = 80
+"""Bytes of what a scanner is called in file names."""
+
 _OWN_FILES = (
     "roc.csv", "roc-bands.csv", "roc.png", "roc.svg", "roc-panels.png", "comparisons.csv",
     "confusion.csv", "confusion-*.csv", "verdicts.csv", "verdicts.json",
@@ -143,10 +147,11 @@ def _tables(findings: Findings) -> dict[str, bytes]:
     }
     if findings.comparisons:
         files["comparisons.csv"] = comparisons_csv(findings.comparisons)
+    words = _file_words(findings.run.scanners)
     for place, scanner in enumerate(findings.run.scanners):
         answers = findings.answers[scanner]
         if answers.by_name:
-            name = "confusion.csv" if place == 0 else f"confusion-{_file_word(scanner)}.csv"
+            name = "confusion.csv" if place == 0 else f"confusion-{words[scanner]}.csv"
             files[name] = confusion_csv(findings.run.of(scanner), answers)
     return files
 
@@ -163,8 +168,16 @@ def _roc(curves: Sequence[ScannerCurve]) -> dict[str, bytes]:
     }
 
 
-def _file_word(scanner: str) -> str:
-    return re.sub(r"[^\w.-]", "_", scanner)
+def _file_words(scanners: Sequence[str]) -> dict[str, str]:
+    """Scanner -> what it is called in file names, each another word of at most 80 bytes."""
+    words: dict[str, str] = {}
+    for scanner in scanners:
+        word = re.sub(r"[^\w.-]", "_", scanner)
+        if len(word.encode()) > LONGEST_WORD or word in words.values():
+            digest = hashlib.sha256(scanner.encode(errors="surrogatepass")).hexdigest()[:8]
+            word = f"{word.encode()[: LONGEST_WORD - 9].decode(errors='ignore')}-{digest}"
+        words[scanner] = word
+    return words
 
 
 def _remove_stale(run: Path, wanted: set[str]) -> None:

@@ -186,7 +186,8 @@ def _of_records(run: Run) -> Iterator[Doubt]:
 def _copies(run: Run) -> Iterator[Doubt]:
     names: dict[str, list[str]] = defaultdict(list)
     for entry in run.manifest.entries:
-        names[entry.sha256].append(entry.name)
+        if entry.sha256:  # a file that cannot be read has none
+            names[entry.sha256].append(entry.name)
     copies = [name for group in names.values() if len(group) > 1 for name in group]
     if copies:
         yield Doubt(

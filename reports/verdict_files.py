@@ -178,7 +178,7 @@ def sarif(run: Run, verdicts: Sequence[ModelVerdict]) -> bytes:
     Source: OASIS, Static Analysis Results Interchange Format (SARIF) Version 2.1.0.
     """
     found = [v for one in verdicts for v in one.verdicts if v.grade in FINDINGS]
-    open_ones = [v for one in verdicts for v in one.verdicts if v.grade in (NO_ANSWER, NOT_JUDGED)]
+    open_ones = [v for one in verdicts for v in one.verdicts if _is_open(one, v)]
     rules = [*run.scanners, REFUSED]
     log = {
         "$schema": SARIF_SCHEMA,
@@ -203,6 +203,13 @@ def sarif(run: Run, verdicts: Sequence[ModelVerdict]) -> bytes:
         ],
     }
     return (json.dumps(log, indent=2, allow_nan=False) + "\n").encode()
+
+
+def _is_open(model: ModelVerdict, verdict: Verdict) -> bool:
+    """Whether a model lacks this scanner's answer: one without a cut may leave it to others."""
+    if verdict.grade == NOT_JUDGED:
+        return model.grade == NOT_JUDGED
+    return verdict.grade == NO_ANSWER
 
 
 def _rule(name: str) -> dict[str, object]:
@@ -250,27 +257,29 @@ def _location(verdict: Verdict, run: Run) -> dict[str, object]:
 def junit(run: Run, verdicts: Sequence[ModelVerdict]) -> bytes:
     """JUnit XML: a suite per scanner, a case per model.
 
-    A finding is a failure, a missing answer an error.
+    A finding is a failure, a missing answer an error. A scanner that has no cut is skipped where
+    others judged the model.
     """
     suites = ET.Element("testsuites", name="moth-eval")
     for scanner in run.scanners:
-        own = [v for one in verdicts for v in one.verdicts if v.row.scanner == scanner]
+        own = [(m, v) for m in verdicts for v in m.verdicts if v.row.scanner == scanner]
         suite = ET.SubElement(
             suites,
             "testsuite",
             name=_xml(scanner),
             tests=str(len(own)),
-            failures=str(sum(v.grade in FINDINGS for v in own)),
-            errors=str(sum(v.grade in (NO_ANSWER, NOT_JUDGED) for v in own)),
-            time=f"{sum(v.row.record.seconds for v in own if v.row.record):.3f}",
+            failures=str(sum(v.grade in FINDINGS for _, v in own)),
+            errors=str(sum(_is_open(m, v) for m, v in own)),
+            skipped=str(sum(v.grade == NOT_JUDGED and not _is_open(m, v) for m, v in own)),
+            time=f"{sum(v.row.record.seconds for _, v in own if v.row.record):.3f}",
         )
-        for verdict in own:
-            _case(suite, verdict)
+        for model, verdict in own:
+            _case(suite, model, verdict)
     ET.indent(suites)
     return bytes(ET.tostring(suites, encoding="utf-8", xml_declaration=True)) + b"\n"
 
 
-def _case(suite: ET.Element, verdict: Verdict) -> None:
+def _case(suite: ET.Element, model: ModelVerdict, verdict: Verdict) -> None:
     record = verdict.row.record
     case = ET.SubElement(
         suite,
@@ -279,7 +288,9 @@ def _case(suite: ET.Element, verdict: Verdict) -> None:
         classname=_xml(verdict.row.scanner),
         time=f"{record.seconds if record else 0:.3f}",
     )
-    if verdict.grade in FINDINGS or verdict.grade in (NO_ANSWER, NOT_JUDGED):
+    if verdict.grade == NOT_JUDGED and not _is_open(model, verdict):
+        ET.SubElement(case, "skipped", message=_xml(verdict.basis))
+    elif verdict.grade in FINDINGS or _is_open(model, verdict):
         kind = "failure" if verdict.grade in FINDINGS else "error"
         told = ET.SubElement(case, kind, message=_xml(verdict.basis), type=verdict.grade)
         told.text = "\n".join(map(_xml, verdict.evidence)) or None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import re
 from copy import deepcopy
 from typing import Literal, Protocol
 
@@ -16,6 +17,8 @@ from .memory import images_per_pass, saved_bytes_per_image
 
 Precision = Literal["float32", "bfloat16"]
 """What gradients are computed in. What counts (logits, success rates) is always float32."""
+
+_PLAIN = re.compile(r"[A-Za-z0-9_.-]+", re.ASCII)
 
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 
@@ -147,11 +150,15 @@ def fold_batch_norm(module: nn.Module) -> tuple[nn.Module, int]:
     """The network with every BatchNorm2d that only follows a Conv2d folded into it.
 
     A network that cannot be traced symbolically is returned as it is, with a count of 0: folding
-    saves time and changes nothing else.
+    saves time and changes nothing else. So is one whose parts have odd names: torch writes them
+    into the code that it makes of a traced network, unescaped, and runs it.
 
     Args:
         module: in eval mode; its convolutions are replaced in place.
     """
+    tables = (module.named_modules(), module.named_parameters(), module.named_buffers())
+    if not all(_PLAIN.fullmatch(name) for table in tables for name, _ in table if name):
+        return module, 0
     try:
         traced = fx.symbolic_trace(module)
     except Exception:  # tracing runs arbitrary forward code, which may fail in any way

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
@@ -16,6 +17,7 @@ from .shadows import check_shadows
 DEEPEST = 64
 MOST_MODULES = 50_000
 LONGEST_NAME = 256
+_PLAIN = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 LONGEST_PATH = 1024
 #: Work that one look at a network may take: a unit per character of a path, 32 per name.
 MOST_WORK = 32_000_000
@@ -199,6 +201,11 @@ def _members(module: Instance, group: str) -> dict[str, Any]:
     assert isinstance(members, dict)  # noqa: S101 - tells mypy what the line above says
     if any(type(name) is not str or not name or "." in name for name in members):
         raise RefusedFile(f"{group} of the {module.name} in the file has a part without a name")
+    if any(len(name) <= LONGEST_NAME and not _PLAIN.fullmatch(name) for name in members):
+        raise RefusedFile(
+            f"{group} of the {module.name} in the file has a name with other characters than "
+            "letters, figures, _ and -, which torch may take for code: save its state dict instead"
+        )
     if any(len(name) > LONGEST_NAME for name in members):
         raise RefusedFile(
             f"{group} of the {module.name} in the file has a name of more than {LONGEST_NAME} "

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -214,6 +215,37 @@ def test_a_network_that_cannot_be_traced_is_used_as_it_is() -> None:
 
     network = Branching()
     assert fold_batch_norm(network) == (network, 0)
+
+
+@pytest.mark.parametrize("kind", ["module", "parameter", "buffer"])
+def test_names_that_would_be_code_are_not_traced(kind: str, tmp_path: Path) -> None:
+    flag = tmp_path / "ran"
+    name = f'0", open("{flag}", "w")) or getattr(self, "0'.replace(".", "\\x2e")
+
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self._modules["0"] = nn.Flatten()
+            if kind == "module":
+                self._modules[name] = nn.Linear(12, 3)
+            elif kind == "parameter":
+                self._parameters[name] = nn.Parameter(torch.ones(12, 3))
+            else:
+                self._buffers[name] = torch.ones(12, 3)
+
+        def forward(self, images: Tensor) -> Tensor:
+            flat = self._modules["0"](images)  # type: ignore[misc]
+            found: Tensor = (
+                self._modules[name](flat)  # type: ignore[misc]
+                if kind == "module"
+                else flat @ getattr(self, name)
+            )
+            return found
+
+    folded, count = freeze(Odd().eval())
+    assert count == 0
+    assert folded(torch.ones(2, 3, 2, 2)).shape == (2, 3)
+    assert not flag.exists()
 
 
 def test_success_rate_counts_every_image_once(subject: Subject) -> None:

@@ -74,6 +74,21 @@ def test_overlong_names_of_parts_are_refused() -> None:
         list(walk(module(_modules={"a" * 257: None})))
 
 
+def test_names_that_torch_would_write_into_code_are_refused(tmp_path: Path) -> None:
+    """`torch.fx` pastes names of parts unescaped into the source of a traced network."""
+    flag = tmp_path / "ran"
+    name = f'0", open("{flag}", "w")) or getattr(self, "0'.replace(".", "\\x2e")
+    network = nn.Sequential()
+    network._modules = {"0": nn.Flatten(), name: nn.Linear(12, 3)}
+    torch.save(network, tmp_path / "model.pt")
+    with pytest.raises(RefusedFile, match="a name with other characters than letters"):
+        load_network(tmp_path / "model.pt")
+    for group in ("_modules", "_parameters", "_buffers"):
+        with pytest.raises(RefusedFile, match=f"{group} of the .* other characters than letters"):
+            list(walk(module(**{group: {'a"b': None}})))
+    assert not flag.exists()
+
+
 def test_overlong_paths_of_parts_are_refused() -> None:
     inner = module()
     for _ in range(5):
