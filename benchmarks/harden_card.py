@@ -11,7 +11,7 @@ from moth_eval.hardening_records import (
     HardeningManifest,
     IntervalRecord,
 )
-from moth_eval.text import visible
+from moth_eval.text import markdown, markdown_code, visible
 
 MOST_FAILED = 20
 """Failed pairs that are listed by name; the record holds them all."""
@@ -21,14 +21,14 @@ def card_text(card: HardeningCard) -> str:
     """The page."""
     run, training = card.run, card.training
     parts = [
-        f"# {_cell(run.name)}, hardened with {run.method}",
+        f"# {markdown(run.name)}, hardened with {run.method}",
         *([] if training.status == "hardened" else [f"**{training.status}**: {training.reason}"]),
         _table(
             ("what", "value"),
             [
-                ("original", f"`{_cell(run.model)}`, SHA-256 `{run.sha256}`"),
+                ("original", f"{markdown_code(run.model)}, SHA-256 `{run.sha256}`"),
                 ("result", f"SHA-256 `{training.sha256}`" if training.sha256 else "none"),
-                ("network", f"{_cell(run.architecture)}, {run.num_classes} classes"),
+                ("network", f"{markdown(run.architecture)}, {run.num_classes} classes"),
                 ("method", f"{run.method}, seed {run.seed}"),
                 ("trained on", _trained_on(run)),
                 ("tested on", _tested_on(run)),
@@ -72,14 +72,14 @@ def _trained_on(run: HardeningManifest) -> str:
     rest = "the data" if data.held_out is None else "what was not held out"
     return (
         f"{data.training} of {data.given} images, {data.share:.3g} of each class of {rest}: "
-        f"`{_cell(data.data)}`"
+        f"{markdown_code(data.data)}"
     )
 
 
 def _tested_on(run: HardeningManifest) -> str:
     data = run.data
     if data.held_out is None:
-        return f"{data.tested} images, never trained on: `{_cell(data.test)}`"
+        return f"{data.tested} images, never trained on: {markdown_code(data.test)}"
     return (
         f"{data.tested} images, {data.held_out:.3g} of each class, held out of the data and never "
         "trained on"
@@ -159,7 +159,7 @@ def _table(head: tuple[str, ...], rows: Sequence[tuple[object, ...]]) -> str:
 
 
 def _list(lines: tuple[str, ...]) -> str:
-    return "\n".join(f"* {visible(line)}" for line in lines)
+    return "\n".join(f"* {markdown(line)}" for line in lines)
 
 
 def _cell(value: object) -> str:

@@ -7,6 +7,11 @@ from pathlib import Path
 import click
 
 
+def folder_of(models: Path) -> Path:
+    """The folder of untrusted models that is meant by itself or by a file in it."""
+    return models.resolve().parent if models.is_file() else models.resolve()
+
+
 def admit_own_code(architecture: str, models: Path) -> None:
     """Let `--arch` find modules in the present folder, after all others; no worker looks there.
 
@@ -18,7 +23,7 @@ def admit_own_code(architecture: str, models: Path) -> None:
     from .loading.architectures import ArchitectureSource
 
     os.environ["PYTHONSAFEPATH"] = "1"
-    here, root = Path.cwd().resolve(), models.resolve()
+    here, root = Path.cwd().resolve(), folder_of(models)
     if not architecture or ArchitectureSource(spec=architecture).is_builtin:
         return
     if here == root or root in here.parents:

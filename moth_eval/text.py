@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 _HIDDEN = ("Cc", "Cf", "Co", "Cs")
@@ -20,3 +21,13 @@ def _shown(character: str) -> str:
     if unicodedata.category(character) not in _HIDDEN:
         return character
     return character.encode("unicode_escape").decode("ascii")
+
+
+def markdown(text: str) -> str:
+    """The text as Markdown shows it literally, in a heading, a list or a cell of a table."""
+    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", visible(text))
+
+
+def markdown_code(text: str) -> str:
+    """The text as code of Markdown, also in a cell of a table; backticks become quotes."""
+    return f"`{visible(text).replace('`', chr(39)).replace('|', chr(92) + '|')}`"

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
-from moth_eval.text import visible
+from moth_eval.text import markdown, visible
 
 from .hardening_study import MOST_NAMED, Average, shortened
 from .hardening_summary import columns
@@ -53,15 +52,15 @@ def removal_markdown(found: RemovalFindings) -> str:
     for attack, threat in found.attacks:
         names = {cell.model for cell in found.of_attack(attack, threat)}
         title = f"{attack} ({threat})" if threat else attack
-        parts += [f"## Attack {_plain(title)}", _markdown(method_table(found, names))]
+        parts += [f"## Attack {markdown(title)}", _markdown(method_table(found, names))]
     if found.differences:
-        title = f"## Against {_plain(found.manifest.control)}"
+        title = f"## Against {markdown(found.manifest.control)}"
         parts += [title, _markdown(difference_table(found))]
     if found.controls:
         parts += ["## Clean controls", _markdown(control_table(found))]
     notes = remarks(found)
     if notes:
-        parts += ["## Notes", "\n".join(f"* {_plain(note.strip())}" for note in notes)]
+        parts += ["## Notes", "\n".join(f"* {markdown(note.strip())}" for note in notes)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -256,13 +255,8 @@ def _visible(table: Table) -> Table:
     return [[visible(cell) for cell in row] for row in table]
 
 
-def _plain(text: str) -> str:
-    """Text that Markdown shows as it is."""
-    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", visible(text))
-
-
 def _markdown(table: Table) -> str:
-    head, *rows = [[_plain(cell) for cell in row] for row in table]
+    head, *rows = [[markdown(cell) for cell in row] for row in table]
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(row)} |" for row in lines)
 

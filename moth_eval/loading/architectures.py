@@ -111,11 +111,17 @@ class ArchitectureSource:
     Attributes:
         spec: a torchvision name (`resnet18`), a factory (`package.module:factory`), or a module
             with a factory per architecture (`package.module`).
-        forbidden: the folder of untrusted models; code that lies in it is not run.
+        forbidden: the folder of untrusted models, or a model in it; code that lies there is not
+            run.
     """
 
     spec: str
     forbidden: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.forbidden is not None and self.forbidden.is_file():
+            # What lies beside a model is as untrusted as what lies in a folder of them.
+            object.__setattr__(self, "forbidden", self.forbidden.resolve().parent)
 
     @classmethod
     def parse(cls, spec: str, *, forbidden: Path | None = None) -> ArchitectureSource:
@@ -130,7 +136,7 @@ class ArchitectureSource:
         """
         source = cls(spec=spec, forbidden=forbidden)
         if not source.is_builtin:
-            module = _import(spec.partition(":")[0], forbidden)
+            module = _import(spec.partition(":")[0], source.forbidden)
             if ":" in spec:
                 _attribute(module, spec.partition(":")[2])
             elif not _factories(module):

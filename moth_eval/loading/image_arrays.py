@@ -17,8 +17,11 @@ from ..errors import InputError
 MAX_VALUES = 2**27
 """Pixels times channels that are held at once: 512 MiB as float32."""
 MAX_SIDE = 4096
+LARGEST_ITEM = 16
+"""Bytes of a number."""
 _ARCHIVE = b"PK\x03\x04"
 _MEMBERS = ("images", "labels")
+_UNREADABLE = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
@@ -44,7 +47,7 @@ def read_arrays(path: Path, *, most: int | None = None) -> tuple[NDArray[Any], N
             _require_archive(file.read(len(_ARCHIVE)), path)
             with zipfile.ZipFile(file) as archive:
                 images, labels = (_member(archive, member, path, most) for member in _MEMBERS)
-    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+    except _UNREADABLE as error:
         raise InputError(f"{path} cannot be read as an .npz archive: {error}") from error
     return _images(images, path), _labels(labels, len(images), path)
 
@@ -75,12 +78,19 @@ def _require_plain(archive: zipfile.ZipFile, member: str, path: Path, most: int)
             f"{path} has no array {member!r}; expected images and labels, found "
             f"{names or 'nothing'}"
         ) from None
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise InputError(
+            f"{path}: the array {member!r} is compressed in a way that numpy does not write; save "
+            "it with numpy.savez or numpy.savez_compressed"
+        )
     with archive.open(info) as file:
         version = npy.read_magic(file)
         if version not in _HEADERS:
             raise InputError(f"{path}: the array {member!r} is written in version {version}")
         shape, _, dtype = _HEADERS[version](file)
         size = info.file_size - file.tell()
+    if not dtype.hasobject and (dtype.kind not in "buif" or dtype.itemsize > LARGEST_ITEM):
+        raise InputError(f"{path}: the array {member!r} holds {dtype}; expected plain numbers")
     if dtype.hasobject:
         raise InputError(
             f"{path}: the array {member!r} holds pickled objects, which are never loaded; save it "

@@ -20,6 +20,7 @@ from .inert_tree import (
 Arguments = tuple[object, ...]
 #: Keys whose hash is cheap and cannot be made to collide: a tuple key may take exponential time.
 PLAIN_KEYS = (str, int, bool, float, type(None))
+LONGEST_KEY_BITS = 64
 _MAPPINGS = (dict, OrderedDict)
 
 
@@ -43,15 +44,22 @@ def answer(function: object, arguments: object, charge: Callable[[int], None]) -
             "Ask the author for a state dict in safetensors, or save one from the model yourself"
         )
     for argument in arguments:
-        if isinstance(argument, (list, tuple)):
+        if isinstance(argument, (list, tuple, dict)):
             charge(len(argument))
     return handler(arguments)
+
+
+def _is_long(value: object) -> bool:
+    """Whether a value is an integer of the kind that could be chosen to collide as a key."""
+    return type(value) is int and value.bit_length() > LONGEST_KEY_BITS
 
 
 def put(mapping: dict[object, object], key: object, value: object) -> None:
     """`mapping[key] = value` for keys that are safe to hash."""
     if type(key) not in PLAIN_KEYS:
         raise RefusedFile(f"a dictionary in the pickle has a key of type {type(key).__name__}")
+    if _is_long(key):
+        raise RefusedFile("a dictionary in the pickle has an integer of more than 64 bits as a key")
     mapping[key] = value
 
 
@@ -59,6 +67,8 @@ def plain_members(members: object) -> set[object]:
     """A set of `members`, which must be safe to hash."""
     if not isinstance(members, (list, tuple)) or any(type(m) not in PLAIN_KEYS for m in members):
         raise RefusedFile("a set in the pickle has members that are not plain values")
+    if any(map(_is_long, members)):
+        raise RefusedFile("a set in the pickle has an integer of more than 64 bits as a member")
     return set(members)
 
 
@@ -159,6 +169,17 @@ def _reconstructed(arguments: Arguments) -> Instance:
     return Instance(arguments[0].name)
 
 
+def _counter(arguments: Arguments) -> dict[object, object]:
+    """Counts, such as a learning rate schedule's milestones."""
+    if len(arguments) > 1 or any(type(one) is not dict for one in arguments):
+        raise RefusedFile("a counter in the pickle is not made from counts")
+    made: dict[object, object] = {}
+    for one in arguments:
+        assert isinstance(one, dict)  # noqa: S101 - tells mypy what the line above says
+        made.update(one)
+    return made
+
+
 def _empty_dict(_: Arguments) -> dict[object, object]:
     return {}
 
@@ -175,6 +196,7 @@ _HANDLERS: dict[str, Callable[[Arguments], object]] = {
     "torch._tensor._rebuild_from_type_v2": _tensor_of_type,
     "torch.Size": _size,
     "torch.device": _opaque("torch.device"),
+    "collections.Counter": _counter,
     "collections.OrderedDict": _ordered_dict,
     "collections.defaultdict": _empty_dict,
     "builtins.set": _set,

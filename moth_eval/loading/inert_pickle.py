@@ -20,8 +20,8 @@ from .naming import shown
 MOST_STEPS = 1_000_000
 LONGEST_TEXT = 1 << 20
 LONGEST_NAME = 512
-#: Longer integers could be chosen to collide as dictionary keys.
-LONGEST_INTEGER = 8
+#: Bytes: the state of a random generator has 128 bits. As keys integers are shorter.
+LONGEST_INTEGER = 17
 
 _MAPPINGS = (dict, OrderedDict)
 

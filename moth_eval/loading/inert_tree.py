@@ -56,6 +56,7 @@ HARMLESS_STANDARD_NAMES = frozenset(
         "builtins.int",
         "builtins.list",
         "builtins.set",
+        "collections.Counter",
         "collections.OrderedDict",
         "collections.defaultdict",
         "copyreg._reconstructor",

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from signal import Signals
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import Any, BinaryIO
 
 from ..errors import InputError, RefusedFile
@@ -22,6 +25,8 @@ from .safetensors_header import read_header
 
 ARCHITECTURE = "arch.json"
 WEIGHTS = "weights.safetensors"
+IN_USE = "in-use"
+PREFIX = "moth-eval-load-"
 
 LONGEST_SECONDS = 600.0
 LARGEST_REPORT = 1 << 28
@@ -101,8 +106,8 @@ def handed_over(path: Path, *, insist: bool = False) -> Iterator[HandedOver]:
         InputError: there is no such file, or it is empty; or a guard was insisted on that this
             system does not offer.
     """
-    with TemporaryDirectory(prefix="moth-eval-") as name:
-        report, weights = Path(name) / ARCHITECTURE, Path(name) / WEIGHTS
+    with _folder() as folder:
+        report, weights = folder / ARCHITECTURE, folder / WEIGHTS
         with opened(path) as model, report.open("wb") as answers, weights.open("wb") as numbers:
             _read_elsewhere([model.fileno(), answers.fileno(), numbers.fileno()])
         answer = _answer(report)
@@ -126,6 +131,27 @@ def handed_over(path: Path, *, insist: bool = False) -> Iterator[HandedOver]:
             )
 
 
+@contextmanager
+def _folder() -> Iterator[Path]:
+    """A folder for what is handed over; those of processes that were killed are removed before."""
+    _remove_left_behind()
+    with TemporaryDirectory(prefix=PREFIX) as name:
+        folder = Path(name)
+        with (folder / IN_USE).open("w") as mark:
+            fcntl.flock(mark, fcntl.LOCK_EX)
+            yield folder
+
+
+def _remove_left_behind() -> None:
+    for folder in Path(gettempdir()).glob(f"{PREFIX}*"):
+        # One that is just being made is young, one that is in use is locked.
+        with suppress(OSError):
+            if time.time() - folder.stat().st_mtime > LONGEST_SECONDS:
+                with (folder / IN_USE).open("r+") as mark:
+                    fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(folder, ignore_errors=True)
+
+
 def _read_elsewhere(files: Sequence[int]) -> None:
     program = _PROGRAM.format(root=str(_ROOT))
     call = [sys.executable, "-I", "-S", "-c", program, *map(str, files)]
@@ -138,7 +164,6 @@ def _read_elsewhere(files: Sequence[int]) -> None:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             timeout=LONGEST_SECONDS,
-            start_new_session=True,
         )
     except subprocess.TimeoutExpired as error:
         raise RefusedFile(f"reading it took more than {LONGEST_SECONDS:g} s") from error

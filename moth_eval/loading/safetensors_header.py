@@ -12,6 +12,9 @@ from ..errors import RefusedFile
 from .formats import LARGEST_HEADER
 from .naming import shown
 
+MOST_DIMENSIONS = 64
+LARGEST_NUMBER = 1 << 48
+
 DAMAGED = "the safetensors file is damaged or cut short; copy or download it again"
 
 #: Bytes per element of every dtype that torch can make of a safetensors file.
@@ -68,6 +71,8 @@ def _entry(entry: Mapping[str, Any]) -> Mapping[str, Any]:
         raise ValueError(f"dtype {dtype!r}")
     if len(offsets) != 2 or any(type(n) is not int or n < 0 for n in numbers):
         raise ValueError(f"shape {shape!r}, offsets {offsets!r}")
+    if len(shape) > MOST_DIMENSIONS or max(numbers, default=0) > LARGEST_NUMBER:
+        raise ValueError(f"a tensor of {len(shape)} dimensions, or with numbers past all sizes")
     if offsets[1] - offsets[0] != math.prod(shape) * ITEM_SIZES[dtype]:
         raise ValueError(f"{offsets[1] - offsets[0]} bytes for shape {shape!r} of {dtype}")
     return {"dtype": dtype, "shape": list(shape), "data_offsets": list(offsets)}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from ..errors import RefusedFile
-from .inert_tree import StorageRecord, TensorRecord
+from .inert_tree import LARGEST_EXTENT, StorageRecord, TensorRecord
 
 #: A file may view the same bytes as several tensors (tied weights), but not as many.
 MOST_REUSE = 4
@@ -49,6 +50,8 @@ class TensorReader:
         if self._bytes_left < 0:
             raise RefusedFile("the tensors in the file are many times larger than the file itself")
         if record.numel == 0:
+            if math.prod(max(n, 1) for n in record.size) > LARGEST_EXTENT:
+                raise RefusedFile("a tensor without numbers in the file has an impossible shape")
             return torch.empty(record.size, dtype=dtype)
         key = record.storage.key
         first = key not in self._raw

@@ -11,12 +11,14 @@ import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from benchmarks.detector_settings import Metaparameters, schema
+from benchmarks.detector_settings import Metaparameters, read_learned, schema, write_learned
 from moth_eval.cli import main
+from moth_eval.errors import InputError
 from moth_eval.loading.architectures import ArchitectureSource, build_torchvision
 from moth_eval.loading.files import load_network
 from moth_eval.loading.rounds import read_round
 from moth_eval.loading.subjects import open_subject
+from moth_eval.platt import Logistic
 from moth_eval.plugins import build, resolve
 from moth_eval.runner import run_scan
 from moth_eval.scan import Scanner
@@ -163,6 +165,14 @@ def test_configure_learns_the_curve_from_labelled_models(active: Path, tmp_path:
     curve = json.loads((learned / "probability.json").read_text())
     assert curve["slope"] > 0
     assert float((tmp_path / "result.txt").read_text()) != before
+
+
+def test_a_curve_of_another_scanner_is_refused(tmp_path: Path) -> None:
+    learned = Metaparameters(infer_scanner="nc")
+    write_learned(tmp_path, Logistic(slope=1.0, intercept=0.0), learned)
+    assert read_learned(tmp_path, "nc") == Logistic(slope=1.0, intercept=0.0)
+    with pytest.raises(InputError, match=r"learned with infer_scanner nc, .* name pixel"):
+        read_learned(tmp_path, "pixel")
 
 
 @pytest.mark.slow

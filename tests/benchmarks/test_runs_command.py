@@ -174,6 +174,42 @@ def test_merging_again_changes_nothing_and_a_later_part_is_added(tmp_path: Path)
     assert (out / "results.csv").read_bytes() == (whole / "results.csv").read_bytes()
 
 
+def test_a_merge_may_be_repeated_after_a_retry(tmp_path: Path) -> None:
+    part = make_run(tmp_path / "part", [entry("a"), entry("b")], [record("a", 1.0), record("b")])
+    (part / "logs").mkdir()
+    (part / "logs" / "b--nc.log").write_text("it broke\n")
+    out = tmp_path / "out"
+    assert runs("merge", part, "--out", out).exit_code == 0
+    [ledger] = (part / "ledger").iterdir()
+    folder = RunFolder(tmp_path / "again")
+    make_run(tmp_path / "again", [entry("b")], [record("b", 2.0)], writer="later")
+    with ledger.open("ab") as file:
+        file.write(next((folder.path / "ledger").iterdir()).read_bytes())
+    with (part / "logs" / "b--nc.log").open("a") as log:
+        log.write("it went well\n")
+    again = runs("merge", part, "--out", out)
+    assert again.exit_code == 0, again.output
+    assert RunFolder(out).records()[record("b").key].score == 2.0
+    assert "it went well" in (out / "logs" / "b--nc.log").read_text()
+
+
+@pytest.mark.parametrize("known", [0, 1])
+def test_truth_that_one_side_knows_survives_a_merge(known: int, tmp_path: Path) -> None:
+    parts = [
+        make_run(
+            tmp_path / f"part-{n}", [entry("a", clean() if n == known else None)],
+            [record("a", 1.0)], writer="same",
+        )
+        for n in (0, 1)
+    ]  # fmt: skip
+    assert runs("merge", *parts, "--out", tmp_path / "out").exit_code == 0
+    [merged] = RunFolder(tmp_path / "out").manifest().entries
+    assert merged.truth == clean()
+    other = make_run(tmp_path / "other", [entry("a", poisoned())], [record("a", 1.0)], writer="w")
+    refused = runs("merge", parts[known], other, "--out", tmp_path / "no")
+    assert (refused.exit_code, "model a, of truth" in refused.output) == (2, True)
+
+
 def test_runs_that_differ_in_what_must_be_the_same_are_not_merged(tmp_path: Path) -> None:
     one = make_run(tmp_path / "one", [entry("a")], [record("a", 1.0)])
     other = make_run(tmp_path / "other", [entry("b")], [record("b", 1.0)], seed=8, writer="w")

@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 
 from benchmarks.supervisor import Place
 from benchmarks.tasks import Task, execute
-from benchmarks.third_party import METHOD, _copied, parse_detector
+from benchmarks.third_party import METHOD, _copied, _visible_gpu, parse_detector
 from moth_eval.cli import main
 from moth_eval.errors import OutOfMemory
 from moth_eval.loading.files import sha256_of
@@ -116,6 +116,51 @@ def test_what_goes_wrong_is_a_failed_row(
     record = execute(task(folder, tmp_path, mode), Place(device="cpu"), lambda *told: None)
     assert (record.status, record.score) == ("failed", None)
     assert reason in record.reason
+
+
+def test_paths_are_the_callers_and_modules_beside_the_program_are_found(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "helper_of_theirs.py").write_text("answer = 0.125\n")
+    (folder / "several.py").write_text(
+        "import sys, pathlib, helper_of_theirs\n"
+        "given = dict(zip(sys.argv[1::2], sys.argv[2::2]))\n"
+        "assert pathlib.Path(given['--settings']).read_text() == 'these'\n"
+        "result = pathlib.Path(given['--result_filepath'])\n"
+        "result.write_text(str(helper_of_theirs.answer))\n"
+    )
+    (folder / "s.json").write_text("these")
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("PYTHONSAFEPATH", "1")
+    words = f"{sys.executable} several.py --settings s.json"
+    result = trojai(folder, tmp_path / "run", "--detector", words)
+    assert result.exit_code == 0, result.output
+    assert {row["score"] for row in rows(tmp_path / "run")} == {"0.125"}
+    (folder / "s.json").write_text("those")
+    changed = parse_detector(words)
+    assert changed["files"] != RunFolder(tmp_path / "run").manifest().scanners[
+        f"detector: {words}"
+    ]["files"]  # fmt: skip
+    assert parse_detector(f"{sys.executable} --settings=s.json")["command"][1] == (
+        f"--settings={folder / 's.json'}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("device", "ours", "theirs"),
+    [
+        ("cpu", "4,5", ""),
+        ("cuda:1", None, "1"),
+        ("cuda:1", "4,5", "5"),
+        ("cuda", "4,5", "4"),
+        ("cuda:0", "GPU-ab, GPU-cd", "GPU-ab"),
+    ],
+)
+def test_a_detector_sees_the_gpu_of_its_place_among_ours(
+    device: str, ours: str | None, theirs: str
+) -> None:
+    environment = {} if ours is None else {"CUDA_VISIBLE_DEVICES": ours}
+    assert _visible_gpu(device, environment) == theirs
 
 
 def task(folder: Path, run: Path, mode: str) -> Task:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moth_eval.errors import InputError
+from moth_eval.records import RESULT_VERSION
 from moth_eval.scan_calibration import (
     CalibratedScanner,
     Calibration,
@@ -36,7 +37,7 @@ def calibration(**fields: Any) -> Calibration:
         "models": "/clean", "dataset": "", "seed": 0, "device": "cpu", "versions": {},
         "scanners": {"nc": scanner},
     }  # fmt: skip
-    return Calibration(**{**values, **fields})
+    return Calibration(**{"result_version": RESULT_VERSION, **values, **fields})
 
 
 @pytest.mark.parametrize("budget", [0.05, 0.1, 0.25])
@@ -114,6 +115,9 @@ def test_what_is_no_calibration_is_an_error(content: bytes, tmp_path: Path) -> N
 def test_other_scanners_than_the_calibrated_ones_are_refused() -> None:
     known = calibration()
     check_parameters(known, {"nc": {"method": "nc", "cut": 2.0, "parts": (1, 2)}})
+    older = known.model_copy(update={"result_version": RESULT_VERSION - 1})
+    with pytest.raises(InputError, match="scores cannot be compared; calibrate anew"):
+        check_parameters(older, {})
     with pytest.raises(InputError, match="has no scanner 'abs': expected one of nc"):
         check_parameters(known, {"abs": {"method": "abs"}})
     with pytest.raises(InputError, match="'nc' was calibrated with another cut, extra"):

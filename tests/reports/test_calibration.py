@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from moth_eval.metrics import cross_entropy
+from moth_eval.platt import fit_logistic
 from reports import calibration
 from reports.calibration import Example, calibrate, fit
 from tests.support.runs import sha
@@ -75,6 +76,14 @@ def test_separable_scores_give_finite_confidence() -> None:
 def test_equal_scores_give_the_softened_share_of_poisoned_models() -> None:
     curve = fit(examples([2.0, 2.0], [2.0, 2.0]))
     assert curve.probability(2.0) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("value", [0.1, 0.3, -1e6 + 0.1])
+def test_scores_that_are_equal_but_for_rounding_are_equal(value: float) -> None:
+    labels = [0, 1, 0, 1, 0, 1]
+    curve = fit_logistic([value] * 6, labels)
+    assert curve.probability(value) == pytest.approx(0.5, abs=0.01)
+    assert curve.probability(value + 1e-3) == pytest.approx(0.5, abs=0.01)
 
 
 def test_models_of_unknown_truth_get_a_probability_too() -> None:

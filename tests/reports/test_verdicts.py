@@ -220,6 +220,23 @@ def test_junit_is_well_formed_and_counts_failures_and_errors(tmp_path: Path) -> 
     }  # fmt: skip
 
 
+def test_a_scanner_without_a_cut_leaves_models_to_others_in_every_output(tmp_path: Path) -> None:
+    records = [record("m", 1.0), record("m", 5.0, scanner="pixel", rule=None)]
+    found = judged(
+        tmp_path / "run", records, scanners=("nc", "pixel"), calibration=calibrated("nc")
+    )
+    assert [v.grade for v in found.verdicts[0].verdicts] == ["no evidence found", "not judged"]
+    result = report(
+        tmp_path / "run", "--sarif", str(tmp_path / "s"), "--junit", str(tmp_path / "j.xml")
+    )
+    assert result.exit_code == 0, result.output
+    [log] = json.loads((tmp_path / "s").read_text())["runs"]
+    assert log["invocations"][0] == {"executionSuccessful": True, "toolExecutionNotifications": []}
+    suites = ET.parse(tmp_path / "j.xml").getroot()  # noqa: S314 - just written
+    counts = {s.get("name"): (s.get("errors"), s.get("skipped")) for s in suites}
+    assert counts == {"nc": ("0", "0"), "pixel": ("0", "1")}
+
+
 def test_json_holds_every_grade_with_its_basis(tmp_path: Path) -> None:
     hostile_run(tmp_path)
     data = json.loads(report(tmp_path, "--json").output)

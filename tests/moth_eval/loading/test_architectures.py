@@ -17,6 +17,7 @@ from moth_eval.loading.architectures import (
     torchvision_architecture,
 )
 from moth_eval.loading.import_guard import require_outside
+from moth_eval.own_code import folder_of
 
 #: Every way in which TrojAI's files and documents spell a network -> torchvision's class.
 TROJAI_NAMES = {
@@ -200,6 +201,19 @@ def test_code_beside_the_models_is_not_run_by_way_of_trusted_code(
     assert not marker.exists()
     assert sys.meta_path == finders
     assert "beside_the_models" not in sys.modules
+
+
+def test_what_lies_beside_a_model_that_is_named_as_a_file_is_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model.pt").touch()
+    (tmp_path / "beside_a_file.py").write_text("open('ran', 'w').close()\ndef net(): ...\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ArchitectureError, match="beside_a_file"):
+        ArchitectureSource.parse("beside_a_file:net", forbidden=tmp_path / "model.pt")
+    assert not (tmp_path / "ran").exists()
+    assert folder_of(tmp_path / "model.pt") == folder_of(tmp_path) == tmp_path.resolve()
 
 
 def test_guarded_factories_still_say_what_they_take(own_networks: str, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from moth_eval.errors import ArchitectureError, InputError
+from moth_eval.errors import ArchitectureError, InputError, RefusedFile
 from moth_eval.loading import files
 from moth_eval.loading.architectures import ArchitectureSource
 from moth_eval.loading.files import (
@@ -112,6 +112,27 @@ def test_optimizer_state_is_not_taken_for_weights(network: nn.Module, tmp_path: 
     torch.save(content, tmp_path / "model.pt")
     loaded = load_network(tmp_path / "model.pt", architecture=SMALL_VGG)
     assert_same_network(loaded.module, network, 32)
+
+
+def test_what_training_leaves_in_a_checkpoint_is_read(network: nn.Module, tmp_path: Path) -> None:
+    """Milestones of a schedule are a counter; seeds and states of generators are long integers."""
+    optimiser = torch.optim.SGD(network.parameters(), 0.1)
+    content = {
+        "state_dict": network.state_dict(),
+        "schedule": torch.optim.lr_scheduler.MultiStepLR(optimiser, [5, 5, 8]).state_dict(),
+        "seed": 2**63 + 1,
+        "generator": np.random.default_rng(0).bit_generator.state,
+    }
+    torch.save(content, tmp_path / "model.pt")
+    loaded = load_network(tmp_path / "model.pt", architecture=SMALL_VGG)
+    assert_same_network(loaded.module, network, 32)
+
+
+def test_a_long_integer_is_no_key(tmp_path: Path) -> None:
+    for content in ({2**64: 1}, {"s": {2**64, 1}}):
+        torch.save({**content, "x": torch.ones(1)}, tmp_path / "model.pt")
+        with pytest.raises(RefusedFile, match="integer of more than 64 bits as a"):
+            load_network(tmp_path / "model.pt", architecture=SMALL_VGG)
 
 
 def test_trojai_state_dict_form_names_its_class(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 import struct
+import tracemalloc
 import zipfile
 import zlib
 from pathlib import Path
@@ -374,6 +375,33 @@ def archive_with_header(path: Path, shape: tuple[int, ...], body: bytes) -> Path
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("images.npy", stream.getvalue() + body)
     return path
+
+
+@pytest.mark.parametrize(
+    ("method", "dtype", "message"),
+    [
+        (zipfile.ZIP_DEFLATED, "<U4000000", "holds <U4000000; expected plain numbers"),
+        (zipfile.ZIP_DEFLATED, "V300000", "expected plain numbers"),
+        (zipfile.ZIP_LZMA, "<i8", "is compressed in a way that numpy does not write"),
+        (zipfile.ZIP_BZIP2, "<i8", "is compressed in a way that numpy does not write"),
+    ],
+)
+def test_an_array_of_anything_but_numbers_is_refused_unallocated(
+    method: int, dtype: str, message: str, tmp_path: Path
+) -> None:
+    """Two labels of 16 MB each are few values."""
+    source = tmp_path / "e.npz"
+    with zipfile.ZipFile(source, "w", method) as archive:
+        for name, array in (("images", pixels()[:2]), ("labels", np.zeros(2, dtype=dtype))):
+            with archive.open(f"{name}.npy", "w") as file:
+                np.lib.format.write_array(file, array)
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match=message):
+            read(source)
+        assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_an_array_that_claims_more_than_it_holds_is_refused_unallocated(tmp_path: Path) -> None:

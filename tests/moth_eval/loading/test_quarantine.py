@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+import os
 import subprocess
 import sys
+import time
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -28,6 +31,25 @@ from moth_eval.loading.kernel_guards import ALL_GUARDS
 from moth_eval.loading.quarantine import handed_over
 
 ROOT = Path(__file__).resolve().parents[3]
+
+
+def test_folders_of_killed_processes_are_removed_and_those_in_use_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quarantine, "gettempdir", lambda: str(tmp_path))
+    old = time.time() - 2 * quarantine.LONGEST_SECONDS
+    for name in ("left", "used", "fresh"):
+        folder = tmp_path / f"{quarantine.PREFIX}{name}"
+        folder.mkdir()
+        (folder / quarantine.IN_USE).touch()
+        if name != "fresh":
+            os.utime(folder, (old, old))
+    with (tmp_path / f"{quarantine.PREFIX}used" / quarantine.IN_USE).open("w") as mark:
+        fcntl.flock(mark, fcntl.LOCK_EX)
+        quarantine._remove_left_behind()
+    left = {path.name.removeprefix(quarantine.PREFIX) for path in tmp_path.iterdir()}
+    assert left == {"used", "fresh"}
+
 
 PROBE = """
 import json, os, socket, sys, ctypes
