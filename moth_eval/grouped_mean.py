@@ -15,6 +15,16 @@ FEWEST_UNITS = 4
 """With fewer units no interval is given; see `grouped_mean` for what it covers with these."""
 
 
+def expanded_tail(units: int, level: float) -> float:
+    """Share of resamples beyond each bound of an interval of `level` that rests on few units.
+
+    Source: the expanded percentile interval of Hesterberg, "What Teachers Should Know About the
+    Bootstrap", The American Statistician 69 (2015).
+    """
+    reach = math.sqrt(units / (units - 1)) * float(t.ppf((1 + level) / 2, units - 1))
+    return float(norm.cdf(-reach))
+
+
 def grouped_mean(
     groups: Sequence[Sequence[float]],
     *,
@@ -30,8 +40,7 @@ def grouped_mean(
     95 % interval covers 87 % with 4 units, 93 % with 5 or 6, and 94 to 95 % from 8 on (1,000
     simulations each).
 
-    Source: the expanded percentile interval of Hesterberg, "What Teachers Should Know About the
-    Bootstrap", The American Statistician 69 (2015).
+    Source: `expanded_tail`.
 
     Args:
         groups: figures by group; none of them empty.
@@ -56,8 +65,7 @@ def grouped_mean(
     if count < FEWEST_UNITS:
         return float(means.mean()), None
     rows = np.random.default_rng(seed).integers(count, size=(resamples, count))
-    reach = math.sqrt(count / (count - 1)) * float(t.ppf((1 + level) / 2, count - 1))
-    tail = float(norm.cdf(-reach))
+    tail = expanded_tail(count, level)
     low, high = np.quantile(units[rows].mean(axis=1), [tail, 1 - tail])
     what = "models" if len(groups) > 1 else "seeds"
     method = f"expanded percentile bootstrap over {count} {what}"

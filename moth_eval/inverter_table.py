@@ -157,13 +157,22 @@ class InverterCheck:
 
 
 def growth_ratio(trained: InverterCheck, other: InverterCheck) -> float | None:
-    """Growth factor under one inverter over that under another; None if one is unknown.
+    """Growth factor under one inverter over that under another, over pairs that both found.
+
+    None if there is no such pair.
 
     Args:
         trained: under the inverter that hardening trains against.
-        other: under a second one.
+        other: under a second one, of the same pairs.
     """
-    numerator, denominator = trained.growth(), other.growth()
-    if numerator is None or denominator is None:
+    both = [
+        (ours, theirs)
+        for one, two in zip(trained.pairs, other.pairs, strict=True)
+        if (ours := one.distances()) and (theirs := two.distances())
+    ]
+    if not both:
         return None
-    return numerator.factor / denominator.factor
+    return geometric_mean(
+        (after / before) / (other_after / other_before)
+        for (before, after), (other_before, other_after) in both
+    )

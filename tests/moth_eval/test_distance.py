@@ -273,7 +273,8 @@ def test_intervals_of_an_increase_hold_it_and_narrow_with_more_pairs() -> None:
         ):
             assert interval is not None
             assert interval.low < value < interval.high
-            assert interval.method == METHOD
+            count = METHOD.format(count=found.pairs, units="pairs")
+            assert interval.method == count
     assert few.mean_of_ratios_interval and many.mean_of_ratios_interval
     assert many.mean_of_ratios_interval.width < 0.6 * few.mean_of_ratios_interval.width
 
@@ -287,10 +288,43 @@ def test_seeds_that_disagree_widen_the_interval() -> None:
     assert one.mean_of_ratios_interval.width < 0.1 * other.mean_of_ratios_interval.width
 
 
-def test_one_pair_has_an_increase_and_no_interval() -> None:
-    found = distance_increase(per_pair((10.0,)), per_pair((15.0,)))
+@pytest.mark.parametrize("pairs", [1, 2, 3])
+def test_few_pairs_have_an_increase_and_no_interval(pairs: int) -> None:
+    found = distance_increase(per_pair(*[(10.0,)] * pairs), per_pair(*[(15.0,)] * pairs))
     assert found.mean_of_ratios == pytest.approx(0.5)
     assert found.mean_of_ratios_interval is None
+    four = distance_increase(per_pair(*[(10.0,)] * 4), per_pair(*[(15.0,)] * 4))
+    assert four.mean_of_ratios_interval is not None
+
+
+def test_pairs_of_one_target_count_as_one() -> None:
+    """Six classes; distances grow by what their target does, so that 30 pairs tell of six."""
+    growth = (1.2, 1.5, 1.8, 2.2, 2.6, 3.0)
+    pairs = [(a, b) for a in range(6) for b in range(6) if a != b]
+    before = table(*(row(b, 1, 10.0, source=a) for a, b in pairs), classes=6)
+    after = table(*(row(b, 1, 10.0 * growth[b], source=a) for a, b in pairs), classes=6)
+    alone = per_pair(*[(10.0,)] * 6), per_pair(*[(10.0 * g,) for g in growth])
+    found, single = distance_increase(before, after), distance_increase(*alone)
+    assert found.mean_of_ratios == pytest.approx(single.mean_of_ratios)
+    assert found.mean_of_ratios_interval and single.mean_of_ratios_interval
+    assert "6 target classes" in found.mean_of_ratios_interval.method
+    assert found.mean_of_ratios_interval.width == pytest.approx(
+        single.mean_of_ratios_interval.width, rel=0.1
+    )
+
+
+def test_an_interval_covers_what_it_promises() -> None:
+    """Six pairs: plain percentiles cover 82 %."""
+    generator = np.random.default_rng(3)
+    truth, covered = np.exp(0.5 + 0.5**2 / 2) - 1, 0
+    for _ in range(300):
+        growth = np.exp(0.5 + 0.5 * generator.normal(size=6))
+        found = distance_increase(
+            per_pair(*[(10.0,)] * 6), per_pair(*[(10.0 * g,) for g in growth]), resamples=400
+        ).mean_of_ratios_interval
+        assert found is not None
+        covered += found.low <= truth <= found.high
+    assert 0.88 <= covered / 300 <= 0.98
 
 
 def test_an_increase_between_other_pairs_is_refused() -> None:
