@@ -25,7 +25,8 @@ class SeedDistance:
         seed: the seed of the protocol that it belongs to.
         distance: sum of the mask over all channels (pixels times channels); None if not valid.
         asr: success rate of the returned trigger on all images used, in `[0, 1]`.
-        valid: whether `asr` reaches what the protocol asks for.
+        valid: whether the trigger counts. Under `paper` the mean of the pass in which it came about
+            decides, so that `asr` may lie below `success_rate`.
         samples: images of the source class that were used.
         steps: optimisation steps taken.
     """

@@ -163,15 +163,25 @@ def save_network(path: Path, module: nn.Module, *, architecture: str, num_classe
     write_sidecar(path, architecture=architecture, num_classes=num_classes)
 
 
+_GIANT = 1 << 30
+
+
 def sha256_of(path: Path) -> str:
     """SHA-256 of the file's bytes, hexadecimal; an empty file has one too.
 
     Raises:
         InputError: there is no such file.
-        RefusedFile: it is a folder, pipe or device.
+        RefusedFile: it is a folder, pipe or device, or a giant file with hardly anything in it.
     """
     if not Path(path).is_file():
         raise _no_file(Path(path))
+    status = Path(path).stat()
+    held = 512 * getattr(status, "st_blocks", status.st_size)
+    if status.st_size > _GIANT and held < status.st_size / 100:
+        raise RefusedFile(
+            f"{path} claims {status.st_size:,} bytes and holds {held:,}: what is not there would "
+            "take hours to read"
+        )
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

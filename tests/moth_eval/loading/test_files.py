@@ -128,6 +128,14 @@ def test_what_training_leaves_in_a_checkpoint_is_read(network: nn.Module, tmp_pa
     assert_same_network(loaded.module, network, 32)
 
 
+def test_a_file_that_is_hardly_there_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "model.pt").open("wb") as file:
+        file.write(b"PK")
+        file.truncate(1 << 43)
+    with pytest.raises(RefusedFile, match=r"claims 8,796,093,022,208 bytes and holds"):
+        sha256_of(tmp_path / "model.pt")
+
+
 def test_a_long_integer_is_no_key(tmp_path: Path) -> None:
     for content in ({2**64: 1}, {"s": {2**64, 1}}):
         torch.save({**content, "x": torch.ones(1)}, tmp_path / "model.pt")
