@@ -53,6 +53,7 @@ class HardenStudy:
         test: images for testing; None: a fifth of each class of the data is held out.
         first: only the first so many images of the data; None: all.
         architecture: where the network comes from if the file holds only weights (`--arch`).
+        normalisation: the one that the model is known to want; empty: it is found.
         require_sandbox: whether to refuse models where the kernel does not offer every guard for
             the process that opens them.
         distance_pairs: pairs of classes whose distance is measured before and after; 0: none.
@@ -73,6 +74,7 @@ class HardenStudy:
     test: Path | None = None
     first: int | None = None
     architecture: str = ""
+    normalisation: str = ""
     require_sandbox: bool = False
     distance_pairs: int = 20
     distance_seeds: int = 1
@@ -182,8 +184,9 @@ def _opened(study: HardenStudy) -> tuple[RoundModel, Opened, HardeningData]:
         )
     source = Reopening.source(study.architecture, study.model)
     device = resolve_device(study.device)
+    known = replace(models[0], normalisation=study.normalisation)
     opened = open_subject(
-        models[0], architecture=source, device=device, require_sandbox=study.require_sandbox
+        known, architecture=source, device=device, require_sandbox=study.require_sandbox
     )
     test = None if study.test is None else read_test(study.test, models[0], opened.subject)
     given = first_of(opened.subject.examples, study.first)

@@ -281,6 +281,7 @@ def _cell(
             share=study.clean_share,
             test=study.test and study.test.resolve(),
             architecture=study.architecture,
+            normalisation=one.model.normalisation,
             require_sandbox=study.require_sandbox,
             distance_pairs=0,
             seed=seed,

@@ -123,16 +123,30 @@ def _members(folder: Path, examples: Path) -> Iterator[Attacked]:
         yield from (Attacked(model=one) for one in read_round(folder, examples=examples).models)
 
 
+def _trained_under(folder: Path) -> str:
+    """The normalisation that an artefact says its model was trained with; empty: it does not say.
+
+    Images under a trigger may look otherwise under another that serves clean ones as well.
+    """
+    try:
+        record = read_artefact(folder).record
+    except MothError:
+        return ""
+    return record.training.normalisation if record.training else ""
+
+
 def _artefact(folder: Path, name: str, examples: Path) -> Attacked:
     model, twin = _only(folder, examples, name), None
     try:
         read = read_artefact(folder)
     except MothError as error:
         return Attacked(model=replace(model, usable=False, problems=(str(error),)), artefact=folder)
+    known = _trained_under(folder)
     if read.twin is not None and _has_model(read.twin):
         twin = _only(read.twin, examples, f"{name}-twin")
+        twin = replace(twin, normalisation=_trained_under(read.twin.parent) or known)
     return Attacked(
-        model=model,
+        model=replace(model, normalisation=known),
         artefact=folder,
         record=read.record,
         threat="" if read.trigger is None else str(read.trigger.threat.value),

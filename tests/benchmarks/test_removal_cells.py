@@ -27,10 +27,18 @@ from benchmarks.removal_models import find_attacked, read_trigger
 from benchmarks.supervisor import Place
 from moth_eval.errors import InputError
 from moth_eval.hardening_cells import CellOutcome
+from moth_eval.hardening_records import CARD, HardeningCard, read_record
 from moth_eval.removal_records import BeforeRecord, RatesRecord, RemovalCard
 from moth_eval.subject import Examples, Subject
 from tests.support import attacked
-from tests.support.attacked import ARCH, PER_CLASS, TARGET, write_attacked, write_model
+from tests.support.attacked import (
+    ARCH,
+    PATCH_RECORD,
+    PER_CLASS,
+    TARGET,
+    write_attacked,
+    write_model,
+)
 from tests.support.removal_runs import variant
 from tests.support.subjects import prototype_subject
 
@@ -409,6 +417,29 @@ def test_models_are_found_with_their_records_and_twins(folder: Path, tmp_path: P
     assert names == ["bad", "bad-twin"]
     [alone] = find_attacked(many / "models" / "bad" / "twin", examples=many)
     assert alone.clean
+
+
+def test_models_are_read_under_the_normalisation_that_they_were_trained_with(
+    tmp_path: Path,
+) -> None:
+    """Clean images may look alike under two, and stamped ones may not."""
+    many = write_attacked(tmp_path, names=("bad",))
+    training = {
+        "architecture": "", "start": "scratch", "normalisation": "minmax", "recipe": {},
+        "epochs": 1, "seed": 0, "seconds": 1.0, "device": "cpu", "versions": {},
+    }  # fmt: skip
+    record = {**PATCH_RECORD, "training": training, "twin": "twin"}
+    write_model(many / "models" / "bad", target=TARGET, record=record)
+    write_model(many / "models" / "bad" / "twin", target=None)
+    found = {one.model.name: one.model for one in find_attacked(many / "models", examples=many)}
+    assert {name: model.normalisation for name, model in found.items()} == {
+        "bad": "minmax", "bad-twin": "minmax",
+    }  # fmt: skip
+    made = planned(many, tmp_path / "run", "wipe")
+    assert {cell.study.normalisation for cell in made.cells} == {"minmax"}
+    done(cell_of(made, "wipe"))
+    card = read_record(cell_of(made, "wipe").study.run / CARD, HardeningCard)
+    assert card.run.normalisation == "minmax"
 
 
 def test_a_wrong_record_makes_one_model_unusable_and_no_clean_control(
