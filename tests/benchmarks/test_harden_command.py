@@ -140,8 +140,7 @@ def test_distances_before_and_after_are_of_the_same_pairs(undisturbed: tuple[Pat
     ratios = [p["after"] / p["before"] - 1 for p in known]
     assert change["increase"]["mean_of_ratios"] == pytest.approx(np.mean(ratios))
     assert change["increase"]["pairs"] == len(known) > 1
-    bounds = change["increase"]["mean_of_ratios_interval"]
-    assert bounds["low"] < change["increase"]["mean_of_ratios"] < bounds["high"]
+    assert change["increase"]["mean_of_ratios_interval"] is None  # of three pairs
     failed = [[p["source"], p["target"]] for p in change["pairs"] if p["after"] is None]
     assert change["failed_after"] == failed
 
