@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from moth_eval.hardening_records import (
@@ -163,5 +164,5 @@ def _list(lines: tuple[str, ...]) -> str:
 
 
 def _cell(value: object) -> str:
-    """Text that stays in its cell of a table."""
-    return visible(str(value)).replace("|", "\\|")
+    """Text that stays in its cell of a table, escaped already or not."""
+    return re.sub(r"(?<!\\)\|", r"\\|", visible(str(value)))

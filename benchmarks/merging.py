@@ -158,24 +158,24 @@ def _copy(source: Path, target: Path) -> None:
     """Copy every file that is not there yet; one that is has the same content, or goes on."""
     for path in _files(source):
         there = target / path.relative_to(source)
+        new = path.read_bytes()
         if there.exists():
-            if _goes_on(path, there):
-                write_whole(there, path.read_bytes())
-            elif there.read_bytes() != path.read_bytes() and path.suffix not in (".lock", ".log"):
+            old = there.read_bytes()
+            if _goes_on(path, old, new):
+                write_whole(there, new)
+            elif old != new and path.suffix not in (".lock", ".log"):
                 raise RunError(
                     f"{path} and {there} differ, though they are to be the same: merge into a new "
                     "folder, and leave one of the runs out"
                 )
             continue
-        write_whole(there, path.read_bytes())
+        write_whole(there, new)
 
 
-def _goes_on(path: Path, there: Path) -> bool:
+def _goes_on(path: Path, old: bytes, new: bytes) -> bool:
     """Whether a ledger file has more lines than its copy of an earlier merge, or a log does."""
-    if path.suffix not in (".jsonl", ".log"):
-        return False
-    new, old = path.read_bytes(), there.read_bytes()
-    return len(new) > len(old) and (path.suffix == ".log" or new.startswith(old))
+    same = path.suffix == ".log" or (path.suffix == ".jsonl" and new.startswith(old))
+    return same and len(new) > len(old)
 
 
 def _copy_cells(source: Path, target: Path) -> None:

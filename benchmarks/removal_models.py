@@ -123,16 +123,20 @@ def _members(folder: Path, examples: Path) -> Iterator[Attacked]:
         yield from (Attacked(model=one) for one in read_round(folder, examples=examples).models)
 
 
-def _trained_under(folder: Path) -> str:
-    """The normalisation that an artefact says its model was trained with; empty: it does not say.
+def _trained_under(record: AttackRecord) -> str:
+    """The normalisation that a record says its model was trained with; empty: it does not say.
 
     Images under a trigger may look otherwise under another that serves clean ones as well.
     """
-    try:
-        record = read_artefact(folder).record
-    except MothError:
-        return ""
     return record.training.normalisation if record.training else ""
+
+
+def _twin_trained_under(folder: Path, otherwise: str) -> str:
+    """Likewise of a twin, which lies with the artefact that it was made for."""
+    try:
+        return _trained_under(read_artefact(folder.parent).record) or otherwise
+    except MothError:
+        return otherwise
 
 
 def _artefact(folder: Path, name: str, examples: Path) -> Attacked:
@@ -141,10 +145,10 @@ def _artefact(folder: Path, name: str, examples: Path) -> Attacked:
         read = read_artefact(folder)
     except MothError as error:
         return Attacked(model=replace(model, usable=False, problems=(str(error),)), artefact=folder)
-    known = _trained_under(folder)
+    known = _trained_under(read.record)
     if read.twin is not None and _has_model(read.twin):
         twin = _only(read.twin, examples, f"{name}-twin")
-        twin = replace(twin, normalisation=_trained_under(read.twin.parent) or known)
+        twin = replace(twin, normalisation=_twin_trained_under(read.twin, known))
     return Attacked(
         model=replace(model, normalisation=known),
         artefact=folder,

@@ -63,9 +63,9 @@ def parse_detector(command: str) -> dict[str, Any]:
             "there"
         )
     words = [_absolute(words[0], program=True), *(_absolute(word) for word in words[1:])]
-    files = {word.rpartition("=")[2]: "" for word in words}
-    hashes = {name: sha256_of(Path(name)) for name in files if Path(name).is_file()}
-    return {"command": words, "files": hashes}
+    named = {word.rpartition("=")[2] for word in words}
+    files = {name: sha256_of(Path(name)) for name in sorted(named) if Path(name).is_file()}
+    return {"command": words, "files": files}
 
 
 def _absolute(word: str, *, program: bool = False) -> str:

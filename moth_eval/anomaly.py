@@ -54,12 +54,10 @@ def upward_indices(figures: Sizes) -> Sizes:
     return anomaly_indices(scale - (figures - np.median(figures))) if scale else 0 * figures
 
 
-def no_index(count: int) -> str:
-    """Why fewer than `LEAST_CLASSES` sizes have no anomaly index, and what has one."""
-    return (
-        f"an anomaly index needs at least {LEAST_CLASSES} classes to compare, got {count}: "
-        "use statistic=size"
-    )
+def no_index(count: int, *, instead: str = "use statistic=size") -> str:
+    """Why fewer than `LEAST_CLASSES` sizes have no anomaly index, and what to do instead."""
+    needed = f"an anomaly index needs at least {LEAST_CLASSES} classes to compare"
+    return f"{needed}, got {count}: {instead}"
 
 
 @lru_cache(maxsize=256)

@@ -7,11 +7,6 @@ from pathlib import Path
 import click
 
 
-def folder_of(models: Path) -> Path:
-    """The folder of untrusted models that is meant by itself or by a file in it."""
-    return models.resolve().parent if models.is_file() else models.resolve()
-
-
 def admit_own_code(architecture: str, models: Path) -> None:
     """Let `--arch` find modules in the present folder, after all others; no worker looks there.
 
@@ -21,6 +16,7 @@ def admit_own_code(architecture: str, models: Path) -> None:
     import sys
 
     from .loading.architectures import ArchitectureSource
+    from .loading.import_guard import folder_of
 
     os.environ["PYTHONSAFEPATH"] = "1"
     here, root = Path.cwd().resolve(), folder_of(models)

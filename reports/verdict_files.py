@@ -262,24 +262,36 @@ def junit(run: Run, verdicts: Sequence[ModelVerdict]) -> bytes:
     """
     suites = ET.Element("testsuites", name="moth-eval")
     for scanner in run.scanners:
-        own = [(m, v) for m in verdicts for v in m.verdicts if v.row.scanner == scanner]
+        own = [
+            (v, _outcome(m, v)) for m in verdicts for v in m.verdicts if v.row.scanner == scanner
+        ]
+        counts = Counter(outcome for _, outcome in own)
         suite = ET.SubElement(
             suites,
             "testsuite",
             name=_xml(scanner),
             tests=str(len(own)),
-            failures=str(sum(v.grade in FINDINGS for _, v in own)),
-            errors=str(sum(_is_open(m, v) for m, v in own)),
-            skipped=str(sum(v.grade == NOT_JUDGED and not _is_open(m, v) for m, v in own)),
-            time=f"{sum(v.row.record.seconds for _, v in own if v.row.record):.3f}",
+            failures=str(counts["failure"]),
+            errors=str(counts["error"]),
+            skipped=str(counts["skipped"]),
+            time=f"{sum(v.row.record.seconds for v, _ in own if v.row.record):.3f}",
         )
-        for model, verdict in own:
-            _case(suite, model, verdict)
+        for verdict, outcome in own:
+            _case(suite, verdict, outcome)
     ET.indent(suites)
     return bytes(ET.tostring(suites, encoding="utf-8", xml_declaration=True)) + b"\n"
 
 
-def _case(suite: ET.Element, model: ModelVerdict, verdict: Verdict) -> None:
+def _outcome(model: ModelVerdict, verdict: Verdict) -> str:
+    """What JUnit calls a verdict; empty: passed."""
+    if verdict.grade in FINDINGS:
+        return "failure"
+    if _is_open(model, verdict):
+        return "error"
+    return "skipped" if verdict.grade == NOT_JUDGED else ""
+
+
+def _case(suite: ET.Element, verdict: Verdict, outcome: str) -> None:
     record = verdict.row.record
     case = ET.SubElement(
         suite,
@@ -288,11 +300,10 @@ def _case(suite: ET.Element, model: ModelVerdict, verdict: Verdict) -> None:
         classname=_xml(verdict.row.scanner),
         time=f"{record.seconds if record else 0:.3f}",
     )
-    if verdict.grade == NOT_JUDGED and not _is_open(model, verdict):
-        ET.SubElement(case, "skipped", message=_xml(verdict.basis))
-    elif verdict.grade in FINDINGS or _is_open(model, verdict):
-        kind = "failure" if verdict.grade in FINDINGS else "error"
-        told = ET.SubElement(case, kind, message=_xml(verdict.basis), type=verdict.grade)
+    if outcome == "skipped":
+        ET.SubElement(case, outcome, message=_xml(verdict.basis))
+    elif outcome:
+        told = ET.SubElement(case, outcome, message=_xml(verdict.basis), type=verdict.grade)
         told.text = "\n".join(map(_xml, verdict.evidence)) or None
 
 

@@ -35,8 +35,8 @@ class IBAU:
 
     Differs from the reference: the perturbed images stay in `[0, 1]`; the perturbation works
     against the true labels, not the network's answers; the inner problem of a step is that of its
-    own batch, not of the first; in a batch of fewer than 100
-    images one is perturbed, where the published code perturbs none and unlearns nothing.
+    own batch, not of the first; in a batch of fewer than 100 images one is perturbed, where the
+    published code perturbs none and unlearns nothing.
 
     Attributes:
         rounds: perturbations, each followed by a pass over the images.

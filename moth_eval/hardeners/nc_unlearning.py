@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 
-from ..anomaly import LEAST_CLASSES, Sizes, anomaly_indices
+from ..anomaly import LEAST_CLASSES, Sizes, anomaly_indices, no_index
 from ..errors import HardeningError
 from ..hardening import SILENT, Hardening, HardeningStatus, Journal
 from ..inversion.engine import invert
@@ -97,8 +97,7 @@ class NCUnlearning:
         if self.target is None and subject.num_classes < LEAST_CLASSES:
             return Hardening(
                 status=HardeningStatus.INAPPLICABLE,
-                reason=f"an anomaly index needs at least {LEAST_CLASSES} classes to compare, got "
-                f"{subject.num_classes}: name the target",
+                reason=no_index(subject.num_classes, instead="name the target"),
             )
         rounds = PlainRounds(subject, data, self.recipe, generator, journal)
         if rounds.fresh:

@@ -199,12 +199,8 @@ def _step(
 def _learning_rate(steps: Tensor, schedule: Schedule) -> Tensor:
     """Learning rates `(R,)` after these many steps: a cosine from first to last, then the last."""
     low, high = schedule.final_learning_rate, schedule.learning_rate
-    return (
-        low
-        + (high - low)
-        * (1 + torch.cos(steps.clamp(max=schedule.steps) * (math.pi / schedule.steps)))
-        / 2
-    )
+    done = steps.clamp(max=schedule.steps) * (math.pi / schedule.steps)
+    return low + (high - low) * (1 + torch.cos(done)) / 2
 
 
 def _result(

@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..errors import ArchitectureError
 from ..networks import NETWORKS
-from .import_guard import nothing_imported_from, require_outside
+from .import_guard import folder_of, nothing_imported_from, require_outside
 from .vit import VIT_NAMES, named_vit
 
 Factory = Callable[..., nn.Module]
@@ -119,9 +119,8 @@ class ArchitectureSource:
     forbidden: Path | None = None
 
     def __post_init__(self) -> None:
-        if self.forbidden is not None and self.forbidden.is_file():
-            # What lies beside a model is as untrusted as what lies in a folder of them.
-            object.__setattr__(self, "forbidden", self.forbidden.resolve().parent)
+        if self.forbidden is not None:
+            object.__setattr__(self, "forbidden", folder_of(self.forbidden))
 
     @classmethod
     def parse(cls, spec: str, *, forbidden: Path | None = None) -> ArchitectureSource:

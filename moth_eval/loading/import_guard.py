@@ -13,6 +13,14 @@ from types import ModuleType
 from ..errors import ArchitectureError
 
 
+def folder_of(models: Path) -> Path:
+    """The folder of untrusted models that is meant by itself or by a file in it.
+
+    What lies beside a model is as untrusted as what lies in a folder of them.
+    """
+    return models.resolve().parent if models.is_file() else models.resolve()
+
+
 @contextmanager
 def nothing_imported_from(forbidden: Path | None) -> Iterator[None]:
     """While it lasts, any import of a module that lies in `forbidden` is an error.

@@ -171,13 +171,10 @@ def _reconstructed(arguments: Arguments) -> Instance:
 
 def _counter(arguments: Arguments) -> dict[object, object]:
     """Counts, such as a learning rate schedule's milestones."""
-    if len(arguments) > 1 or any(type(one) is not dict for one in arguments):
+    counts = arguments[0] if arguments else {}
+    if len(arguments) > 1 or not isinstance(counts, dict):
         raise RefusedFile("a counter in the pickle is not made from counts")
-    made: dict[object, object] = {}
-    for one in arguments:
-        assert isinstance(one, dict)  # noqa: S101 - tells mypy what the line above says
-        made.update(one)
-    return made
+    return dict(counts)
 
 
 def _empty_dict(_: Arguments) -> dict[object, object]:

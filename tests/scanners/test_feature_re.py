@@ -23,6 +23,12 @@ def scanned(subject: Subject, scanner: FeatureRE = SHORT) -> Scan:
     return run_scan(scanner, subject, name="feature-re", seed=0)
 
 
+def with_rows(subject: Subject, rows: Tensor) -> Subject:
+    """The subject with these of its examples, in this order."""
+    images, labels = subject.examples.images[rows], subject.examples.labels[rows]
+    return replace(subject, examples=replace(subject.examples, images=images, labels=labels))
+
+
 def training(how: FeatureRE, group: list[int], subject: Subject) -> _Training:
     network = OpenNetwork(subject)
     noise = noise_like(network, 2, torch.Generator().manual_seed(0))
@@ -130,12 +136,7 @@ def test_both_halves_hold_every_class_whatever_the_order_of_images(labels: Tenso
 def test_images_that_alternate_between_classes_leave_none_out() -> None:
     subject = trained_subject(2)
     order = torch.arange(len(subject.examples)).view(CLASSES, -1).T.flatten()
-    examples = replace(
-        subject.examples,
-        images=subject.examples.images[order],
-        labels=subject.examples.labels[order],
-    )
-    scan = scanned(replace(subject, examples=examples))
+    scan = scanned(with_rows(subject, order))
     assert scan.reason == ""
     assert {e.target for e in scan.evidence} == set(range(CLASSES))
 
@@ -143,12 +144,7 @@ def test_images_that_alternate_between_classes_leave_none_out() -> None:
 def test_classes_without_images_are_said_to_be_left_out() -> None:
     subject = trained_subject(2)
     rows = subject.examples.labels < 3
-    few = replace(
-        subject.examples,
-        images=subject.examples.images[rows],
-        labels=subject.examples.labels[rows],
-    )
-    scan = scanned(replace(subject, examples=few))
+    scan = scanned(with_rows(subject, rows))
     assert scan.reason == "2 of 5 classes have no images"
     assert {e.target for e in scan.evidence} == {0, 1, 2}
 
@@ -156,12 +152,7 @@ def test_classes_without_images_are_said_to_be_left_out() -> None:
 def test_images_of_one_class_alone_and_networks_without_inner_layers_give_no_score() -> None:
     subject = trained_subject(2)
     rows = subject.examples.labels == 1
-    one = replace(
-        subject.examples,
-        images=subject.examples.images[rows],
-        labels=subject.examples.labels[rows],
-    )
-    scan = scanned(replace(subject, examples=one))
+    scan = scanned(with_rows(subject, rows))
     assert scan.status is Status.INCONCLUSIVE
     assert scan.reason == "no class has clean images of its own and of others"
     flat = nn.Sequential(nn.Flatten(), nn.Linear(432, 5)).eval()

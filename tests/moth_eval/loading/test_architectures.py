@@ -16,8 +16,7 @@ from moth_eval.loading.architectures import (
     on_meta,
     torchvision_architecture,
 )
-from moth_eval.loading.import_guard import require_outside
-from moth_eval.own_code import folder_of
+from moth_eval.loading.import_guard import folder_of, require_outside
 
 #: Every way in which TrojAI's files and documents spell a network -> torchvision's class.
 TROJAI_NAMES = {
