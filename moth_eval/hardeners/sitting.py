@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -28,6 +28,13 @@ from .trainer import Trainer
 
 if TYPE_CHECKING:
     from .moth import Moth
+
+COST_FLOOR = 0.1
+"""Share of the initial weight of the size below which no visit starts: a visit that failed lowers
+the weight by orders of magnitude, and nothing would be squeezed for the next ones."""
+
+MOST_TARGETS = 64
+"""Target classes of a round of warm-up; of more, as many are drawn by lot."""
 
 Pair = tuple[int, int]
 """Source and target class; a source of -1 stands for every class but the target."""
@@ -134,8 +141,11 @@ class Sitting:
         steps = self._settings.warm_up_steps if fresh else self._settings.first_steps
         directions = [(-1, target) for target in range(self._subject.num_classes)]
         directions = [d for d in directions if self._batches.present != (d[1],)]
+        if len(directions) > MOST_TARGETS:
+            lot = torch.randperm(len(directions), generator=self._generator)[:MOST_TARGETS]
+            directions = [directions[k] for k in sorted(lot.tolist())]
         tally = Tally()
-        found = self._invert(directions, steps)
+        found = self._invert({d: self._held.get(*d) for d in directions}, steps)
         if fresh:
             self._rate_universals(found.stamps)
         self._train(found.stamps, tally)
@@ -156,11 +166,11 @@ class Sitting:
         tally = Tally()
         collected: dict[Pair, list[float]] = {d: [] for d in directions}
         for repeat in range(settings.repeats):
-            known = [d for d in directions if self._start(d, first=repeat == 0) is not None]
+            starts = {d: self._start(d, first=repeat == 0) for d in directions}
             steps = settings.first_steps if repeat == 0 else settings.next_steps
             parts = [
-                self._invert(known, steps, first=repeat == 0),
-                self._invert([d for d in directions if d not in known], settings.fresh_steps),
+                self._invert({d: s for d, s in starts.items() if s is not None}, steps),
+                self._invert({d: s for d, s in starts.items() if s is None}, settings.fresh_steps),
             ]
             for part in parts:
                 for direction, size in part.sizes.items():
@@ -177,11 +187,11 @@ class Sitting:
             return None
         return self._held.get(*direction)
 
-    def _invert(self, directions: Sequence[Pair], steps: int, *, first: bool = False) -> Inverted:
-        """Triggers of these directions on the network as it now is."""
-        if not directions:
+    def _invert(self, starts: Mapping[Pair, Held | None], steps: int) -> Inverted:
+        """Triggers of these directions on the network as it now is; None starts at random."""
+        if not starts:
             return Inverted(stamps=[], sizes={})
-        problems = [self._problem(d, self._start(d, first=first)) for d in directions]
+        problems = [self._problem(direction, start) for direction, start in starts.items()]
         now = replace(self._subject, module=self._trainer.network)
         network = FrozenNetwork(
             now, images_at_once=self._images_at_once, precision=self._settings.precision
@@ -190,7 +200,7 @@ class Sitting:
         results = invert(network, self._data.images, problems, self._schedule(steps))
         self._passes[0] += network.forward_passes
         self._passes[1] += network.backward_passes
-        pairs = list(zip(directions, results, strict=True))
+        pairs = list(zip(starts, results, strict=True))
         for direction, result in pairs:
             self._held.put(*direction, Held.of(result))
         return Inverted(
@@ -200,7 +210,7 @@ class Sitting:
 
     def _problem(self, direction: Pair, start: Held | None) -> Problem:
         source, target = direction
-        count = self._settings.inversion_images
+        count, floor = self._settings.inversion_images, self._settings.initial_cost * COST_FLOOR
         images = (
             self._batches.except_class(target, count)
             if source < 0
@@ -212,7 +222,7 @@ class Sitting:
             seed=int(torch.randint(2**62, (), generator=self._generator)),
             source=None if source < 0 else source,
             start=None if start is None else (start.mask, start.pattern),
-            initial_cost=None if start is None else start.cost,
+            initial_cost=None if start is None else max(start.cost, floor),
         )
 
     def _schedule(self, steps: int) -> Schedule:

@@ -14,10 +14,12 @@ from moth_eval.hardeners.adversarial_training import AdversarialTraining
 from moth_eval.hardeners.batches import Batches, augmented
 from moth_eval.hardeners.held_triggers import Held, HeldTriggers
 from moth_eval.hardeners.moth import Moth, moth_paper
+from moth_eval.hardeners.pairwise import Pairwise
 from moth_eval.hardeners.scheduling import PairScores
 from moth_eval.hardeners.stamping import Stamp, Tally, stamped_step
 from moth_eval.hardeners.trainer import Recipe, Trainer
 from moth_eval.hardening import Hardener, Hardening, HardeningStatus
+from moth_eval.inversion.engine import invert
 from moth_eval.inversion.problems import Inversion, Problem
 from moth_eval.plugins import build, parse_spec
 from moth_eval.robustness import PGD
@@ -109,6 +111,36 @@ def test_a_trigger_that_does_not_work_is_neither_trained_on_nor_measured(
         assert (entry.distance is not None) is bool(measured)
 
 
+@pytest.mark.parametrize(
+    ("method", "kept"),
+    [
+        (replace(SMALL, rounds=6), True),
+        (replace(SMALL, rounds=6, reuse=False), False),
+        (replace(SMALL, rounds=6, reuse=False, warm_up_rounds=0), False),
+        (Pairwise(rounds=6, pairs_per_round=2, steps=6, clean=8), False),
+    ],
+)
+def test_a_pair_goes_on_from_its_kept_trigger_only_where_triggers_are_reused(
+    subject: Subject,
+    data: Examples,
+    monkeypatch: pytest.MonkeyPatch,
+    method: Moth | Pairwise,
+    kept: bool,
+) -> None:
+    starts: list[list[bool]] = []
+
+    def recorded(network: Any, images: Any, problems: list[Problem], schedule: Any) -> Any:
+        if all(problem.source is not None for problem in problems):
+            starts.append([problem.start is not None for problem in problems])
+        return invert(network, images, problems, schedule)
+
+    monkeypatch.setattr("moth_eval.hardeners.sitting.invert", recorded)
+    method.harden(subject, data, generator=torch.Generator().manual_seed(0))
+    first_of_visits, repeats = starts[::2], starts[1::2]
+    assert all(started is kept for visit in first_of_visits for started in visit)
+    assert all(started for visit in repeats for started in visit)
+
+
 def test_directions_beyond_the_bound_are_left_in_peace(subject: Subject, data: Examples) -> None:
     log = harden(replace(SMALL, largest_share=1e-6), subject, data).log
     assert all(entry.stamped_accuracy is None for entry in log)
@@ -175,13 +207,37 @@ class TestScheduling:
             **settings,  # type: ignore[arg-type]
         )
 
-    def test_pairs_never_seen_come_before_all_others(self) -> None:
+    def test_a_pair_never_seen_is_tried_where_it_may_grow_faster_than_the_best(self) -> None:
         scores = self.scores()
-        for a, b in ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3)):
+        growths = {(0, 1): 2.0, (0, 2): 3.0, (0, 3): 3.0, (1, 2): 3.0, (1, 3): 3.0}
+        for (a, b), growth in growths.items():
             for direction in ((a, b), (b, a)):
-                scores.note(*direction, 1.0)
-                scores.note(*direction, 5.0)
+                scores.note(*direction, 10.0)
+                scores.note(*direction, 10.0 * growth)
         assert self.choose(scores, "gain", 1) == [(2, 3)]
+
+    def test_before_anything_is_measured_the_warm_up_says_which_classes_are_close(self) -> None:
+        scores = self.scores()
+        scores.universal[3, 1] = 0.9
+        scores.universal[0, 2] = 0.5
+        assert self.choose(scores, "gain", 2) == [(1, 3), (0, 2)]
+
+    def test_a_pair_measured_once_is_measured_again_first(self) -> None:
+        scores = self.scores()
+        scores.universal[3, 1] = 0.9
+        scores.note(0, 2, 10.0)
+        scores.note(2, 0, 10.0)
+        assert self.choose(scores, "gain", 1) == [(0, 2)]
+
+    def test_with_many_classes_what_was_measured_decides_long_before_all_pairs_are(self) -> None:
+        scores = PairScores(43, range(43), symmetric=True)
+        for partner in range(4):
+            for direction in ((partner, 42), (42, partner), (partner, 20), (20, partner)):
+                scores.note(*direction, 10.0)
+                scores.note(*direction, 14.0 + partner if 42 in direction else 10.0)
+        chosen = self.choose(scores, "gain", 10)
+        assert all(42 in pair for pair in chosen)
+        assert any(min(pair) > 3 for pair in chosen)
 
     def test_the_pair_that_grew_fastest_comes_first(self) -> None:
         scores = self.scores()
