@@ -12,7 +12,7 @@ from torch import nn
 from ..errors import RefusedFile
 from .inert_tree import Instance, TensorRecord
 from .naming import shown
-from .shadows import check_shadows
+from .shadows import PARTS, check_part_names, check_shadows
 
 DEEPEST = 64
 MOST_MODULES = 50_000
@@ -44,7 +44,7 @@ PARALLEL: dict[str, type[nn.Module]] = {
 HOOK_FLAGS = ("_is_full_backward_hook",)
 
 _MAPPINGS = (dict, OrderedDict)
-_GROUPS = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
+_GROUPS = (*PARTS, "_non_persistent_buffers_set")
 
 
 def class_name(instance: Instance) -> str:
@@ -159,6 +159,7 @@ def check_module(module: Instance) -> None:
                 "is not run; save its state dict instead"
             )
     _check_names(module)
+    check_part_names(module, nn.Module)
     for name, record in _members(module, "_parameters").items():
         if record is not None and not (type(record) is TensorRecord and record.is_parameter):
             raise RefusedFile(f"{name!r} of the {module.name} in the file is not a parameter")
@@ -173,7 +174,7 @@ def check_module(module: Instance) -> None:
 def _check_names(module: Instance) -> None:
     """Refuses a part that another of the same name hides, so that a reader may see either."""
     seen = set(module.state)
-    for group in ("_parameters", "_buffers", "_modules"):
+    for group in PARTS:
         for name in _members(module, group):
             if name in seen:
                 raise RefusedFile(

@@ -20,7 +20,7 @@ from ..errors import RefusedFile
 from .inert_tree import ITEM_SIZES, Instance, Named, Opaque, Partial, TensorRecord
 from .module_tree import RENAMED, class_name, distinct, is_network
 from .naming import shown
-from .shadows import check_shadows
+from .shadows import PARTS, check_part_names, check_shadows
 from .tensors import TensorReader
 from .vit import timm_class
 
@@ -39,8 +39,6 @@ DEEPEST = 64
 MOST_VALUES = 500_000
 LONGEST_TEXT = 4096
 PLAIN = (type(None), bool, int, float, str)
-#: Where torch keeps layers and numbers; these were checked with the tree.
-TABLES = ("_parameters", "_buffers", "_modules")
 
 
 @lru_cache(maxsize=1)
@@ -88,13 +86,14 @@ def check_attributes(root: Instance) -> None:
         kind = classes.get(class_name(part)) or timm_class(part.name)
         if kind is not None:
             check_shadows(part, kind)
+            check_part_names(part, kind)
             _check_hidden(part, seen)
 
 
 def _check_hidden(part: Instance, seen: set[int]) -> None:
     own = list(part.state.get("_parameters", {}).values())  # type: ignore[attr-defined]
     for name, value in part.state.items():
-        if name in TABLES or type(value) in PLAIN:
+        if name in PARTS or type(value) in PLAIN:
             continue
         # Recurrent layers list their own weights once more, in the order of their names.
         if name == "_flat_weights" and type(value) is list and _are(value, own):
@@ -216,7 +215,19 @@ class _Realiser:
                 f"the state of the {record.name} in the file is not one it can have: "
                 f"{shown(repr(error))}"
             ) from error
+        _require_reachable(module, record)
         return module
+
+
+def _require_reachable(module: nn.Module, record: Instance) -> None:
+    """Refuses a layer in which a part is hidden by what older releases did not set."""
+    for table in PARTS:
+        hidden = vars(module).keys() & vars(module).get(table, {}).keys()
+        if hidden:
+            raise RefusedFile(
+                f"the {record.name} in the file has a part called {shown(min(hidden))!r}, which is "
+                "the name of an attribute of its class; save its state dict instead"
+            )
 
 
 def _function_or_class(record: Named) -> Any:

@@ -208,6 +208,92 @@ def test_a_convolution_that_is_used_twice_is_not_folded() -> None:
     assert count == 0
 
 
+def test_a_convolution_whose_weight_is_used_elsewhere_is_not_folded() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.bn = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+
+        def forward(self, images: Tensor) -> Tensor:
+            out: Tensor = self.bn(self.conv(images))
+            return torch.nn.functional.conv2d(out, self.conv.weight + self.conv.weight)
+
+    _, count = fold_batch_norm(Tied().eval())
+    assert count == 0
+
+
+def test_a_convolution_in_two_places_is_not_folded() -> None:
+    conv = nn.Conv2d(3, 3, 1)
+    kept = nn.Identity()
+    kept.add_module("again", conv)
+    _, count = fold_batch_norm(nn.Sequential(conv, nn.BatchNorm2d(3), kept).eval())
+    assert count == 0
+
+
+@pytest.mark.parametrize("name", ["forward", "__call__", "eval", "add_module"])
+def test_parts_under_the_names_of_methods_are_run_as_the_network_runs_them(name: str) -> None:
+    """Code that `torch.fx` writes of a trace finds the method where the network runs the part."""
+    turned = nn.Conv2d(3, 3, 1, bias=False)
+    turned.weight.data = -torch.eye(3).reshape(3, 3, 1, 1)
+    holder = nn.Identity()
+    holder._modules[name] = turned
+    network = nn.Sequential(
+        holder, turned, nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten()
+    ).eval()
+    images = torch.rand(4, 3, 6, 6)
+    expected = network(images)
+    frozen, count = freeze(network)
+    assert count == 1
+    torch.testing.assert_close(frozen(images), expected)
+    assert not torch.allclose(network[2:](images), expected)
+
+
+def test_a_network_that_answers_otherwise_when_folded_is_used_as_it_is() -> None:
+    class TwoFaced(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.bn = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+            self.bn.running_mean = torch.ones(3)
+
+        def forward(self, images: Tensor) -> Tensor:
+            found: Tensor = self.conv(images)
+            return self.bn(found) if not isinstance(images, Tensor) else found
+
+    network = TwoFaced().eval()
+    images = torch.rand(4, 3, 6, 6)
+    frozen, count = freeze(network, images)
+    assert count == 0
+    torch.testing.assert_close(frozen(images), network(images))
+    _, trusting = freeze(network)
+    assert trusting == 1
+
+
+def test_a_frozen_network_is_held_against_its_subject(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 5, 12), nn.BatchNorm2d(5), nn.Flatten())
+    network = network.requires_grad_(False).eval()
+    changed = replace(subject, module=network)
+    assert FrozenNetwork(changed).folded == 1
+    wrong = nn.Conv2d(3, 5, 12).requires_grad_(False)
+    monkeypatch.setattr("moth_eval.inversion.frozen.fuse_conv_bn_eval", lambda *_: wrong)
+    frozen = FrozenNetwork(changed)
+    assert frozen.folded == 0
+    images = subject.examples.images
+    torch.testing.assert_close(frozen.logits(images), network(images))
+
+
+def test_batch_norm_without_statistics_is_left_in_its_place() -> None:
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), nn.Flatten()
+    ).eval()
+    network[1].running_mean = network[1].running_var = None
+    images = torch.rand(4, 3, 6, 6)
+    frozen, count = freeze(network)
+    assert count == 1
+    torch.testing.assert_close(frozen(images), network(images))
+
+
 def test_a_network_that_cannot_be_traced_is_used_as_it_is() -> None:
     class Branching(nn.Module):
         def forward(self, images: Tensor) -> Tensor:
@@ -217,8 +303,15 @@ def test_a_network_that_cannot_be_traced_is_used_as_it_is() -> None:
     assert fold_batch_norm(network) == (network, 0)
 
 
+def test_folding_leaves_the_network_as_it_was() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).eval()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    assert fold_batch_norm(network)[1] == 1
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+
+
 @pytest.mark.parametrize("kind", ["module", "parameter", "buffer"])
-def test_names_that_would_be_code_are_not_traced(kind: str, tmp_path: Path) -> None:
+def test_names_that_would_be_code_are_not_run(kind: str, tmp_path: Path) -> None:
     flag = tmp_path / "ran"
     name = f'0", open("{flag}", "w")) or getattr(self, "0'.replace(".", "\\x2e")
 

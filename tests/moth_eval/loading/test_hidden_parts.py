@@ -89,6 +89,53 @@ def test_names_that_torch_would_write_into_code_are_refused(tmp_path: Path) -> N
     assert not flag.exists()
 
 
+OWN_NAMES = ["forward", "__call__", "__class__", "_version", "eval", "to", "state_dict", "training"]
+
+
+@pytest.mark.parametrize("name", OWN_NAMES)
+def test_a_part_with_the_name_of_something_of_its_class_is_refused(
+    name: str, tmp_path: Path
+) -> None:
+    """Code that goes by names gets the class's own, the network itself runs the part."""
+    turned = nn.Conv2d(3, 3, 1, bias=False)
+    turned.weight.data = -torch.eye(3).reshape(3, 3, 1, 1)
+    holder = nn.Identity()
+    vars(holder).pop(name, None)
+    holder._modules[name] = turned
+    network = nn.Sequential(holder, turned, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    torch.save(network, tmp_path / "model.pt")
+    with pytest.raises(RefusedFile, match=f"Identity in the file has a part called '{name}'"):
+        load_network(tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize("group", ["_modules", "_parameters", "_buffers"])
+def test_names_of_one_class_are_refused_in_it_alone(group: str, tmp_path: Path) -> None:
+    held = {
+        "_modules": nn.ReLU(),
+        "_parameters": nn.Parameter(torch.ones(1)),
+        "_buffers": torch.ones(1),
+    }
+    for kind, name in ((BasicBlock, "expansion"), (nn.Conv2d, "_conv_forward")):
+        for holder in (kind(3, 3, 1), nn.Identity()):
+            getattr(holder, group)[name] = held[group]
+            network = nn.Sequential(holder, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+            torch.save(network, tmp_path / "model.pt")
+            if type(holder) is nn.Identity:
+                load_network(tmp_path / "model.pt")
+                continue
+            with pytest.raises(RefusedFile, match=f"{kind.__name__} .* a part called '{name}'"):
+                load_network(tmp_path / "model.pt")
+
+
+def test_a_part_that_hides_behind_an_attribute_of_newer_releases_is_refused(tmp_path: Path) -> None:
+    layer = nn.GELU()
+    vars(layer).pop("approximate")
+    layer._modules["approximate"] = nn.ReLU()
+    torch.save(nn.Sequential(layer, nn.Flatten()), tmp_path / "model.pt")
+    with pytest.raises(RefusedFile, match="'approximate', which is the name of an attribute"):
+        load_network(tmp_path / "model.pt")
+
+
 def test_overlong_paths_of_parts_are_refused() -> None:
     inner = module()
     for _ in range(5):
