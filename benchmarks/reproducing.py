@@ -12,8 +12,10 @@ from moth_eval.distance_records import DistanceFolder
 from moth_eval.errors import InputError
 from moth_eval.hardening_cells import CellState
 from moth_eval.hardening_study_records import HardeningStudyFolder, HardeningStudyManifest
+from moth_eval.loading.architectures import builtin_architecture
 from moth_eval.records import RunFolder, ScanRecord
 from moth_eval.removal_records import RemovalFolder, RemovalManifest, RemovalState
+from moth_eval.text import visible
 
 from .run_states import kind_of
 from .study_files import key_of, options_of_call
@@ -22,6 +24,9 @@ from .third_party import PREFIX
 S = TypeVar("S", CellState, RemovalState)
 
 Value = float | int | str | None
+
+TRUSTED = ("detector", "arch", "engine", "address")
+"""Options that may name programs, code and machines."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +58,29 @@ class Cell:
     command: str
     options: Mapping[str, Any]
     figures: Callable[[Path], dict[str, Value]]
+
+    def require_ours(self) -> None:
+        """Refuses options that would run a program or code, or reach another machine.
+
+        A run folder may come from anybody, and its record is what these options are read from.
+
+        Raises:
+            InputError: there is such an option; names it.
+        """
+        given = {name: self.options.get(name) for name in TRUSTED}
+        if given["arch"] and builtin_architecture(str(given["arch"])):
+            del given["arch"]
+        words = [f"--{name} {visible(_joined(value))}" for name, value in given.items() if value]
+        if words:
+            raise InputError(
+                f"the record of the run asks for {', '.join(words)}: a program, code or a machine "
+                "of its writer's choice would be run with your rights. If you made the run "
+                "yourself, or trust who did, give --trust-run"
+            )
+
+
+def _joined(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def find_cell(run: Path, name: str) -> Cell:

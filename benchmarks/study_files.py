@@ -253,10 +253,20 @@ def options_of_call(call: Sequence[str]) -> dict[str, Any]:
 
 
 def line_of_options(word: str, options: Mapping[str, Any]) -> list[str]:
-    """The command line of a command with these options, named as in a study file."""
+    """The command line of a command with these options, named as in a study file.
+
+    Raises:
+        InputError: they are not options of this command.
+    """
     from moth_eval.cli import load_command
 
-    return command_line(word, options_model(load_command(word)).model_validate(dict(options)))
+    try:
+        values = options_model(load_command(word)).model_validate(dict(options))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"{place} is no option of moth-eval {word}: {first['msg']}") from error
+    return command_line(word, values)
 
 
 def repeated(call: Sequence[str]) -> str:
@@ -286,6 +296,8 @@ def _parsed(call: Sequence[str]) -> tuple[str, dict[str, Any]]:
         raise InputError(
             f"{' '.join(call)!r} is no call of today's commands: {error.message}"
         ) from error
+    except click.exceptions.Exit as error:  # of a call for help
+        raise InputError(f"{' '.join(call)!r} carries nothing out") from error
     return word, context.params
 
 

@@ -50,7 +50,7 @@ def require_outside(spec: ModuleSpec, forbidden: Path) -> None:
     inside = [place for place in places if place and _lies_in(Path(place).resolve(), root)]
     if inside:
         raise ArchitectureError(
-            f"--arch {spec.name}: the code at {inside[0]} lies in the folder of untrusted models "
+            f"--arch {spec.name}: the code at {inside[0]} lies in the untrusted folder "
             f"{forbidden} and is not run; if you trust it, move it elsewhere"
         )
 
@@ -64,7 +64,7 @@ def _lies_in(place: Path, root: Path) -> bool:
 
 
 class _Guard:
-    """Asks the other finders, and looks at where what they found lies."""
+    """Asks the other finders, and looks at where what they found lies, for all guards there are."""
 
     def __init__(self, forbidden: Path) -> None:
         self._forbidden = forbidden
@@ -77,6 +77,8 @@ class _Guard:
                 continue
             spec = finder.find_spec(name, path, target)
             if spec is not None:
-                require_outside(spec, self._forbidden)
+                for guard in sys.meta_path:
+                    if isinstance(guard, _Guard):
+                        require_outside(spec, guard._forbidden)
                 return spec
         return None

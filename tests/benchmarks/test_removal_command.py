@@ -118,7 +118,7 @@ def _untimed(row: dict[str, str]) -> dict[str, str]:
 
 def test_a_cell_comes_out_as_the_first_time(undisturbed: tuple[Path, Result]) -> None:
     run, _ = undisturbed
-    result = CliRunner().invoke(main, ["reproduce", str(run), f"bad/{PLAIN}/0"])
+    result = CliRunner().invoke(main, ["reproduce", str(run), f"bad/{PLAIN}/0", "--trust-run"])
     assert result.exit_code == 0, result.output
     assert "  ASR after" in result.output
 

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
-from benchmarks.reproducing import Figure
+from benchmarks.reproducing import Cell, Figure
+from benchmarks.study_files import line_of_options
 from moth_eval.cli import main
+from moth_eval.errors import InputError
 from moth_eval.records import LEDGER, RunFolder
 from tests.support.runs import entry, make_run, record
 from tests.support.subjects import write_prototype_round
@@ -40,11 +43,15 @@ def scans(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-def test_a_scan_comes_out_as_the_first_time(scans: Path, tmp_path: Path) -> None:
+def test_a_scan_comes_out_as_the_first_time(scans: Path, models: Path, tmp_path: Path) -> None:
     before = {p: p.read_bytes() for p in scans.rglob("*") if p.is_file()}
-    result = invoke("reproduce", scans, "model-1", "--out", tmp_path / "again")
+    result = invoke("reproduce", scans, "model-1", "--out", tmp_path / "again", "--trust-run")
     assert result.exit_code == 0, result.output
     lines = result.output.splitlines()
+    assert lines[0] == (
+        f"$ moth-eval trojai --models={models} --scanner=nc:max_images=30 "
+        f"--out={tmp_path / 'again'} --arch={ARCH} --only=model-1 --device=cpu --seed=5"
+    )
     assert any(line.startswith("  score ") and " -> " in line for line in lines)
     assert not [line for line in lines if line.startswith("!")]
     assert {p: p.read_bytes() for p in scans.rglob("*") if p.is_file()} == before
@@ -62,7 +69,7 @@ def test_a_result_that_was_changed_is_noticed(scans: Path, tmp_path: Path) -> No
     folder_again = RunFolder(tmp_path / "run")
     folder_again.write_manifest(folder.manifest())
     assert list((tmp_path / "run" / LEDGER).iterdir())
-    result = invoke("reproduce", tmp_path / "run", "model-1/nc:max_images=30")
+    result = invoke("reproduce", tmp_path / "run", "model-1/nc:max_images=30", "--trust-run")
     assert result.exit_code == 1, result.output
     assert "! score" in result.output
     assert "! suspected target" in result.output
@@ -78,7 +85,7 @@ def test_a_cell_of_a_hardening_study_comes_out_as_the_first_time(
         "--threads", 1, "--out", tmp_path / "run",
     )  # fmt: skip
     assert study.exit_code == 0, study.output
-    result = invoke("reproduce", tmp_path / "run", f"model-0/{MOTH}/0")
+    result = invoke("reproduce", tmp_path / "run", f"model-0/{MOTH}/0", "--trust-run")
     assert result.exit_code == 0, result.output
     assert "accuracy after" in result.output
 
@@ -89,7 +96,7 @@ def test_a_distance_comes_out_as_the_first_time(models: Path, tmp_path: Path) ->
         "--arch", ARCH, "--pairs", "0-1,1-0", "--seeds", "1,2", "--device", "cpu",
         "--out", tmp_path / "run",
     )  # fmt: skip
-    result = invoke("reproduce", tmp_path / "run", "1-0")
+    result = invoke("reproduce", tmp_path / "run", "1-0", "--trust-run")
     assert result.exit_code == 0, result.output
     assert "  distance under seed 1" in result.output
     assert "  distance under seed 2" in result.output
@@ -117,6 +124,87 @@ def test_a_cell_without_a_result_and_a_folder_without_a_run_are_input_errors(
     assert result.exit_code == 2
     assert "b under nc has no result" in result.output
     assert invoke("reproduce", tmp_path, "b").exit_code == 2
+
+
+FOREIGN = {
+    "detector": (["--detector", "touch {flag}"], "detector: touch {flag}"),
+    "arch": (["--arch", "foreign_run.evil"], "nc"),
+    "factory": (["--arch", "moth_eval.networks:torch.hub.load"], "nc"),
+    "engine": (["--engine", "ray"], "nc"),
+    "address": (["--address", "evil.example:6379"], "nc"),
+}
+"""Kind -> what the command line of a run from elsewhere asks for, and its scanner."""
+
+
+def foreign_run(folder: Path, models: Path, kind: str) -> tuple[Path, str]:
+    """A run folder that somebody else made, with code of theirs inside; and its scanner."""
+    words, scanner = FOREIGN[kind]
+    flag = str(folder / "ran")
+    scanner = scanner.format(flag=flag)
+    call = ("moth-eval", "trojai", "--models", str(models), *(w.format(flag=flag) for w in words))
+    run = folder / "foreign_run"
+    made = record("model-1", 1.0, scanner=scanner)
+    make_run(
+        run, [entry("model-1", keys={scanner: made.key})], [made],
+        command=call, models=str(models), scanners=(scanner,),
+    )  # fmt: skip
+    (run / "evil.py").write_text(f"open({flag!r}, 'w').close()\ndef net(): ...\n")
+    return run, scanner
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_a_run_from_elsewhere_runs_no_program_or_code_and_reaches_no_machine(
+    kind: str, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, scanner = foreign_run(tmp_path, models, kind)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [*sys.path])
+    result = invoke("reproduce", run, f"model-1/{scanner}")
+    assert result.exit_code == 2, result.output
+    asked = FOREIGN[kind][0][-1].format(flag=tmp_path / "ran")
+    assert f"the record of the run asks for --{FOREIGN[kind][0][0][2:]} {asked}: " in result.output
+    assert result.output.startswith("$ moth-eval trojai ")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_code_inside_a_run_is_not_imported_although_the_run_is_trusted(
+    inside: bool, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, scanner = foreign_run(tmp_path, models, "arch")
+    monkeypatch.chdir(run if inside else tmp_path)
+    monkeypatch.setattr("sys.path", [*sys.path])
+    result = invoke("reproduce", run, f"model-1/{scanner}", "--trust-run")
+    assert result.exit_code == 2, result.output
+    assert ("lies in the run folder" if inside else "lies in the untrusted folder") in result.output
+    assert not (tmp_path / "ran").exists()
+
+
+def test_networks_that_come_with_us_need_no_trust() -> None:
+    for name in ("resnet18", "vit_base_patch32_224", "moth_eval.networks:small_vgg"):
+        Cell(command="trojai", options={"arch": name}, figures=dict).require_ours()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (("moth-eval", "trojai", "--help"), "carries nothing out"),
+        (("moth-eval", "harden", "--help"), "carries nothing out"),
+        (("moth-eval", "runs", "rm"), "expected a call of one of"),
+    ],
+)
+def test_a_record_that_is_no_call_is_an_input_error(
+    call: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    run = make_run(tmp_path / "run", [entry("a")], [record("a", 1.0)], command=call)
+    result = invoke("reproduce", run, "a")
+    assert result.exit_code == 2
+    assert message in result.output
+
+
+def test_options_of_another_command_are_an_input_error() -> None:
+    with pytest.raises(InputError, match="generate_so_many is no option of moth-eval trojai"):
+        line_of_options("trojai", {"models": "x", "generate_so_many": 3})
 
 
 def test_only_models_that_are_there_are_asked_for(models: Path, tmp_path: Path) -> None:

@@ -244,5 +244,5 @@ def test_no_program_is_an_input_error(
 def test_a_row_can_be_reproduced(folder: Path, tmp_path: Path) -> None:
     assert trojai(folder, tmp_path / "run", "--detector", command(folder)).exit_code == 0
     cell = f"model-0/detector: {command(folder)}"
-    result = CliRunner().invoke(main, ["reproduce", str(tmp_path / "run"), cell])
+    result = CliRunner().invoke(main, ["reproduce", str(tmp_path / "run"), cell, "--trust-run"])
     assert result.exit_code == 0, result.output

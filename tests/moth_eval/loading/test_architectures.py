@@ -155,7 +155,7 @@ def test_code_in_the_models_folder_is_not_run(
     (package / "__init__.py").write_text(f"open({str(marker)!r}, 'w')\n")
     (package / "nets.py").write_text(NETWORKS)
     monkeypatch.syspath_prepend(tmp_path / "models")
-    with pytest.raises(ArchitectureError, match="lies in the folder of untrusted models"):
+    with pytest.raises(ArchitectureError, match="lies in the untrusted folder"):
         ArchitectureSource.parse("sneaky_package.nets:tiny", forbidden=tmp_path / "models")
     assert not marker.exists()
 
@@ -193,7 +193,7 @@ def test_code_beside_the_models_is_not_run_by_way_of_trusted_code(
     monkeypatch.syspath_prepend(own)
     monkeypatch.delitem(sys.modules, "trusted_for_a_test", raising=False)
     finders = list(sys.meta_path)
-    with pytest.raises(ArchitectureError, match=r"beside_the_models.* lies in the folder of untru"):
+    with pytest.raises(ArchitectureError, match=r"beside_the_models.* in the untrusted folder"):
         ArchitectureSource.parse("trusted_for_a_test:tiny", forbidden=models).build(
             name=None, num_classes=3
         )
@@ -230,7 +230,7 @@ def test_frozen_modules_do_not_lie_in_the_current_folder(
     require_outside(spec, tmp_path)
     located = spec_from_file_location("frozen", tmp_path / "frozen.py")
     assert located is not None
-    with pytest.raises(ArchitectureError, match=r"frozen\.py lies in the folder"):
+    with pytest.raises(ArchitectureError, match=r"frozen\.py lies in the untrusted folder"):
         require_outside(located, tmp_path)
 
 
@@ -238,7 +238,7 @@ def test_installed_packages_may_lie_in_the_folder_of_the_models() -> None:
     spec = find_spec("numpy")
     assert spec is not None and spec.origin is not None
     require_outside(spec, Path(spec.origin).parents[3])
-    with pytest.raises(ArchitectureError, match=r"numpy.*lies in the folder"):
+    with pytest.raises(ArchitectureError, match=r"numpy.*lies in the untrusted folder"):
         require_outside(spec, Path(spec.origin).parent)
 
 
