@@ -38,6 +38,7 @@ from moth_eval.loading.architectures import ArchitectureSource
 from moth_eval.loading.rounds import RoundModel, read_round
 from moth_eval.loading.subjects import Opened, open_subject
 from moth_eval.records import LEDGER, TRIGGERS, canonical, write_whole
+from moth_eval.run_files import open_file
 from moth_eval.runner import resolve_device
 from moth_eval.subject import Subject
 
@@ -186,7 +187,7 @@ class DistanceWriter:
         (run / LEDGER).mkdir(parents=True, exist_ok=True)
         name = f"{time.time_ns():020d}-{os.getpid()}-{uuid.uuid4().hex[:8]}.jsonl"
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL
-        self._file = os.open(run / LEDGER / name, flags, 0o644)
+        self._file = open_file(run / LEDGER / name, flags)
 
     def __enter__(self) -> DistanceWriter:
         return self

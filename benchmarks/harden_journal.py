@@ -19,6 +19,7 @@ from safetensors.torch import save
 from moth_eval.errors import RunError
 from moth_eval.hardening import LogEntry, Saved
 from moth_eval.records import write_whole
+from moth_eval.run_files import LARGEST_LEDGER, open_file, read_file
 
 STATE = "state.safetensors"
 LOG_LINES = "log.jsonl"
@@ -48,7 +49,7 @@ class Lines:
             RunError: there are fewer lines than `keep`.
         """
         self.path = path
-        raw = path.read_bytes() if path.is_file() else b""
+        raw = read_file(path, largest=LARGEST_LEDGER) if path.is_file() else b""
         # A writer that was killed leaves a line without its end.
         self.content = raw.split(b"\n")[:-1][:keep]
         if keep is not None and len(self.content) < keep:
@@ -63,7 +64,7 @@ class Lines:
     def append(self, line: bytes) -> None:
         """Add a line; once this returns it survives a power cut."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        file = open_file(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         try:
             written = os.write(file, line + b"\n")
             if written != len(line) + 1:

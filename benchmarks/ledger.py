@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 
 from moth_eval.records import LEDGER, AttemptRecord, LedgerLine, ScanRecord, encode
+from moth_eval.run_files import open_file
 
 from .tasks import Task
 
@@ -25,7 +26,7 @@ class LedgerWriter:
         began = max(time.time_ns(), latest + 1)
         name = f"{began:020d}-{os.getpid()}-{uuid.uuid4().hex[:8]}.jsonl"
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL
-        self._file = os.open(folder / name, flags, 0o644)
+        self._file = open_file(folder / name, flags)
 
     def __enter__(self) -> LedgerWriter:
         return self

@@ -21,6 +21,7 @@ from moth_eval.records import (
     write_whole,
 )
 from moth_eval.removal_records import REMOVAL, RemovalFolder, RemovalManifest
+from moth_eval.run_files import LARGEST_LEDGER, read_file, require_no_links
 
 from .run_states import kind_of
 from .sittings import Difference, refuse_differences, same_ground
@@ -54,6 +55,8 @@ def merge(runs: Sequence[Path], out: Path) -> str:
         sources = [out, *sources]
     if not sources:
         raise InputError("expected run folders to merge, got none")
+    for run in sources:
+        require_no_links(run)
     kinds = {run: kind_of(run) for run in sources}
     different = sorted(set(kinds.values()))
     if len(different) > 1:
@@ -158,9 +161,9 @@ def _copy(source: Path, target: Path) -> None:
     """Copy every file that is not there yet; one that is has the same content, or goes on."""
     for path in _files(source):
         there = target / path.relative_to(source)
-        new = path.read_bytes()
+        new = read_file(path, largest=LARGEST_LEDGER)
         if there.exists():
-            old = there.read_bytes()
+            old = read_file(there, largest=LARGEST_LEDGER)
             if _goes_on(path, old, new):
                 write_whole(there, new)
             elif old != new and path.suffix not in (".lock", ".log"):
@@ -190,7 +193,7 @@ def _copy_cells(source: Path, target: Path) -> None:
     for outcome in sorted(source.glob("*.json")):
         there = target / outcome.name
         if not there.exists() and not (target / outcome.stem / CARD).is_file():
-            write_whole(there, outcome.read_bytes())
+            write_whole(there, read_file(outcome))
 
 
 def _worth(cell: Path) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,17 +10,22 @@ from pathlib import Path
 from typing import Any
 
 from moth_eval.distance_records import DistanceFolder, kept_records
-from moth_eval.errors import RunError
+from moth_eval.errors import MothError, RunError
 from moth_eval.false_positive_records import AFTER, AGAIN, BEFORE, FalsePositivesFolder, flag
 from moth_eval.hardening_cells import CELLS, CellState, read_cell
 from moth_eval.hardening_records import CARD, WEIGHTS, HardeningCard, read_record
 from moth_eval.hardening_study_records import HardeningStudyFolder
 from moth_eval.honesty_records import HonestyFolder
+from moth_eval.loading.formats import opened
 from moth_eval.records import LEDGER, MANIFEST, AttemptRecord, RunFolder, unsealed
 from moth_eval.removal_records import REMOVAL, RemovalCard, RemovalFolder, files_of
+from moth_eval.run_files import LARGEST_LEDGER, read_file, read_json
 
 PENDING = "pending"
 DONE = "done"
+
+DEEPEST = 32
+"""Folders above a run folder that are looked through for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,12 +84,25 @@ class RunState:
 
 
 def find_runs(folder: Path) -> list[Path]:
-    """Every run folder in a folder, by name; runs inside another run are parts of it."""
-    if (folder / MANIFEST).is_file() or (folder / CARD).is_file():
+    """Every run folder in a folder, by name; runs inside another run are parts of it.
+
+    A link may stand for a run folder; what else it leads to is not looked through.
+    """
+    if _is_run(folder):
         return [folder]
-    if not folder.is_dir():
-        return []
-    return [run for inner in sorted(folder.iterdir()) if inner.is_dir() for run in find_runs(inner)]
+    return list(_runs_in(folder, DEEPEST)) if folder.is_dir() else []
+
+
+def _runs_in(folder: Path, depth: int) -> Iterator[Path]:
+    for inner in sorted(path for path in folder.iterdir() if path.is_dir()):
+        if _is_run(inner):
+            yield inner
+        elif depth and not inner.is_symlink():
+            yield from _runs_in(inner, depth - 1)
+
+
+def _is_run(folder: Path) -> bool:
+    return any((folder / name).exists() for name in (MANIFEST, CARD))
 
 
 def kind_of(run: Path) -> str:
@@ -96,37 +113,44 @@ def kind_of(run: Path) -> str:
     """
     try:
         return str(_manifest(run)["kind"])
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, RunError, KeyError) as error:
         raise RunError(f"{run} is not a run folder: {MANIFEST} cannot be read ({error})") from error
 
 
 def state_of(run: Path) -> RunState:
     """How the run in a folder stands; a folder that cannot be read is a state too."""
+    kind = ""
     try:
         manifest = _manifest(run)
         kind = str(manifest["kind"])
-        pieces = tuple(_KINDS[kind](run))
-    except (OSError, ValueError, TypeError) as error:
-        return RunState(path=run, problem=f"{run / MANIFEST} cannot be read: {error}")
-    except KeyError as error:
-        return RunState(path=run, problem=f"{run} is of no known kind of run ({error})")
+        return RunState(
+            path=run,
+            kind=kind,
+            pieces=tuple(_KINDS[kind](run)),
+            created=str(manifest["created"]),
+            command=tuple(map(str, manifest["command"])),
+            versions={name: str(version) for name, version in manifest["versions"].items()},
+        )
     except RunError as error:
         return RunState(path=run, kind=kind, problem=str(error))
-    return RunState(
-        path=run,
-        kind=kind,
-        created=str(manifest["created"]),
-        command=tuple(manifest["command"]),
-        versions=dict(manifest["versions"]),
-        pieces=pieces,
-    )
+    except KeyError as error:
+        return RunState(path=run, problem=f"{run} is of no known kind of run ({error})")
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        return RunState(path=run, problem=f"{run / MANIFEST} cannot be read: {error}")
 
 
 def _manifest(run: Path) -> dict[str, Any]:
     """A run's manifest as it stands in the file; a finished hardening keeps it in its card."""
     if (run / CARD).is_file() and not (run / MANIFEST).is_file():
-        return dict(json.loads((run / CARD).read_bytes())["run"])
-    return dict(json.loads((run / MANIFEST).read_bytes()))
+        return _table(_table(read_json(run / CARD), run / CARD)["run"], run / CARD)
+    return _table(read_json(run / MANIFEST), run / MANIFEST)
+
+
+def _table(value: object, path: Path) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        kind = type(value).__name__
+        raise RunError(f"{path} cannot be read: expected a table of names, got a {kind}")
+    return value
 
 
 def _trojai(run: Path) -> Iterator[Piece]:
@@ -249,7 +273,7 @@ def unsound(state: RunState) -> Iterator[str]:
 
 def _damaged_lines(run: Path) -> Iterator[str]:
     for path in sorted(run.rglob(f"{LEDGER}/*.jsonl")):
-        lines = path.read_bytes().split(b"\n")
+        lines = read_file(path, largest=LARGEST_LEDGER).split(b"\n")
         for number, line in enumerate(lines[:-1], start=1):
             try:
                 unsealed(line)
@@ -291,9 +315,14 @@ def _other_hash(path: Path, expected: str) -> Iterator[str]:
     if not path.is_file():
         yield f"{path} is missing"
         return
-    with path.open("rb") as file:
-        if file_digest(file, "sha256").hexdigest() != expected:
-            yield f"{path} is not the file that was written: its hash differs"
+    try:
+        with opened(path) as file:
+            same = file_digest(file, "sha256").hexdigest() == expected
+    except MothError as error:
+        yield f"{path}: {error}"
+        return
+    if not same:
+        yield f"{path} is not the file that was written: its hash differs"
 
 
 _FILES: Mapping[str, Callable[[Path], Iterator[str]]] = {

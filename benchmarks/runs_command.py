@@ -140,13 +140,15 @@ def _standing(state: RunState) -> str:
     if state.problem:
         return visible(f"damaged: {state.problem}")
     counts = ", ".join(f"{count} {status}" for status, count in state.counts.items())
-    return f"{state.kind}  {state.created[:10]}  {state.done} of {len(state.pieces)}: {counts}"
+    kind, begun = visible(state.kind), visible(state.created[:10])
+    return f"{kind}  {begun}  {state.done} of {len(state.pieces)}: {counts}"
 
 
 def _show(state: RunState) -> None:
     click.echo(f"{_name(state)}  {_standing(state)}")
     click.echo(visible(f"command: {' '.join(state.command)}"))
-    click.echo(", ".join(f"{name} {version}" for name, version in state.versions.items()))
+    versions = ", ".join(f"{name} {version}" for name, version in state.versions.items())
+    click.echo(visible(versions))
     odd = [p for p in state.pieces if p.status not in (*UNREMARKABLE, "pending") or p.attempts]
     for piece in odd:
         click.echo(f"  {visible(f'{piece.name}: {piece.status} {piece.reason}'.rstrip())}")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import fcntl
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import click
 
 from moth_eval.errors import RunError
+from moth_eval.run_files import open_file, require_no_links
 from moth_eval.stopping import terminable
 
 LOCK = ".lock"
@@ -49,10 +52,11 @@ def exclusively(run: Path) -> Iterator[None]:
     """Hold the run folder for this process until leaving.
 
     Raises:
-        RunError: another process works on it.
+        RunError: another process works on it, or there are links in it.
     """
     run.mkdir(parents=True, exist_ok=True)
-    with (run / LOCK).open("w") as file:
+    require_no_links(run)
+    with _lock(run / LOCK) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -71,9 +75,14 @@ def exclusively(run: Path) -> Iterator[None]:
 def waiting_for(lock: Path) -> Iterator[None]:
     """Hold a lock file until leaving, when whoever holds it now has let it go."""
     lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("w") as file:
+    with _lock(lock) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def _lock(path: Path) -> BinaryIO:
+    """The lock file, open; what is in it stays, and a link in its place is refused."""
+    return os.fdopen(open_file(path, os.O_RDWR | os.O_CREAT), "r+b", buffering=0)
 
 
 def refuse_differences(folder: Path, pairs: Iterable[Difference]) -> None:

@@ -18,6 +18,7 @@ from typing import Any, Generic, Literal, TypeVar
 from moth_eval.errors import OutOfMemory
 from moth_eval.log import LogSettings, configure, current_settings
 from moth_eval.machine import lack_of_memory
+from moth_eval.run_files import open_file
 
 from .limits import Limits, resident_bytes
 
@@ -282,7 +283,7 @@ def _settle(place: Place) -> None:
 def _write_to(log: Path, number: int) -> None:
     """Send both standard streams, of this process and of all that it starts, to a file."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    file = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    file = open_file(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
         os.dup2(file, stream.fileno())

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from moth_eval.errors import InputError, OutOfMemory, RefusedFile, ScanError
 from moth_eval.loading.files import sha256_of
 from moth_eval.loading.rounds import RoundModel
+from moth_eval.run_files import SCRATCH as SCRATCH
 
 if TYPE_CHECKING:
     from .tasks import Task
@@ -27,9 +28,6 @@ METHOD = "detector"
 """What stands in the place of a scanner's row for a command line."""
 
 PREFIX = f"{METHOD}: "
-
-SCRATCH = "scratch"
-"""Folder of a run where detectors work; empty when none does."""
 
 FOLDERS = {
     "trojai-3": "clean_example_data",

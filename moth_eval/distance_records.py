@@ -26,6 +26,7 @@ from .records import (
     sealed,
     unsealed,
 )
+from .run_files import LARGEST_LEDGER, read_file
 
 SCHEMA_VERSION = 1
 
@@ -169,7 +170,7 @@ class DistanceFolder(ManifestFolder[DistanceManifest]):
 
 
 def _intact(path: Path) -> Iterator[DistanceRecord]:
-    raw = path.read_bytes().split(b"\n")
+    raw = read_file(path, largest=LARGEST_LEDGER).split(b"\n")
     for number, line in enumerate(raw, start=1):
         if not line:
             continue

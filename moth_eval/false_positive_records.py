@@ -16,7 +16,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from .errors import RunError
-from .records import ManifestFolder, Record
+from .records import ManifestFolder, PlainName, Record
 
 SCHEMA_VERSION = 1
 KIND = "false-positives"
@@ -53,7 +53,7 @@ class FalsePositivesManifest(Record):
     device: str
     timeout_seconds: float | None
     versions: dict[str, str]
-    folders: dict[str, str]
+    folders: dict[str, PlainName]
     """Model -> name of its cell's folder, should it be hardened."""
 
 

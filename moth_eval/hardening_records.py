@@ -29,6 +29,7 @@ from .distance_records import ProtocolRecord
 from .distance_table import Pair
 from .errors import RunError
 from .records import Record
+from .run_files import read_file
 
 SCHEMA_VERSION = 1
 WEIGHTS = "model.safetensors"
@@ -218,7 +219,7 @@ def read_record(path: Path, kind: type[_Kind]) -> _Kind:
         RunError: it is damaged, or of another kind or version.
     """
     try:
-        return kind.model_validate_json(path.read_bytes())
+        return kind.model_validate_json(read_file(path))
     except ValidationError as error:
         raise RunError(
             f"{path} cannot be read as a {kind.__name__} of schema version {SCHEMA_VERSION}: "

@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from .hardening_cells import CELLS, CellState, read_cell
-from .records import ManifestFolder, Record
+from .records import ManifestFolder, PlainName, Record
 
 SCHEMA_VERSION = 1
 KIND = "hardening-study"
@@ -28,7 +28,7 @@ class StudyModel(Record):
     """Absolute path of the model file."""
     sha256: str
     """Empty if the file cannot be read."""
-    folders: dict[str, dict[int, str]]
+    folders: dict[str, dict[int, PlainName]]
     """Method as asked for -> seed -> name of the cell's folder."""
 
 

@@ -17,7 +17,7 @@ from .distance_table import Pair
 from .errors import RunError
 from .hardening_records import AccuracyRecord, IntervalRecord, read_record
 from .inverter_table import InverterCheck, PairCheck, Restarts
-from .records import ManifestFolder, Record, write_whole
+from .records import ManifestFolder, PlainName, Record, write_whole
 
 CHECKS = "checks"
 
@@ -81,7 +81,7 @@ class HonestyManifest(Record):
     settings: ChecksRecord
     pairs_named: bool
     """Whether `--pairs` named the pairs."""
-    checks: tuple[str, ...]
+    checks: tuple[PlainName, ...]
     """Names of all checks, in order."""
     notes: tuple[str, ...] = ()
     """What to know before the figures are read."""

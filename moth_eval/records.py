@@ -13,16 +13,17 @@ A run folder holds::
 from __future__ import annotations
 
 import json
-import os
 import zlib
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, field_validator
 
 from .errors import RunError
+from .run_files import LARGEST_LEDGER, read_file
+from .run_files import write_whole as write_whole
 
 SCHEMA_VERSION = 1
 RESULT_VERSION = 3
@@ -54,6 +55,24 @@ def _writable(value: object) -> object:
     if isinstance(value, dict):
         return {_writable(key): _writable(part) for key, part in value.items()}
     return value
+
+
+def _plain(name: str) -> str:
+    if name in ("", ".", "..") or "/" in name or "\0" in name:
+        raise ValueError(f"expected the name of a file or folder in its place, got {name!r}")
+    return name
+
+
+def _inner(path: str) -> str:
+    for part in path.split("/"):
+        _plain(part)
+    return path
+
+
+PlainName = Annotated[str, AfterValidator(_plain)]
+"""Name of a file or folder in a place that is known: it leads nowhere else."""
+InnerPath = Annotated[str, AfterValidator(_inner)]
+"""Path of a file in a folder that is known: it does not lead out of it."""
 
 
 class Truth(Record):
@@ -268,7 +287,7 @@ class ManifestFolder(Generic[M]):
         """
         path = self.path / MANIFEST
         try:
-            return self.schema.model_validate_json(path.read_bytes())
+            return self.schema.model_validate_json(read_file(path))
         except FileNotFoundError:
             raise RunError(
                 f"{self.path} is not a run folder: expected a file {MANIFEST} in it; "
@@ -302,7 +321,7 @@ class RunFolder(ManifestFolder[RunManifest]):
             RunError: a line that is not the last one of its file is damaged.
         """
         for path in sorted((self.path / LEDGER).glob("*.jsonl")):
-            raw = path.read_bytes().split(b"\n")
+            raw = read_file(path, largest=LARGEST_LEDGER).split(b"\n")
             for number, line in enumerate(raw, start=1):
                 if not line:
                     continue
@@ -344,22 +363,6 @@ def attempts_of(lines: Iterable[LedgerLine]) -> dict[str, tuple[AttemptRecord, .
     for key in begun:
         known.setdefault(key, []).append(LOST)
     return {key: tuple(attempts) for key, attempts in known.items()}
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all, even after a power cut."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 def canonical(value: object) -> str:

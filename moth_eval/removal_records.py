@@ -23,7 +23,7 @@ from pydantic import Field
 from .errors import RunError
 from .hardening_cells import ANSWERS, CELLS, PENDING, CellOutcome, outcome_path
 from .hardening_records import CARD, WEIGHTS, HardeningCard, read_record
-from .records import ManifestFolder, Record
+from .records import InnerPath, ManifestFolder, PlainName, Record
 
 KIND = "removal"
 REMOVAL = "removal.json"
@@ -81,7 +81,7 @@ class VariantFile(Record):
     kind: Literal["byproduct", "candidate"]
     """`byproduct`: a row of its own; `candidate`: one of those that an oracle chooses from."""
     name: str
-    file: str
+    file: PlainName
     """Name of its weights beside the list."""
     sha256: str
 
@@ -100,7 +100,7 @@ class VariantRecord(Record):
 
     name: str
     """Empty: the method's own result; else what the method calls it, such as `teacher`."""
-    file: str
+    file: InnerPath
     """Its weights, relative to the cell's folder."""
     sha256: str
     rates: RatesRecord
@@ -153,7 +153,7 @@ class AttackedModel(Record):
     """`universal`, `source-specific` ...; empty for a clean control."""
     not_implanted: str
     """Why the model is not scored, as far as its record tells; empty: it may be."""
-    folders: dict[str, dict[int, str]]
+    folders: dict[str, dict[int, PlainName]]
     """Method as asked for -> seed -> name of the cell's folder."""
 
     @property

@@ -16,7 +16,8 @@ from moth_eval.distance_stability import Stability, stability_of
 from moth_eval.distance_table import ClassDistances, Pair, Summary, as_matrix, summarise
 from moth_eval.errors import RunError
 from moth_eval.metrics import FloatArray
-from moth_eval.records import MANIFEST, write_whole
+from moth_eval.records import MANIFEST
+from moth_eval.run_files import read_json, write_changed
 from moth_eval.text import visible
 
 from .distance_pictures import Trigger, heat_map, read_trigger, trigger_sheet
@@ -84,8 +85,8 @@ class DistanceFindings:
 def is_distance_run(path: Path) -> bool:
     """Whether a folder's manifest says that it is a distance run."""
     try:
-        manifest = json.loads((path / MANIFEST).read_bytes())
-    except (OSError, ValueError):  # the reader of the other kind of run says what is wrong
+        manifest = read_json(path / MANIFEST)
+    except (OSError, RunError):  # the reader of the other kind of run says what is wrong
         return False
     return isinstance(manifest, dict) and manifest.get("kind") == "distance"
 
@@ -131,8 +132,8 @@ def write_distance_report(found: DistanceFindings) -> list[Path]:
         path = found.path / name
         if name not in files:
             path.unlink(missing_ok=True)
-        elif not (path.is_file() and path.read_bytes() == files[name]):
-            write_whole(path, files[name])
+        else:
+            write_changed(path, files[name])
     return [found.path / name for name in _FILES if name in files]
 
 

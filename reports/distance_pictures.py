@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +22,10 @@ from moth_eval.distance_records import DistanceRecord
 from moth_eval.distance_table import Pair
 from moth_eval.errors import RunError
 from moth_eval.metrics import FloatArray
+from moth_eval.run_files import LARGEST_LEDGER, read_file
 
 from .roc import LIGHT
+from .stored_arrays import UNREADABLE, arrays_in
 
 MOST_LABELLED = 20
 """With more classes than this the numbers do not fit into their cells."""
@@ -32,6 +33,7 @@ MOST_LABELLED = 20
 _SETTINGS = {"svg.hashsalt": "moth-eval", "font.family": "DejaVu Sans", "font.size": 10}
 _FAILED, _EMPTY = "#f3b0a3", "#eceef0"
 
+Shape = tuple[int, ...]
 Images = npt.NDArray[np.float32]
 
 
@@ -97,17 +99,23 @@ def read_trigger(run: Path, record: DistanceRecord) -> Trigger:
     """
     path = run / record.trigger_file
     try:
-        content = path.read_bytes()
+        content = read_file(path, largest=LARGEST_LEDGER)
     except OSError as error:
         raise RunError(f"{record.trigger_file} cannot be read: {error.strerror}") from error
     if hashlib.sha256(content).hexdigest() != record.trigger_sha256:
         raise RunError(f"{record.trigger_file} is not the file that the run wrote: hashes differ")
     try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as file:
-            parts = [np.asarray(file[n], np.float32) for n in ("mask", "pattern", "image")]
-    except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
+        found = arrays_in(content)
+        parts = [np.asarray(found[name], np.float32) for name in ("mask", "pattern", "image")]
+        _require_fit(*(part.shape for part in parts))
+    except UNREADABLE as error:
         raise RunError(f"{record.trigger_file} is malformed: {error}") from error
     return Trigger(record=record, mask=parts[0], pattern=parts[1], image=parts[2])
+
+
+def _require_fit(mask: Shape, pattern: Shape, image: Shape) -> None:
+    if len(image) != 3 or not all(image) or pattern != image or mask != (1, *image[1:]):
+        raise ValueError(f"mask {mask}, pattern {pattern} and image {image} do not fit")
 
 
 def trigger_sheet(triggers: Sequence[Trigger]) -> bytes:

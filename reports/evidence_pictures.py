@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from numpy.lib.npyio import NpzFile
 from PIL import Image, ImageDraw
 
 from moth_eval.records import EvidenceRecord, ScanRecord
@@ -31,6 +30,7 @@ from .pictures import (
     unit,
 )
 from .rows import Row
+from .stored_arrays import Arrays
 
 _LEFT, _TOP = 74, 40
 
@@ -58,7 +58,7 @@ def drawn(run: Path, row: Row) -> Pictures | None:
     )
 
 
-def _shown(file: NpzFile, record: ScanRecord) -> Shown:
+def _shown(file: Arrays, record: ScanRecord) -> Shown:
     if "pictures" not in file:
         return []
     images = np.asarray(file["pictures"], dtype=np.float32)

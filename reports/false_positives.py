@@ -21,7 +21,8 @@ from moth_eval.false_positive_records import (
 from moth_eval.hardening_cells import CELLS, CellState, read_cell
 from moth_eval.hardening_records import HardeningCard
 from moth_eval.intervals import Interval, wilson
-from moth_eval.records import RunFolder, write_whole
+from moth_eval.records import RunFolder
+from moth_eval.run_files import write_changed
 
 from .false_positives_pictures import slopes
 from .rows import PENDING, Row, read_run
@@ -241,8 +242,7 @@ def write_false_positives_report(found: FalsePositivesFindings) -> list[Path]:
     }
     for name, content in files.items():
         path = found.path / name
-        if not (path.is_file() and path.read_bytes() == content):
-            write_whole(path, content)
+        write_changed(path, content)
     return [found.path / name for name in files]
 
 

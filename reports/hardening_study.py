@@ -13,7 +13,7 @@ from moth_eval.hardening_cells import PENDING, STATUSES, CellState
 from moth_eval.hardening_records import HardeningCard, IntervalRecord
 from moth_eval.hardening_study_records import HardeningStudyFolder, HardeningStudyManifest
 from moth_eval.intervals import Interval
-from moth_eval.records import write_whole
+from moth_eval.run_files import write_changed
 from moth_eval.text import visible
 
 from .hardening_pictures import Point, scatter
@@ -141,8 +141,7 @@ def write_hardening_report(found: HardeningFindings) -> list[Path]:
     }
     for name, content in files.items():
         path = found.path / name
-        if not (path.is_file() and path.read_bytes() == content):
-            write_whole(path, content)
+        write_changed(path, content)
     return [found.path / name for name in files]
 
 

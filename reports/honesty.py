@@ -17,7 +17,7 @@ from moth_eval.honesty_records import (
     RobustnessRecord,
 )
 from moth_eval.inverter_table import InverterCheck, growth_ratio
-from moth_eval.records import write_whole
+from moth_eval.run_files import write_changed
 
 from .honesty_pictures import curves_figure, growth_figure, robustness_figure
 from .honesty_tables import growth_csv, headline_csv, patches_csv, robustness_csv
@@ -97,8 +97,8 @@ def write_honesty_report(found: HonestyFindings) -> list[Path]:
         path = found.path / name
         if name not in files:
             path.unlink(missing_ok=True)
-        elif not (path.is_file() and path.read_bytes() == files[name]):
-            write_whole(path, files[name])
+        else:
+            write_changed(path, files[name])
     return [found.path / name for name in _FILES if name in files]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -14,13 +13,14 @@ from typing import TypeVar
 import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
-from numpy.lib.npyio import NpzFile
 from PIL import Image, ImageDraw, ImageFont
 
 from moth_eval.errors import RunError
 from moth_eval.records import TRIGGERS, ScanRecord
+from moth_eval.run_files import LARGEST_LEDGER, read_file
 
 from .rows import Row
+from .stored_arrays import UNREADABLE, Arrays, arrays_in
 
 MOST_CLASSES = 6
 TILE = 128
@@ -109,7 +109,7 @@ def read_triggers(run: Path, record: ScanRecord) -> TriggerArrays:
     return read_arrays(run, record, _arrays)
 
 
-def read_arrays(run: Path, record: ScanRecord, read: Callable[[NpzFile], T]) -> T:
+def read_arrays(run: Path, record: ScanRecord, read: Callable[[Arrays], T]) -> T:
     """What `read` makes of the arrays that a scan left.
 
     Raises:
@@ -123,19 +123,18 @@ def read_arrays(run: Path, record: ScanRecord, read: Callable[[NpzFile], T]) -> 
             "it is not opened"
         )
     try:
-        content = path.read_bytes()
+        content = read_file(path, largest=LARGEST_LEDGER)
     except OSError as error:
         raise RunError(f"{record.triggers_file} cannot be read: {error.strerror}") from error
     if record.triggers_sha256 and hashlib.sha256(content).hexdigest() != record.triggers_sha256:
         raise RunError(f"{record.triggers_file} is not the file that the scan wrote: hashes differ")
     try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as file:
-            return read(file)
-    except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
+        return read(arrays_in(content))
+    except UNREADABLE as error:
         raise RunError(f"{record.triggers_file} is malformed: {error}") from error
 
 
-def _arrays(file: NpzFile) -> TriggerArrays:
+def _arrays(file: Arrays) -> TriggerArrays:
     masks = np.asarray(file["masks"], dtype=np.float32)
     patterns = np.asarray(file["patterns"], dtype=np.float32)
     flat = {name: file[name] for name in ("targets", "sources", "sizes", "asrs", "valid")}

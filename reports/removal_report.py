@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from moth_eval.records import write_whole
+from moth_eval.run_files import write_changed
 from moth_eval.text import visible
 
 from .removal import FIGURES, NONE, Line, RemovalFindings, by_model
@@ -48,8 +48,8 @@ def write_removal_report(found: RemovalFindings) -> list[Path]:
         path = found.path / name
         if not content:
             path.unlink(missing_ok=True)
-        elif not (path.is_file() and path.read_bytes() == content):
-            write_whole(path, content)
+        else:
+            write_changed(path, content)
     return [found.path / name for name, content in files.items() if content]
 
 

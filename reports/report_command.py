@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from moth_eval.errors import InputError
+from moth_eval.errors import InputError, RunError
 from moth_eval.records import MANIFEST
+from moth_eval.run_files import read_json, require_no_links
 
 if TYPE_CHECKING:
     from .verdict_files import Judged
@@ -52,6 +53,7 @@ def report(
     """
     from .distance import is_distance_run
 
+    require_no_links(run)
     if (sarif or junit) and not is_judged(run):
         raise InputError(f"--sarif and --junit: {run} is no run of scan, which alone has verdicts")
     if pair is not None:
@@ -148,8 +150,8 @@ def _report_distance(run: Path, as_json: bool) -> None:
 def kind_of_run(run: Path) -> str:
     """What a folder's manifest says that it is; empty where it says nothing."""
     try:
-        manifest = json.loads((run / MANIFEST).read_bytes())
-    except (OSError, ValueError):  # the reader of the manifest says what is wrong
+        manifest = read_json(run / MANIFEST)
+    except (OSError, RunError):  # the reader of the manifest says what is wrong
         return ""
     return str(manifest.get("kind", "")) if isinstance(manifest, dict) else ""
 

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from moth_eval.errors import RunError
 from moth_eval.records import ScanRecord
+from moth_eval.run_files import read_file
 from moth_eval.scan_calibration import (
     POLICY,
     CalibrationGroup,
@@ -90,7 +91,7 @@ def read_policy(run: Path) -> ScanPolicy | None:
     if not path.is_file():
         return None
     try:
-        return ScanPolicy.model_validate_json(path.read_bytes())
+        return ScanPolicy.model_validate_json(read_file(path))
     except ValidationError as error:
         raise RunError(f"{path} cannot be read: {error.errors()[0]['msg']}") from error
 

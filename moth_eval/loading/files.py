@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..errors import ArchitectureError, InputError, MothError, RefusedFile
+from ..errors import ArchitectureError, InputError, RefusedFile
 from .architectures import (
     AUXILIARY,
     ArchitectureSource,
@@ -24,6 +24,7 @@ from .architectures import (
     without_weights,
 )
 from .checkpoints import Weights, find_weights
+from .formats import ordinary
 from .forward import check_forward as check_forward  # the first use of what was loaded
 from .inert_tree import Instance
 from .layouts import MODEL_SUFFIXES as MODEL_SUFFIXES
@@ -163,9 +164,6 @@ def save_network(path: Path, module: nn.Module, *, architecture: str, num_classe
     write_sidecar(path, architecture=architecture, num_classes=num_classes)
 
 
-_GIANT = 1 << 30
-
-
 def sha256_of(path: Path) -> str:
     """SHA-256 of the file's bytes, hexadecimal; an empty file has one too.
 
@@ -173,23 +171,11 @@ def sha256_of(path: Path) -> str:
         InputError: there is no such file.
         RefusedFile: it is a folder, pipe or device, or a giant file with hardly anything in it.
     """
-    if not Path(path).is_file():
-        raise _no_file(Path(path))
-    status = Path(path).stat()
-    held = 512 * getattr(status, "st_blocks", status.st_size)
-    if status.st_size > _GIANT and held < status.st_size / 100:
-        raise RefusedFile(
-            f"{path} claims {status.st_size:,} bytes and holds {held:,}: what is not there would "
-            "take hours to read"
-        )
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _no_file(path: Path) -> MothError:
-    if path.exists():
-        return RefusedFile(f"{path} is a folder, pipe or device, not an ordinary file")
-    return InputError(f"{path}: no readable file; check the name")
+    try:
+        with ordinary(Path(path)) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except RefusedFile as error:
+        raise RefusedFile(f"{path}: {error}") from error
 
 
 def _load(handed: HandedOver, request: _Request) -> LoadedNetwork:

@@ -25,7 +25,10 @@ LEGACY_MAGIC_WITHIN = 32
 HEAD_BYTES = 1024
 LARGEST_HEADER = 16 << 20
 
-_NO_FILE = "a model file must be an ordinary file, this is a folder, pipe or device"
+_NO_FILE = "expected an ordinary file, this is a folder, pipe or device"
+#: Larger files have to be there, apart from holes and what a file system compresses.
+_GIANT = 1 << 30
+_SOLID = 0.5
 _RESAVE = "save a state dict instead, as safetensors or with torch.save(model.state_dict(), path)"
 
 #: First bytes of formats that are recognised only to be named.
@@ -72,29 +75,49 @@ def identify(file: BinaryIO) -> Format:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
+def opened(path: Path) -> Iterator[io.BufferedReader]:
     """An ordinary, non-empty file, open for reading; nothing else is ever waited for.
 
     Raises:
         InputError: nothing is there, or nothing is in it.
-        RefusedFile: it is a folder, pipe or device.
+        RefusedFile: it is a folder, pipe or device, or a giant file with hardly anything in it.
+    """
+    with ordinary(path) as file:
+        if os.fstat(file.fileno()).st_size == 0:
+            raise InputError(f"{path}: the file is empty (0 bytes); copy or download it again")
+        yield file
+
+
+@contextmanager
+def ordinary(path: Path) -> Iterator[io.BufferedReader]:
+    """An ordinary file, which may be empty, open for reading.
+
+    Raises:
+        InputError: nothing is there that can be read.
+        RefusedFile: it is a folder, pipe or device, or a giant file with hardly anything in it.
     """
     try:
         number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     except OSError as error:
         if error.errno == errno.ENXIO:  # a socket
             raise RefusedFile(_NO_FILE) from error
-        raise InputError(f"{path}: no readable model file: {error.strerror}") from error
+        raise InputError(f"{path}: no readable file: {error.strerror}; check the name") from error
     status = os.fstat(number)
     if not stat.S_ISREG(status.st_mode):
         os.close(number)
         raise RefusedFile(_NO_FILE)
     with os.fdopen(number, "rb") as file:
-        if status.st_size == 0:
-            raise InputError(
-                f"{path}: the model file is empty (0 bytes); copy or download it again"
-            )
+        _require_solid(status)
         yield file
+
+
+def _require_solid(status: os.stat_result) -> None:
+    held = 512 * getattr(status, "st_blocks", status.st_size)
+    if status.st_size > _GIANT and held < status.st_size * _SOLID:
+        raise RefusedFile(
+            f"the file claims {status.st_size:,} bytes and holds {held:,}: what is not there would "
+            "take hours to read; copy it to a disk that stores it whole"
+        )
 
 
 def _readable(head: bytes, size: int) -> Format | None:

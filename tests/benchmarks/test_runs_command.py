@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -8,10 +9,13 @@ import pytest
 from click.testing import CliRunner, Result
 
 from benchmarks.shards import Shard
+from benchmarks.sittings import LOCK, waiting_for
+from benchmarks.variants import drop_variants
 from moth_eval.cli import main
-from moth_eval.errors import InputError
+from moth_eval.errors import InputError, RunError
 from moth_eval.hardening_cells import CellOutcome
 from moth_eval.records import LEDGER, AttemptRecord, RunFolder
+from moth_eval.removal_records import VARIANT_LIST, VARIANTS
 from reports.build import build_reports
 from tests.support.hardening_runs import card, make_hardening_run
 from tests.support.runs import clean, entry, large_run, make_run, poisoned, record, with_triggers
@@ -52,6 +56,105 @@ def test_the_list_tells_how_far_every_run_is(tmp_path: Path) -> None:
     assert data[2]["counts"] == {"scored": 1, "refused": 1, "pending": 1}
 
 
+def hostile_runs(folder: Path) -> Path:
+    """Run folders that are none, each of which would stop a listing in its own way."""
+    for name, text in {
+        "deep": "[" * 100_000,
+        "list": "[]",
+        "odd": '{"kind": ["hardening"]}',
+        "half": '{"kind": "hardening"}',
+        "numbers": '{"kind": "hardening", "created": 1, "command": [1], "versions": {"a": 2}}',
+        "words": '{"kind": "hardening", "created": 1, "command": 1, "versions": 2}',
+    }.items():
+        (folder / name).mkdir(parents=True)
+        (folder / name / "run.json").write_text(text)
+    (folder / "pipe").mkdir()
+    os.mkfifo(folder / "pipe" / "run.json")
+    (folder / "round").mkdir()
+    (folder / "round" / "again").symlink_to(folder)
+    (folder / "round" / "twice").symlink_to(folder)
+    return folder
+
+
+def test_one_bad_folder_does_not_hide_the_others(tmp_path: Path) -> None:
+    small(hostile_runs(tmp_path / "all") / "scan")
+    result = runs("ls", tmp_path / "all")
+    assert result.exit_code == 0, result.output
+    lines = [line.removeprefix(f"{tmp_path}/all/") for line in result.output.splitlines()]
+    names = ["deep", "half", "list", "numbers", "odd", "pipe", "scan", "words"]
+    assert [line.split()[0] for line in lines] == names
+    assert [line.split()[0] for line in lines if "damaged: " not in line] == ["numbers", "scan"]
+    assert "nested too deeply" in lines[0]
+    assert "pipe or device" in lines[5]
+    for name in names:
+        assert runs("show", tmp_path / "all" / name).exit_code in (2, 3)
+
+
+def test_a_link_may_stand_for_a_run_folder(tmp_path: Path) -> None:
+    small(tmp_path / "disk")
+    (tmp_path / "all").mkdir()
+    (tmp_path / "all" / "scan").symlink_to(tmp_path / "disk")
+    assert runs("ls", tmp_path / "all").output.startswith(f"{tmp_path}/all/scan  trojai")
+
+
+@pytest.mark.parametrize("place", ["logs/net.log", "ledger/9.jsonl", "triggers"])
+def test_links_in_a_run_of_others_are_not_merged(place: str, tmp_path: Path) -> None:
+    run, secret = small(tmp_path / "run"), tmp_path / "secret"
+    secret.write_text("mine")
+    shutil.rmtree(run / "triggers")
+    (run / place).parent.mkdir(exist_ok=True)
+    (run / place).symlink_to(secret)
+    result = runs("merge", run, "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert f"{run}/{place} is a symbolic link" in result.output
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", [LOCK, "ledger"])
+def test_links_in_the_folder_that_is_worked_on_are_not_followed(name: str, tmp_path: Path) -> None:
+    run, out, victim = small(tmp_path / "run"), tmp_path / "out", tmp_path / "victim"
+    out.mkdir()
+    victim.write_text("mine")
+    (out / name).symlink_to(victim)
+    result = runs("merge", run, "--out", out)
+    assert result.exit_code == 2
+    assert f"{out}/{name} is a symbolic link" in result.output
+    assert victim.read_text() == "mine"
+
+
+def test_a_lock_is_not_emptied_and_a_link_in_its_place_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "victim").write_text("mine")
+    (tmp_path / "lock").symlink_to("victim")
+    with pytest.raises(RunError, match="symbolic link"), waiting_for(tmp_path / "lock"):
+        pass
+    with waiting_for(tmp_path / "victim"):
+        pass
+    assert (tmp_path / "victim").read_text() == "mine"
+
+
+def test_hidden_holes_in_files_of_a_run_are_not_read_through(tmp_path: Path) -> None:
+    run = small(tmp_path / "run")
+    [triggers] = (run / "triggers").iterdir()
+    with triggers.open("r+b") as file:
+        file.truncate(1 << 40)
+    result = runs("validate", run)
+    assert result.exit_code == 1
+    assert "claims 1,099,511,627,776 bytes" in result.output
+
+
+def test_variants_that_lie_elsewhere_are_not_removed(tmp_path: Path) -> None:
+    victim = tmp_path / "victim" / "thesis"
+    victim.parent.mkdir()
+    victim.write_text("mine")
+    variants = tmp_path / "run" / VARIANTS
+    variants.mkdir(parents=True)
+    one = {"kind": "candidate", "name": "a", "file": "../../victim/thesis", "sha256": "0"}
+    (variants / VARIANT_LIST).write_text(json.dumps({"variants": [one]}))
+    with pytest.raises(RunError, match="file or folder in its place"):
+        drop_variants(tmp_path / "run", set())
+    assert victim.read_text() == "mine"
+
+
 def test_a_folder_without_runs_says_so(tmp_path: Path) -> None:
     assert runs("ls", tmp_path).output == f"no run folders in {tmp_path}\n"
     result = runs("ls", tmp_path / "absent")
@@ -72,6 +175,16 @@ def test_what_went_wrong_in_a_run_is_shown_and_cannot_steer_the_terminal(tmp_pat
     ]
     data = json.loads(runs("show", tmp_path / "run", "--json").output)
     assert [piece["status"] for piece in data["pieces"]] == ["scored", "refused", "pending"]
+
+
+def test_no_field_of_a_manifest_steers_the_terminal(tmp_path: Path) -> None:
+    odd = "\x1b]0;owned\x07\x1b[31m"
+    manifest = {"kind": "hardening", "created": odd, "command": [odd], "versions": {odd: odd}}
+    (tmp_path / "run.json").write_text(json.dumps(manifest))
+    for word in ("ls", "show", "validate"):
+        result = runs(word, tmp_path)
+        assert "\\x1b]0;owned" in result.output
+        assert not set(result.output) & {"\x1b", "\x07"}
 
 
 def test_a_sound_run_is_called_sound(tmp_path: Path) -> None:

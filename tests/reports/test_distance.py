@@ -1,17 +1,22 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from click.testing import CliRunner
 from PIL import Image
 
 from moth_eval.cli import main
+from moth_eval.distance_records import DistanceFolder
 from moth_eval.errors import RunError
+from reports.distance_pictures import read_trigger
 from tests.support.distance_runs import make_distance_run
 
 DISTANCES = {
@@ -196,3 +201,26 @@ def test_every_key_of_the_data_is_documented(tmp_path: Path, repository: Path) -
     section = text.partition("`distance.json` holds:\n")[2].partition("\n#")[0]
     documented = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
     assert sorted(documented) == sorted(json.loads((run / "distance.json").read_text()))
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"mask": np.zeros((1, 4, 8), np.float32)},
+        {"pattern": np.zeros((1, 8, 8), np.float32)},
+        {"image": np.zeros(3, np.float32)},
+        {"image": np.array("text")},
+        {},
+    ],
+)
+def test_arrays_that_do_not_fit_are_told_and_not_drawn(
+    arrays: dict[str, npt.NDArray[Any]], tmp_path: Path
+) -> None:
+    run = make_distance_run(tmp_path, {(0, 1): (5.0,)}, seeds=(1,))
+    [record] = DistanceFolder(run).records().values()
+    fitting = {"mask": (1, 8, 8), "pattern": (3, 8, 8), "image": (3, 8, 8)}
+    content = {name: np.zeros(shape, np.float32) for name, shape in fitting.items()}
+    np.savez(run / record.trigger_file, **({**content, **arrays} if arrays else {}))
+    digest = hashlib.sha256((run / record.trigger_file).read_bytes()).hexdigest()
+    with pytest.raises(RunError, match="is malformed"):
+        read_trigger(run, record.model_copy(update={"trigger_sha256": digest}))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from moth_eval.records import ScanRecord
 from reports.build import build_reports
 from reports.pictures import TILE, pictures
 from reports.rows import Row
+from reports.stored_arrays import arrays_in
 from tests.support.runs import entry, make_run, record, with_triggers
 
 
@@ -93,7 +95,7 @@ def test_arrays_outside_their_folder_are_not_opened(tmp_path: Path, name: str) -
 def test_pickled_arrays_are_not_opened(tmp_path: Path) -> None:
     one = with_triggers(tmp_path, record("m", 3.0))
     evil = rewritten(tmp_path, one, sizes=np.array([{"a": 1}] * 5, dtype=object))
-    with pytest.raises(RunError, match="allow_pickle=False"):
+    with pytest.raises(RunError, match=r"is malformed: the array .* of object"):
         pictures(tmp_path, row_of(evil))
 
 
@@ -110,6 +112,42 @@ def test_arrays_that_do_not_fit_are_not_drawn(tmp_path: Path, arrays: dict[str, 
     one = with_triggers(tmp_path, record("m", 3.0))
     with pytest.raises(RunError, match="is malformed"):
         pictures(tmp_path, row_of(rewritten(tmp_path, one, **arrays)))
+
+
+def claiming(shape: tuple[int, ...], descr: str = "<f4") -> bytes:
+    """An array of which there is no more than its header."""
+    head = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        head, {"descr": descr, "fortran_order": False, "shape": shape}
+    )
+    return head.getvalue()
+
+
+@pytest.mark.parametrize(
+    "member",
+    [claiming((10**12,)), claiming((2**61, 8)), claiming((1,), "|O"), b"\x93NUMPY\x03\x00", b""],
+)
+def test_arrays_that_are_not_there_are_not_made_room_for(member: bytes, tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("masks.npy", member)
+    with pytest.raises(ValueError, match=r"array 'masks|magic string"):
+        arrays_in(buffer.getvalue())
+    one = with_triggers(tmp_path, record("m", 3.0))
+    (tmp_path / one.triggers_file).write_bytes(buffer.getvalue())
+    digest = hashlib.sha256(buffer.getvalue()).hexdigest()
+    evil = one.model_copy(update={"triggers_sha256": digest})
+    with pytest.raises(RunError, match="is malformed"):
+        pictures(tmp_path, row_of(evil))
+
+
+def test_many_arrays_may_not_be_large_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **{str(n): np.zeros(1000, np.float32) for n in range(4)})
+    assert len(arrays_in(buffer.getvalue())) == 4
+    monkeypatch.setattr("reports.stored_arrays.MOST_BYTES", 15_999)
+    with pytest.raises(ValueError, match="take more than 15,999 bytes"):
+        arrays_in(buffer.getvalue())
 
 
 def test_a_lost_file_costs_its_picture_only_and_is_mentioned(tmp_path: Path) -> None:

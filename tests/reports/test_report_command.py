@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
 from moth_eval.cli import main
@@ -46,6 +48,36 @@ def test_command_prints_the_summary_and_what_it_wrote(tmp_path: Path) -> None:
     )  # fmt: skip
     wrote = "".join(f"wrote {run / name}\n" for name in (*names, "report.html"))
     assert result.output == f"{SUMMARY}\n{wrote}"
+
+
+@pytest.mark.parametrize("pair", [(), ("--pair", "a", "b")])
+def test_links_in_a_run_of_others_let_nothing_be_written_or_removed_elsewhere(
+    pair: tuple[str, ...], tmp_path: Path
+) -> None:
+    run, victim = small_run(tmp_path / "run"), tmp_path / "victim"
+    victim.mkdir()
+    (victim / "photo.png").write_text("mine")
+    (run / "triggers").symlink_to("../victim")
+    result = CliRunner().invoke(main, ["report", str(run), *pair])
+    assert result.exit_code == 2
+    assert f"{run}/triggers is a symbolic link: what is written there would land" in result.output
+    assert [path.name for path in victim.iterdir()] == ["photo.png"]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "deep", "list", "large"])
+def test_a_manifest_of_any_other_kind_is_an_input_error(kind: str, tmp_path: Path) -> None:
+    manifest = small_run(tmp_path / "run") / "run.json"
+    manifest.unlink()
+    if kind == "pipe":
+        os.mkfifo(manifest)
+    elif kind == "large":
+        with manifest.open("wb") as file:
+            file.truncate(1 << 40)
+    else:
+        manifest.write_text("[" * 100_000 if kind == "deep" else "[]")
+    result = CliRunner().invoke(main, ["report", str(tmp_path / "run")])
+    assert result.exit_code == 2
+    assert f"{manifest} " in result.output
 
 
 def test_json_holds_metrics_doubts_and_paths(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import argparse
 import hashlib
 import json
 from collections import OrderedDict
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -134,6 +135,20 @@ def test_a_file_that_is_hardly_there_is_not_read(tmp_path: Path) -> None:
         file.truncate(1 << 43)
     with pytest.raises(RefusedFile, match=r"claims 8,796,093,022,208 bytes and holds"):
         sha256_of(tmp_path / "model.pt")
+    with pytest.raises(RefusedFile, match=r"model\.pt: refused: the file claims 8,796,"):
+        load_network(tmp_path / "model.pt")
+
+
+def test_most_of_a_giant_file_has_to_be_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("moth_eval.loading.formats._GIANT", 1 << 20)
+    for there, read in ((500, False), (1100, True)):
+        with (tmp_path / "model.pt").open("wb") as file:
+            file.write(b"x" * there * 1024)
+            file.truncate(2 << 20)
+        with nullcontext() if read else pytest.raises(RefusedFile, match="claims 2,097,152 bytes"):
+            sha256_of(tmp_path / "model.pt")
 
 
 def test_a_long_integer_is_no_key(tmp_path: Path) -> None:

@@ -394,7 +394,7 @@ def test_an_empty_file_has_a_hash_but_no_network(tmp_path: Path) -> None:
         files.load_network(empty)
     with pytest.raises(InputError, match="no readable file"):
         files.sha256_of(tmp_path / "missing.pt")
-    with pytest.raises(RefusedFile, match="not an ordinary file"):
+    with pytest.raises(RefusedFile, match="expected an ordinary file"):
         files.sha256_of(tmp_path)
 
 
