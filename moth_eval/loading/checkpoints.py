@@ -73,7 +73,8 @@ def find_weights(tree: object) -> Weights:
 
 def _inner_key(tree: dict[object, object]) -> str | None:
     """The key to follow, or None where `tree` is itself the state dict."""
-    inner = [key for key, value in tree.items() if type(key) is str and _may_hold(value)]
+    may_hold = _Search().may_hold
+    inner = [key for key, value in tree.items() if type(key) is str and may_hold(value)]
     for key in USUAL_KEYS:
         if key in inner:
             return key
@@ -90,14 +91,34 @@ def _inner_key(tree: dict[object, object]) -> str | None:
     return inner[0]
 
 
-def _may_hold(value: object, depth: int = 0) -> bool:
-    if is_network(value):
-        return True
-    if not isinstance(value, dict) or depth > DEEPEST:
-        return False
-    if _tensors(value):
-        return True
-    return any(_may_hold(value[key], depth + 1) for key in USUAL_KEYS if key in value)
+class _Search:
+    """Looks for weights under the usual keys; a table that stands in many places once per depth."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, int], bool] = {}
+        self._holding: dict[int, bool] = {}
+
+    def may_hold(self, value: object, depth: int = 0) -> bool:
+        if is_network(value):
+            return True
+        if not isinstance(value, dict) or depth > DEEPEST:
+            return False
+        # What was unpickled outlives this search: an id stays its own.
+        place = (id(value), depth)
+        if place not in self._known:
+            self._known[place] = self._has_tensor(value) or any(
+                self.may_hold(value[key], depth + 1) for key in USUAL_KEYS if key in value
+            )
+        return self._known[place]
+
+    def _has_tensor(self, table: dict[object, object]) -> bool:
+        if id(table) not in self._holding:
+            self._holding[id(table)] = any(_is_tensor(*item) for item in table.items())
+        return self._holding[id(table)]
+
+
+def _is_tensor(key: object, value: object) -> bool:
+    return type(key) is str and type(value) is TensorRecord
 
 
 def _tensors(tree: dict[object, object]) -> dict[str, TensorRecord]:

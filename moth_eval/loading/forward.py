@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ..errors import RefusedFile
 from ..seeds import generator_for
+from .operations import numbers_of, steps_of
 
 BATCH = 2
 #: Elements that one operation may put out for one image; the largest of torchvision's networks
@@ -23,6 +24,12 @@ MOST_PER_IMAGE = 1 << 27
 #: Elements that one operation may put out in a pass over many images: 1 GiB of float32.
 MOST_PER_PASS = 1 << 28
 LARGEST_BATCH = 64
+#: Numbers that all operations together may read or write for one image, or multiply and add: the
+#: most that torchvision has, ViT-H at 518 x 518 pixels, takes 6e9 and 1e12.
+MOST_NUMBERS = 1 << 33
+MOST_STEPS = 1 << 41
+#: Operations of one pass; torchvision's networks make up to 6,000.
+MOST_OPERATIONS = 50_000
 _BY_VALUE = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
 
 
@@ -94,6 +101,11 @@ def _check_logits(logits: object, image_shape: tuple[int, int, int]) -> None:
         raise RefusedFile(
             f"the network in the file is no classifier: for {BATCH} images of shape {image_shape} "
             f"expected logits ({BATCH}, K), got {got}"
+        )
+    if logits.shape[1] < 2:
+        raise RefusedFile(
+            f"the network in the file gives {logits.shape[1]} logits per image, expected one for "
+            "each of at least two classes"
         )
     if not bool(torch.isfinite(logits).all()):
         raise RefusedFile(
@@ -170,12 +182,16 @@ class _Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     Attributes:
         real: whether the operations are then carried out, or known by their shapes only.
         largest: elements of the largest output so far.
+        operations: how many there were so far.
+        numbers: elements that they read or wrote.
+        steps: the same, or what they multiplied and added where that is more.
     """
 
     def __init__(self, *, real: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.real = real
         self.largest = 0
+        self.operations = self.numbers = self.steps = 0
         self._running: list[nn.Module] = []
 
     def enter(self, part: nn.Module, _: object) -> None:
@@ -191,11 +207,12 @@ class _Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         if not self.real:
             result = _shapes(func, args, kwargs)
-            self._require_bounded(func, result)
+            self._require_bounded(func, args, kwargs, result)
             return result
         # Their outputs are no larger than their inputs, but known by carrying them out only.
-        if not any(tag in func.tags for tag in _BY_VALUE):
-            self._require_bounded(func, self._foreseen(func, args, kwargs))
+        by_value = any(tag in func.tags for tag in _BY_VALUE)
+        foreseen = args if by_value else self._foreseen(func, args, kwargs)
+        self._require_bounded(func, args, kwargs, foreseen)
         return func(*args, **kwargs)
 
     def _foreseen(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -207,9 +224,27 @@ class _Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 f"({func}: {error}); make the network of layers that torch knows the sizes of"
             ) from error
 
-    def _require_bounded(self, func: Any, outputs: object) -> None:
-        if func.is_view:  # takes no memory
-            return
+    def _require_bounded(
+        self, func: Any, args: Any, kwargs: dict[str, Any], outputs: object
+    ) -> None:
+        self.operations += 1
+        if not func.is_view:  # takes neither memory nor time
+            self._require_small(outputs)
+            self.numbers += numbers_of(args, kwargs, outputs)
+            self.steps += steps_of(func, args, kwargs, outputs)
+        for what, found, most in (
+            ("numbers for a single image", self.numbers // BATCH, MOST_NUMBERS),
+            ("additions and products for a single image", self.steps // BATCH, MOST_STEPS),
+            ("operations", self.operations, MOST_OPERATIONS),
+        ):
+            if found > most:
+                raise RefusedFile(
+                    f"the network in the file would take more than {most:,} {what}, reached in "
+                    f"{self._layer()}; no classifier does: a small file may describe a network "
+                    "that runs for days"
+                )
+
+    def _require_small(self, outputs: object) -> None:
         for output in tree_leaves(outputs):
             if not isinstance(output, Tensor):
                 continue

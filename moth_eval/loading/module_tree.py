@@ -187,8 +187,9 @@ def _check_names(module: Instance) -> None:
 def has_hidden_buffers(root: Instance) -> bool:
     """Whether the network computes with tensors that its state dict leaves out."""
     return any(
-        record is not None and name in _members(module, "_non_persistent_buffers_set")
+        record is not None and name in hidden
         for module in distinct(root)
+        for hidden in [_members(module, "_non_persistent_buffers_set")]
         for name, record in _members(module, "_buffers").items()
     )
 

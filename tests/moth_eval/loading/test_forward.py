@@ -119,6 +119,47 @@ class Changes(nn.Module):
         return images.flatten(1)
 
 
+HEAVY = {
+    "many layers, each of them small": (
+        [nn.Upsample(size=(1024, 1024)), *[nn.Sigmoid()] * 4000],
+        "more than 8,589,934,592 numbers",
+    ),
+    "one wide product": (
+        [nn.Upsample(size=(512, 512)), nn.Conv2d(3, 400, 129, padding=64, bias=False)],
+        "more than 2,199,023,255,552 additions and products",
+    ),
+    "a large window": (
+        [nn.Upsample(size=(4096, 4096)), nn.AvgPool2d(1024, stride=1)],
+        "more than 2,199,023,255,552 additions and products",
+    ),
+    "a window that is told once": (
+        [nn.Upsample(size=(4096, 4096)), nn.MaxPool2d(1024, stride=1)],
+        "more than 2,199,023,255,552 additions and products",
+    ),
+    "one layer without end": (
+        [*[nn.LocalResponseNorm(2)] * 6000, nn.Flatten()],
+        "more than 50,000 operations",
+    ),
+}
+
+
+@pytest.mark.parametrize("layers", HEAVY)
+def test_a_small_file_that_would_run_for_days_is_refused(layers: str, tmp_path: Path) -> None:
+    parts, message = HEAVY[layers]
+    tail = [nn.AdaptiveAvgPool2d(1), nn.Flatten()] if "Flatten" not in str(parts) else []
+    torch.save(nn.Sequential(*parts, *tail), tmp_path / "model.pt")
+    network = load_network(tmp_path / "model.pt").module
+    with pytest.raises(RefusedFile, match=message):
+        check_forward(network, (3, 32, 32))
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_fewer_than_two_classes_are_no_classifier(count: int) -> None:
+    network = nn.Sequential(nn.AdaptiveAvgPool2d((1, count)), nn.Flatten()).eval()
+    with pytest.raises(RefusedFile, match=f"gives {count} logits per image, expected one for each"):
+        check_forward(network, (1, 8, 8))
+
+
 @pytest.mark.parametrize("what", ["training", "seen"])
 def test_network_that_changes_itself_when_run_is_refused(what: str) -> None:
     with pytest.raises(RefusedFile, match=rf"changes itself when it is run .*{what}"):

@@ -12,9 +12,10 @@ from torch import nn
 from torchvision.models.resnet import BasicBlock
 
 from moth_eval.errors import RefusedFile
+from moth_eval.loading.checkpoints import USUAL_KEYS, find_weights
 from moth_eval.loading.files import load_network
-from moth_eval.loading.inert_tree import Instance
-from moth_eval.loading.module_tree import distinct, state_of, walk
+from moth_eval.loading.inert_tree import Instance, StorageRecord, TensorRecord
+from moth_eval.loading.module_tree import distinct, has_hidden_buffers, state_of, walk
 from tests.support.torch_files import assert_same_network
 
 
@@ -156,6 +157,29 @@ def test_one_large_table_under_many_names_is_refused_quickly() -> None:
     with pytest.raises(RefusedFile, match="too many parts to look at"):
         list(distinct(module(_modules=parts)))
     assert time.monotonic() - started < 10
+
+
+def test_many_buffers_are_looked_through_in_one_pass() -> None:
+    record = TensorRecord(
+        storage=StorageRecord("0", "float32", 1), dtype="float32", offset=0, size=(1,), stride=(1,),
+        is_parameter=False, requires_grad=False,
+    )  # fmt: skip
+    many = {f"b{number}": record for number in range(20_000)}
+    hidden = {f"c{number}" for number in range(20_000)}
+    started = time.process_time()
+    assert not has_hidden_buffers(module(_buffers=many, _non_persistent_buffers_set=hidden))
+    assert has_hidden_buffers(module(_buffers=many, _non_persistent_buffers_set={"b19999"}))
+    assert time.process_time() - started < 5
+
+
+def test_weights_are_searched_for_in_time_although_one_table_stands_everywhere() -> None:
+    table: dict[object, object] = dict.fromkeys(range(20_000))
+    for _ in range(4):
+        table = dict.fromkeys(USUAL_KEYS, table)
+    started = time.process_time()
+    with pytest.raises(RefusedFile, match="no weights found"):
+        find_weights({f"x{number}": table for number in range(1000)})
+    assert time.process_time() - started < 5
 
 
 def test_shared_modules_come_under_each_of_their_names(tmp_path: Path) -> None:
