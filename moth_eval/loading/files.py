@@ -29,6 +29,7 @@ from .forward import check_forward as check_forward  # the first use of what was
 from .inert_tree import Instance
 from .layouts import MODEL_SUFFIXES as MODEL_SUFFIXES
 from .module_tree import state_of, unwrapped
+from .native_layers import SHORTCUTS
 from .quarantine import HandedOver, handed_over
 from .realise import check_attributes, known_classes, realise, unknown_class
 from .rebuild import has_auxiliary, rebuild, why_not
@@ -245,6 +246,12 @@ def _refuse_unknown(root: Instance) -> None:
         return
     if name.startswith("torchvision.models.detection."):
         raise RefusedFile(f"the file holds an object detector ({name}); only classifiers are read")
+    if name.startswith(SHORTCUTS):
+        raise RefusedFile(
+            f"the file holds a whole network with a part of the class {name}, which torch runs by "
+            "a shortcut that believes its attributes; give the same network with --arch "
+            "package.module:factory, or save a state dict"
+        )
     hint = "timm's code is not run" if name.startswith("timm.") else "its code is not imported"
     raise RefusedFile(
         f"the file holds a whole network of the class {name}, which is not one of torch's or "

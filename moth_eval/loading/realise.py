@@ -20,6 +20,7 @@ from ..errors import RefusedFile
 from .inert_tree import ITEM_SIZES, Instance, Named, Opaque, Partial, TensorRecord
 from .module_tree import RENAMED, class_name, distinct, is_network
 from .naming import shown
+from .native_layers import SHORTCUTS, require_few_layers, require_true
 from .shadows import PARTS, check_part_names, check_shadows
 from .tensors import TensorReader
 from .vit import timm_class
@@ -64,6 +65,7 @@ def _is_plain_layer(value: object) -> bool:
         and issubclass(value, nn.Module)
         and not issubclass(value, unwanted)
         and not value.__module__.startswith(DETECTION)
+        and not f"{value.__module__}.".startswith(SHORTCUTS)
     )
 
 
@@ -207,6 +209,7 @@ class _Realiser:
             raise RefusedFile(f"the network in the file holds an object of the class {record.name}")
         module: nn.Module = kind.__new__(kind)
         state = {name: self.value(item, depth) for name, item in record.state.items()}
+        require_few_layers(kind, state)
         try:
             restore: Callable[[dict[str, Any]], None] = module.__setstate__
             restore({**SET_SINCE.get(class_name(record), {}), **state})
@@ -216,6 +219,7 @@ class _Realiser:
                 f"{shown(repr(error))}"
             ) from error
         _require_reachable(module, record)
+        require_true(module)
         return module
 
 
