@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -12,7 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moth_eval.errors import InputError, MothError
-from moth_eval.loading.layouts import CLEAN_FOLDERS, MODEL_FILE
+from moth_eval.loading.bounded import leads_outside
+from moth_eval.loading.formats import opened, require_room
+from moth_eval.loading.layouts import CLEAN_FOLDERS, IMAGE_SUFFIXES, MODEL_FILE
 from moth_eval.loading.sidecars import sidecar_path
 from moth_eval.platt import Logistic, fit_logistic
 from moth_eval.records import ScanRecord, write_whole
@@ -30,6 +33,9 @@ UNDECIDED = 0.5
 
 MITIGATED = "mitigated.pt"
 RESULTS = "results.json"
+
+LARGEST_COPY = 1 << 28
+"""Bytes of an image or of a file beside it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,7 +204,6 @@ def logits_of(
 
     from moth_eval.loading.files import load_network
     from moth_eval.loading.images import read_image
-    from moth_eval.loading.layouts import IMAGE_SUFFIXES
     from moth_eval.runner import resolve_device
 
     files = sorted(path for path in dataset.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
@@ -228,13 +233,38 @@ def _placed(model: Path, examples: Path | None, active: Path) -> Path:
     """A copy of a model with its images beside it: their place tells how they are to be cut."""
     assert examples is not None  # noqa: S101 - _in_place looked
     active.mkdir()
-    shutil.copyfile(model, active / MODEL_FILE)
+    with opened(model) as source, (active / MODEL_FILE).open("wb") as target:
+        require_room(active, os.fstat(source.fileno()).st_size)
+        shutil.copyfileobj(source, target)
     side_car = sidecar_path(model)
     if side_car.is_file():
-        shutil.copyfile(side_car, sidecar_path(active / MODEL_FILE))
+        _copy_small(side_car, sidecar_path(active / MODEL_FILE), model.parent.resolve())
     name = examples.name if examples.name in CLEAN_FOLDERS else "example_data"
-    shutil.copytree(examples, active / name)
+    _copy_images(examples, active / name)
     return active / MODEL_FILE
+
+
+def _copy_images(source: Path, target: Path) -> None:
+    """Copy the images of a folder and of its folders per class, with their side-cars."""
+    root = source.resolve()
+    target.mkdir()
+    for path in sorted([*source.glob("*"), *source.glob("*/*")]):
+        if path.suffix.lower() in (*IMAGE_SUFFIXES, ".json") and not path.is_dir():
+            place = target / path.relative_to(source)
+            place.parent.mkdir(exist_ok=True)
+            _copy_small(path, place, root)
+
+
+def _copy_small(path: Path, target: Path, root: Path) -> None:
+    """Copy one file that lies below `root` and is not large."""
+    if leads_outside(path, root) or not path.is_file():
+        raise InputError(
+            f"{path} is a link that leads out of {root}, a pipe or a device; copy the file instead"
+        )
+    if path.stat().st_size > LARGEST_COPY:
+        raise InputError(f"{path} is larger than the {LARGEST_COPY:,} bytes that are copied")
+    require_room(target.parent, path.stat().st_size)
+    shutil.copyfile(path, target)
 
 
 def _finite(found: dict[str, list[float]]) -> dict[str, list[float]]:

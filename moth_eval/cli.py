@@ -15,7 +15,7 @@ from . import __version__
 from .calls import calling
 from .errors import InstallationError, MothError
 from .log import FORMS, LEVELS, Form, Level, LogSettings, configure
-from .text import visible
+from .text import visible, visible_lines
 
 INCOMPLETE = 3
 
@@ -136,7 +136,7 @@ class LazyGroup(click.Group):
         except (click.exceptions.Exit, click.Abort, click.ClickException):
             raise
         except Exception:  # a defect of ours must not pass for exit code 1, "something found"
-            click.echo(traceback.format_exc(), err=True)
+            click.echo(visible_lines(traceback.format_exc()), err=True)
             ctx.exit(INCOMPLETE)
 
 

@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 from weakref import WeakSet
 
 from .errors import InputError
-from .text import visible
+from .text import visible, visible_lines
 
 ROOMS = ("moth_eval", "scanners", "attacks", "benchmarks", "reports")
 """Loggers that are ours; other libraries keep their own."""
@@ -121,8 +121,8 @@ class Text(logging.Formatter):
         at = datetime.fromtimestamp(record.created, UTC).strftime("%H:%M:%S")
         values = "".join(f"  {k}={_short(v)}" for k, v in _figures(record).items())
         line = visible(f"{record.levelname.lower()} {record.name}: {record.getMessage()}{values}")
-        error = f"\n{self.formatException(record.exc_info)}" if record.exc_info else ""
-        return f"{at} {line}{error}"
+        error = self.formatException(record.exc_info) if record.exc_info else ""
+        return visible_lines(f"{at} {line}\n{error}" if error else f"{at} {line}")
 
 
 class JsonLines(logging.Formatter):

@@ -23,6 +23,11 @@ def _shown(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 
 
+def visible_lines(text: str) -> str:
+    """Text of several lines that stay as they are, but for characters that act on a terminal."""
+    return "\n".join("".join(map(_shown, line)) for line in text.split("\n"))
+
+
 def markdown(text: str) -> str:
     """The text as Markdown shows it literally, in a heading, a list or a cell of a table."""
     return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", visible(text))

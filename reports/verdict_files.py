@@ -245,7 +245,8 @@ def _notification(verdict: Verdict, run: Run) -> dict[str, object]:
 
 
 def _location(verdict: Verdict, run: Run) -> dict[str, object]:
-    file = Path(run.manifest.models) / verdict.row.entry.file
+    # A record of others may hold any path.
+    file = Path.cwd() / run.manifest.models / verdict.row.entry.file
     here = Path.cwd()
     # Services that show the log beside the code want paths from its root.
     uri = file.as_uri()

@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import re
+import shutil
 import stat
 import struct
 import tarfile
@@ -29,6 +30,8 @@ _NO_FILE = "expected an ordinary file, this is a folder, pipe or device"
 #: Larger files have to be there, apart from holes and what a file system compresses.
 _GIANT = 1 << 30
 _SOLID = 0.5
+#: What stays free beside a copy of a model, in bytes.
+SPARE_BYTES = 64 << 20
 _RESAVE = "save a state dict instead, as safetensors or with torch.save(model.state_dict(), path)"
 
 #: First bytes of formats that are recognised only to be named.
@@ -109,6 +112,20 @@ def ordinary(path: Path) -> Iterator[io.BufferedReader]:
     with os.fdopen(number, "rb") as file:
         _require_solid(status)
         yield file
+
+
+def require_room(folder: Path, size: int) -> None:
+    """Makes sure that a copy of so many bytes fits into a folder.
+
+    Raises:
+        InputError: it would fill the disk.
+    """
+    free = shutil.disk_usage(folder).free
+    if size + SPARE_BYTES > free:
+        raise InputError(
+            f"a copy of {size:,} bytes is needed in {folder}, where {free:,} are free; make room, "
+            "or set TMPDIR (or the folder for scratch) to a larger disk"
+        )
 
 
 def _require_solid(status: os.stat_result) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -13,14 +14,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from signal import Signals
-from tempfile import TemporaryDirectory, gettempdir
+from tempfile import TemporaryDirectory, TemporaryFile, gettempdir
 from typing import Any, BinaryIO
 
 from ..errors import InputError, RefusedFile
-from .formats import Format, opened
+from .formats import Format, opened, require_room
 from .handover import decode
 from .inert_tree import StorageRecord
 from .kernel_guards import ALL_GUARDS
+from .naming import shown
 from .safetensors_header import read_header
 
 ARCHITECTURE = "arch.json"
@@ -30,6 +32,7 @@ PREFIX = "moth-eval-load-"
 
 LONGEST_SECONDS = 600.0
 LARGEST_REPORT = 1 << 28
+MOST_WORDS = 4096
 
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -109,6 +112,7 @@ def handed_over(path: Path, *, insist: bool = False) -> Iterator[HandedOver]:
     with _folder() as folder:
         report, weights = folder / ARCHITECTURE, folder / WEIGHTS
         with opened(path) as model, report.open("wb") as answers, weights.open("wb") as numbers:
+            require_room(folder, os.fstat(model.fileno()).st_size)
             _read_elsewhere([model.fileno(), answers.fileno(), numbers.fileno()])
         answer = _answer(report)
         _insist(answer["guards"], ALL_GUARDS if insist else ())
@@ -155,20 +159,21 @@ def _remove_left_behind() -> None:
 def _read_elsewhere(files: Sequence[int]) -> None:
     program = _PROGRAM.format(root=str(_ROOT))
     call = [sys.executable, "-I", "-S", "-c", program, *map(str, files)]
-    try:
-        done = subprocess.run(  # noqa: S603 - Python itself, with a program of ours
-            call,
-            check=False,
-            pass_fds=files,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            timeout=LONGEST_SECONDS,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise RefusedFile(f"reading it took more than {LONGEST_SECONDS:g} s") from error
-    if done.returncode:
-        raise RefusedFile(f"the process that read it {_end(done.returncode)}{_last(done.stderr)}")
+    with TemporaryFile() as words:
+        try:
+            done = subprocess.run(  # noqa: S603 - Python itself, with a program of ours
+                call,
+                check=False,
+                pass_fds=files,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=words,
+                timeout=LONGEST_SECONDS,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise RefusedFile(f"reading it took more than {LONGEST_SECONDS:g} s") from error
+        if done.returncode:
+            raise RefusedFile(f"the process that read it {_end(done.returncode)}{_last(words)}")
 
 
 def _end(code: int) -> str:
@@ -177,9 +182,12 @@ def _end(code: int) -> str:
     return f"was ended by {Signals(-code).name}"
 
 
-def _last(words: bytes) -> str:
-    lines = words.decode(errors="replace").strip().splitlines()
-    return f": {lines[-1]}" if lines else ""
+def _last(words: BinaryIO) -> str:
+    """The last line that was written; what it wrote may be a file's, and endless."""
+    end = words.seek(0, os.SEEK_END)
+    words.seek(max(0, end - MOST_WORDS))
+    lines = words.read().decode(errors="replace").strip().splitlines()
+    return f": {shown(lines[-1])}" if lines else ""
 
 
 def _answer(report: Path) -> dict[str, Any]:

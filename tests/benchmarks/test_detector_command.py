@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 
 import jsonschema
@@ -11,9 +12,10 @@ import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
+from benchmarks.detector import _placed
 from benchmarks.detector_settings import Metaparameters, read_learned, schema, write_learned
 from moth_eval.cli import main
-from moth_eval.errors import InputError
+from moth_eval.errors import InputError, RefusedFile
 from moth_eval.loading.architectures import ArchitectureSource, build_torchvision
 from moth_eval.loading.files import load_network
 from moth_eval.loading.rounds import read_round
@@ -119,6 +121,49 @@ def test_images_that_lie_elsewhere_give_the_same_score(active: Path, tmp_path: P
     assert beside.exit_code == apart.exit_code == 0, apart.output
     assert (tmp_path / "second.txt").read_text() == (tmp_path / "result.txt").read_text()
     assert list((tmp_path / "scratch").iterdir()) == []
+
+
+def elsewhere(folder: Path) -> tuple[Path, Path]:
+    """A model, and a folder of images that does not lie with it."""
+    images = folder / "elsewhere" / "example_data"
+    for place in (images, images / "3"):
+        place.mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(place / "class_0_example_0.png")
+    (images / "class_0_example_0.json").write_text("0")
+    (images / "notes.txt").write_text("not an image")
+    torch.save({"weight": torch.ones(2)}, folder / "net.pt")
+    return folder / "net.pt", images
+
+
+def test_images_are_copied_beside_the_model_and_nothing_else_is(tmp_path: Path) -> None:
+    model, images = elsewhere(tmp_path)
+    placed = _placed(model, images, tmp_path / "active")
+    assert placed.read_bytes() == model.read_bytes()
+    found = {path.relative_to(placed.parent).as_posix() for path in placed.parent.rglob("*")}
+    assert found == {
+        "model.pt", "example_data", "example_data/3", "example_data/class_0_example_0.png",
+        "example_data/class_0_example_0.json", "example_data/3/class_0_example_0.png",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["link", "folder", "pipe", "large", "model"])
+def test_what_is_no_image_of_the_folder_is_not_copied(kind: str, tmp_path: Path) -> None:
+    model, images = elsewhere(tmp_path)
+    odd, secret = images / "class_1_example_0.png", tmp_path / "secret"
+    secret.mkdir()
+    (secret / "key.png").write_text("mine")
+    if kind == "link":
+        odd.symlink_to(secret / "key.png")
+    elif kind == "folder":
+        (images / "7").symlink_to(secret)
+    elif kind == "pipe":
+        os.mkfifo(odd)
+    else:
+        with (model if kind == "model" else odd).open("wb") as file:
+            file.truncate(1 << 40)
+    with pytest.raises((InputError, RefusedFile), match=r"copy the file|larger than|file claims"):
+        _placed(model, images, tmp_path / "active")
+    assert not list((tmp_path / "active").rglob("key.png"))
 
 
 def test_a_model_that_cannot_be_read_gets_one_half_and_says_why(

@@ -39,6 +39,19 @@ def test_a_line_tells_the_figures_and_cannot_steer_the_terminal(
     assert line[8:] == " info moth_eval.test: seen\\x1b[2J model=a\\u202eb score=1.23457\n"
 
 
+def test_an_exception_keeps_its_lines_and_cannot_steer_the_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    configure(LogSettings(level="info"))
+    try:
+        raise ValueError("odd\x1b[2J")
+    except ValueError:
+        LOG.exception("failed")
+    told = capsys.readouterr().err
+    assert told.splitlines()[1] == "Traceback (most recent call last):"
+    assert told.splitlines()[-1] == "ValueError: odd\\x1b[2J"
+
+
 def test_json_lines_hold_the_figures_as_fields(capsys: pytest.CaptureFixture[str]) -> None:
     configure(LogSettings(level="debug", form="json"))
     LOG.debug("seen", extra=figures(score=1.5, path=Path("x")))

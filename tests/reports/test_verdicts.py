@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from moth_eval.cli import main
-from moth_eval.records import EvidenceRecord, ScanRecord
+from moth_eval.records import EvidenceRecord, RunFolder, ScanRecord
 from moth_eval.scan_calibration import (
     POLICY,
     CalibratedScanner,
@@ -204,6 +204,15 @@ def test_sarif_has_a_result_per_finding_and_a_notification_per_missing_answer(
     assert run["invocations"][0]["executionSuccessful"] is False
     [told] = run["invocations"][0]["toolExecutionNotifications"]
     assert told["message"]["text"] == "broken: no answer, failed: it broke"
+
+
+def test_a_relative_folder_of_models_in_a_run_of_others_is_no_crash(tmp_path: Path) -> None:
+    hostile_run(tmp_path / "run")
+    folder = RunFolder(tmp_path / "run")
+    folder.write_manifest(folder.manifest().model_copy(update={"models": "round"}))
+    result = report(tmp_path / "run", "--sarif", str(tmp_path / "log.sarif"))
+    assert result.exit_code == 0, result.output
+    assert '"uri": "round/m%3Cb%3E' in (tmp_path / "log.sarif").read_text()
 
 
 def test_junit_is_well_formed_and_counts_failures_and_errors(tmp_path: Path) -> None:

@@ -157,10 +157,21 @@ def test_a_reader_that_dies_is_a_refusal(monkeypatch: pytest.MonkeyPatch, tmp_pa
     for program, message in (
         ("import os; os.kill(os.getpid(), 11)", "the process that read it was ended by SIGSEGV"),
         ("raise SystemExit('no room')", "ended with exit code 1: no room"),
+        ("raise SystemExit('x' * 9000 + chr(27))", r"code 1: x{200}\.\.\.$"),
+        ("raise SystemExit(chr(27) + '[2J')", r"code 1: \\x1b\[2J$"),
     ):
         monkeypatch.setattr(quarantine, "_PROGRAM", program)
         with pytest.raises(RefusedFile, match=message):
             load_network(path)
+
+
+def test_a_model_that_would_fill_the_disk_is_not_copied(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    torch.save({"weight": torch.ones(3)}, tmp_path / "model.pt")
+    monkeypatch.setattr("moth_eval.loading.formats.SPARE_BYTES", 1 << 60)
+    with pytest.raises(InputError, match=r"a copy of [\d,]+ bytes is needed in .* set TMPDIR"):
+        load_network(tmp_path / "model.pt")
 
 
 def test_a_reader_that_hangs_is_a_refusal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
