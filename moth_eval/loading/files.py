@@ -24,6 +24,7 @@ from .architectures import (
     without_weights,
 )
 from .checkpoints import Weights, find_weights
+from .deadline import in_time
 from .formats import ordinary
 from .forward import check_forward as check_forward  # the first use of what was loaded
 from .inert_tree import Instance
@@ -132,6 +133,7 @@ def load_network(
         )
         # Fresh networks draw their first weights; the caller's random numbers must not notice.
         with (
+            in_time("reading it"),
             torch.random.fork_rng(devices=[]),
             handed_over(path, insist=require_sandbox) as handed,
         ):

@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ..errors import RefusedFile
 from ..seeds import generator_for
+from .deadline import in_time
 from .operations import numbers_of, steps_of
 
 BATCH = 2
@@ -73,7 +74,11 @@ def measure_forward(module: nn.Module, image_shape: tuple[int, int, int]) -> Mea
     """
     noise = torch.rand(BATCH, *image_shape, generator=generator_for("check_forward", image_shape))
     before = _state(module)
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with (
+        in_time("the first run of the network in the file"),
+        torch.no_grad(),
+        torch.random.fork_rng(devices=[]),
+    ):
         peak = _peak(module, torch.zeros_like(noise))
         for images in (torch.zeros_like(noise), noise):
             logits = _run(module, images)

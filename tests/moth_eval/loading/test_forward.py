@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -151,6 +155,43 @@ def test_a_small_file_that_would_run_for_days_is_refused(layers: str, tmp_path: 
     network = load_network(tmp_path / "model.pt").module
     with pytest.raises(RefusedFile, match=message):
         check_forward(network, (3, 32, 32))
+
+
+class Endless(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        with suppress(RefusedFile):  # of the first time
+            time.sleep(60)
+        time.sleep(60)
+        return images
+
+
+def test_a_first_run_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("moth_eval.loading.deadline.OPENING_SECONDS", 0.2)
+    monkeypatch.setattr("moth_eval.loading.deadline._AGAIN_SECONDS", 0.1)
+    before = signal.getsignal(signal.SIGALRM)
+    with pytest.raises(RefusedFile, match=r"the first run .* took more than 0\.2 s"):
+        check_forward(Endless(), (3, 8, 8))
+    assert signal.getsignal(signal.SIGALRM) is before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+
+
+def test_a_file_that_is_read_without_end_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    torch.save({"weight": torch.ones(3)}, tmp_path / "model.pt")
+    monkeypatch.setattr("moth_eval.loading.deadline.OPENING_SECONDS", 2.0)
+    monkeypatch.setattr("moth_eval.loading.files.find_weights", lambda _: time.sleep(60))
+    started = time.monotonic()
+    with pytest.raises(RefusedFile, match=r"model\.pt: refused: reading it took more than 2 s"):
+        load_network(tmp_path / "model.pt")
+    assert time.monotonic() - started < 20
+
+
+def test_files_are_read_in_any_thread(tmp_path: Path) -> None:
+    torch.save(nn.Sequential(nn.Flatten(), nn.Linear(12, 3)), tmp_path / "model.pt")
+    with ThreadPoolExecutor(1) as threads:
+        found = threads.submit(load_network, tmp_path / "model.pt").result()
+    assert check_forward(found.module, (3, 2, 2)) == 3
 
 
 @pytest.mark.parametrize("count", [0, 1])
