@@ -80,7 +80,7 @@ def flag(score: float | None, cut: float | None, threshold: float | None) -> boo
     limit = cut if threshold is None else threshold
     if limit is None:
         raise RunError(
-            "the scanner states no published cut, so nothing says which models are flagged: give "
-            "--threshold as a number, and another --out"
+            "the scanner states no cut, so nothing says which models are flagged: give --threshold "
+            "as a number, and another --out"
         )
     return score > limit

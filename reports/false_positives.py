@@ -26,6 +26,7 @@ from moth_eval.records import RunFolder, write_whole
 from .false_positives_pictures import slopes
 from .rows import PENDING, Row, read_run
 from .tables import Cell, as_csv
+from .wording import CUTS
 
 GROUPS = (("clean", 0), ("backdoored", 1), ("unknown", None))
 """Name in tables -> label."""
@@ -192,8 +193,10 @@ class FalsePositivesFindings:
         if self.manifest.threshold is not None:
             return f"{cuts}, given by the user"
         rules = (m.before.record.rule for m in self.models if m.before.record)
-        sources = sorted({f"{r.name}, {r.source}" for r in rules if r is not None})
-        return f"{cuts}, published cut of {self.manifest.scanner} ({'; '.join(sources) or '–'})"
+        known = [rule for rule in rules if rule is not None]
+        sources = "; ".join(sorted({f"{rule.name}, {rule.source}" for rule in known})) or "–"
+        whose = " and ".join(sorted({CUTS[rule.origin].removeprefix("the ") for rule in known}))
+        return f"{cuts}, {whose or 'cut'} of {self.manifest.scanner} ({sources})"
 
     @property
     def pending(self) -> list[ModelLine]:

@@ -201,7 +201,7 @@ def test_rebuilding_gives_the_same_bytes_and_pictures(tmp_path: Path) -> None:
 def test_a_score_without_any_cut_to_hold_it_against_is_an_error() -> None:
     assert flag(None, None, None) is None
     assert (flag(2.0, 2.0, None), flag(2.1, 2.0, None), flag(2.1, 2.0, 3.0)) == (False, True, False)
-    with pytest.raises(RunError, match="states no published cut"):
+    with pytest.raises(RunError, match="states no cut"):
         flag(1.0, None, None)
 
 
