@@ -17,9 +17,10 @@ from .doubts import Doubt, find_doubts, picture_doubts
 from .ensemble import ensemble
 from .evaluation import Evaluation, evaluate, probabilities
 from .evidence_pictures import drawn as drawn_of
+from .figures import DARK
 from .page import Page, render
 from .pictures import Pictures
-from .roc import DARK, MOST_BANDS, ScannerCurve, draw, draw_panels, scanner_curves
+from .roc import MOST_BANDS, ScannerCurve, draw, draw_panels, scanner_curves
 from .rows import Run, read_run
 from .tables import (
     comparisons_csv,
