@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from moth_eval.errors import RunError
-from moth_eval.records import TRIGGERS, write_whole
+from moth_eval.records import TRIGGERS
 
 from .calibration import Probabilities
 from .comparisons import Comparison, compare
@@ -20,6 +20,7 @@ from .evidence_pictures import drawn as drawn_of
 from .figures import DARK
 from .page import Page, render
 from .pictures import Pictures
+from .report_files import write_changed
 from .roc import MOST_BANDS, ScannerCurve, draw, draw_panels, scanner_curves
 from .rows import Run, read_run
 from .tables import (
@@ -115,7 +116,7 @@ def write_reports(findings: Findings) -> list[Path]:
     files[PAGE] = render(page)
     folder = findings.run.path
     for name, content in files.items():
-        _write(folder / name, content)
+        write_changed(folder / name, content)
     sheets = [one.path for one in drawn.values()]
     _remove_stale(folder, {*files, *sheets})
     return [folder / name for name in (*sheets, *files)]
@@ -134,7 +135,7 @@ def _pictures(
             unreadable[row.model, row.scanner] = str(error)
         else:
             if found:
-                _write(run.path / found.path, found.sheet)
+                write_changed(run.path / found.path, found.sheet)
                 # A thousand sheets would fill the memory; the page reads back those it embeds.
                 drawn[row.model, row.scanner] = replace(found, sheet=b"")
     return drawn, unreadable
@@ -187,8 +188,3 @@ def _remove_stale(run: Path, wanted: set[str]) -> None:
         for path in run.glob(pattern):
             if path.relative_to(run).as_posix() not in wanted:
                 path.unlink()
-
-
-def _write(path: Path, content: bytes) -> None:
-    if not (path.is_file() and path.read_bytes() == content):
-        write_whole(path, content)

@@ -21,9 +21,10 @@ from moth_eval.false_positive_records import (
 from moth_eval.hardening_cells import CELLS, CellState, read_cell
 from moth_eval.hardening_records import HardeningCard
 from moth_eval.intervals import Interval, wilson
-from moth_eval.records import RunFolder, write_whole
+from moth_eval.records import RunFolder
 
 from .false_positives_pictures import slopes
+from .report_files import write_report
 from .rows import PENDING, Row, read_run
 from .tables import Cell, as_csv
 
@@ -239,11 +240,7 @@ def write_false_positives_report(found: FalsePositivesFindings) -> list[Path]:
         "false_positives.png": slopes(scores, cut, kind="png"),
         "false_positives.svg": slopes(scores, cut, kind="svg"),
     }
-    for name, content in files.items():
-        path = found.path / name
-        if not (path.is_file() and path.read_bytes() == content):
-            write_whole(path, content)
-    return [found.path / name for name in files]
+    return write_report(found.path, files)
 
 
 def model_row(model: ModelLine) -> dict[str, Cell]:

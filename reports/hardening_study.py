@@ -13,10 +13,10 @@ from moth_eval.hardening_cells import PENDING, STATUSES, CellState
 from moth_eval.hardening_records import HardeningCard, IntervalRecord
 from moth_eval.hardening_study_records import HardeningStudyFolder, HardeningStudyManifest
 from moth_eval.intervals import Interval
-from moth_eval.records import write_whole
 from moth_eval.text import visible
 
 from .hardening_pictures import Point, scatter
+from .report_files import write_report
 from .tables import Cell, as_csv
 from .wording import count
 
@@ -139,11 +139,7 @@ def write_hardening_report(found: HardeningFindings) -> list[Path]:
         "hardening.png": scatter(points, legend, kind="png"),
         "hardening.svg": scatter(points, legend, kind="svg"),
     }
-    for name, content in files.items():
-        path = found.path / name
-        if not (path.is_file() and path.read_bytes() == content):
-            write_whole(path, content)
-    return [found.path / name for name in files]
+    return write_report(found.path, files)
 
 
 def rows(found: HardeningFindings) -> list[dict[str, Cell]]:

@@ -26,9 +26,11 @@ def growth_figure(checks: Sequence[InverterCheck], *, kind: Kind) -> bytes:
     Equal checks give equal bytes.
 
     Args:
-        checks: of the same pairs.
+        checks: of the same pairs; without any the file is empty.
         kind: of file.
     """
+    if not checks:
+        return b""
     pairs = [f"{pair.source}→{pair.target}" for pair in checks[0].pairs]
     with canvas(min(16.0, max(6.0, 0.4 * len(pairs) + 2.5)), 4.4) as figure:
         axes = figure.add_subplot()
@@ -50,9 +52,11 @@ def robustness_figure(robustness: Sequence[RobustnessRecord], *, kind: Kind) -> 
     """Robust accuracy before and after under every attack, with 95 % intervals, as a file.
 
     Args:
-        robustness: of all attacks.
+        robustness: of all attacks; without any the file is empty.
         kind: of file.
     """
+    if not robustness:
+        return b""
     with canvas(max(4.5, 1.2 * len(robustness) + 2.5), 4.0) as figure:
         axes = figure.add_subplot()
         sides: list[tuple[str, list[RateRecord]]] = [
@@ -82,9 +86,11 @@ def curves_figure(curves: Sequence[CurveRecord], *, kind: Kind) -> bytes:
     """ASR of patches by size before and after, a panel per kind of patch, as a file.
 
     Args:
-        curves: of all kinds.
+        curves: of all kinds; without any the file is empty.
         kind: of file.
     """
+    if not curves:
+        return b""
     with canvas(3.1 * len(curves) + 1.2, 3.8) as figure:
         panels = figure.subplots(1, len(curves), sharey=True, squeeze=False)[0]
         for axes, curve in zip(panels, curves, strict=True):
