@@ -21,14 +21,11 @@ from moth_eval.text import visible
 
 from .distance_pictures import Trigger, heat_map, read_trigger, trigger_sheet
 from .report_files import write_report
-from .wording import count, number
+from .wording import count, few, number
 
 SHEET = "triggers.png"
 SEED_FIELDS = ("seed", "distance", "asr", "valid", "steps")
 """What `distance.json` says of every inversion."""
-
-MOST_NAMED = 8
-"""Failed pairs that the summary names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,9 +240,7 @@ def _remarks(found: DistanceFindings) -> list[str]:
 
 
 def _listed(pairs: Sequence[Pair]) -> str:
-    named = ", ".join(map(_named, pairs[:MOST_NAMED]))
-    more = len(pairs) - MOST_NAMED
-    return f"{named} and {more} more" if more > 0 else named
+    return few([*map(_named, pairs)])
 
 
 def _named(pair: Pair) -> str:

@@ -26,7 +26,7 @@ from moth_eval.records import RunFolder
 from .false_positives_pictures import slopes
 from .report_files import write_report
 from .rows import PENDING, Row, read_run
-from .tables import Cell, as_csv
+from .tables import Cell, as_csv, with_bounds
 
 GROUPS = (("clean", 0), ("backdoored", 1), ("unknown", None))
 """Name in tables -> label."""
@@ -324,12 +324,7 @@ def rate(flagged: int, n: int) -> Interval | None:
 
 
 def _rate(name: str, flagged: int, n: int) -> dict[str, Cell]:
-    bounds = rate(flagged, n)
-    return {
-        name: flagged / n if n else None,
-        f"{name}_low": bounds.low if bounds else None,
-        f"{name}_high": bounds.high if bounds else None,
-    }
+    return with_bounds(name, flagged / n if n else None, rate(flagged, n))
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from moth_eval.grouped_mean import grouped_mean
 from moth_eval.paired import PairedDifference, holm, paired_difference
 from moth_eval.removal_records import (
     REMOVAL_STATUSES,
@@ -19,7 +18,7 @@ from moth_eval.removal_records import (
     VariantRecord,
 )
 
-from .hardening_study import Average
+from .averages import Average, average_of, by_model
 
 NONE = "none"
 """What the original models are called in the column `method`."""
@@ -246,12 +245,7 @@ class RemovalFindings:
 
     def average(self, results: Sequence[Result], figure: Figure) -> Average:
         """The mean of a figure over models, each the mean of its seeds."""
-        groups = by_model(results, figure)
-        if not groups:
-            return Average(value=None, interval=None, cells=0, models=0)
-        value, interval = grouped_mean(list(groups.values()))
-        cells = sum(map(len, groups.values()))
-        return Average(value=value, interval=interval, cells=cells, models=len(groups))
+        return average_of(figures(results, figure))
 
     @cached_property
     def differences(self) -> tuple[Difference, ...]:
@@ -269,10 +263,10 @@ class RemovalFindings:
 
     def _against(self, name: str, control: Line, lines: Sequence[Line]) -> list[Difference]:
         cells, figure = self.compared(self.scored), FIGURES[name]
-        base = _means(by_model(self.results(control, cells), figure))
+        base = _means(figures(self.results(control, cells), figure))
         found = []
         for line in lines:
-            own = _means(by_model(self.results(line, cells), figure))
+            own = _means(figures(self.results(line, cells), figure))
             shared = [model for model in base if model in own]
             if shared:
                 pairs = [base[model] for model in shared], [own[model] for model in shared]
@@ -324,14 +318,9 @@ def work_out_removal(path: Path) -> RemovalFindings:
     return RemovalFindings(path=path, manifest=folder.manifest(), cells=tuple(folder.cells()))
 
 
-def by_model(results: Iterable[Result], figure: Figure) -> dict[str, list[float]]:
+def figures(results: Iterable[Result], figure: Figure) -> dict[str, list[float]]:
     """Model -> the figure of each of its seeds, as far as it is known."""
-    groups: dict[str, list[float]] = {}
-    for one in results:
-        value = figure(one)
-        if value is not None:
-            groups.setdefault(one.cell.model, []).append(value)
-    return groups
+    return by_model((one.cell.model, figure(one)) for one in results)
 
 
 def counts(cells: Iterable[RemovalState], method: str) -> dict[str, int]:

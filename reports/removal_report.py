@@ -7,7 +7,7 @@ from pathlib import Path
 
 from moth_eval.text import visible
 
-from .removal import FIGURES, NONE, Line, RemovalFindings, by_model
+from .removal import FIGURES, NONE, Line, RemovalFindings, figures
 from .removal_pictures import Mark, asr_against_accuracy
 from .removal_tables import (
     ORIGINALS,
@@ -60,7 +60,7 @@ def _figure(found: RemovalFindings, kind: str) -> bytes:
 def _marks(found: RemovalFindings, line: Line) -> list[Mark]:
     """A point per model that is in the comparison."""
     results = found.results(line, found.compared(found.scored))
-    across, up = (by_model(results, FIGURES[name]) for name in ("accuracy", "asr"))
+    across, up = (figures(results, FIGURES[name]) for name in ("accuracy", "asr"))
     return [
         Mark(label=line.label, accuracy=sum(a) / len(a), asr=sum(up[model]) / len(up[model]))
         for model, a in across.items()
