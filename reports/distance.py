@@ -16,7 +16,6 @@ from moth_eval.distance_stability import Stability, stability_of
 from moth_eval.distance_table import ClassDistances, Pair, Summary, as_matrix, summarise
 from moth_eval.errors import RunError
 from moth_eval.metrics import FloatArray
-from moth_eval.records import MANIFEST
 from moth_eval.text import visible
 
 from .distance_pictures import Trigger, heat_map, read_trigger, trigger_sheet
@@ -74,15 +73,6 @@ class DistanceFindings:
     def matrix(self) -> FloatArray:
         """`(K, K)`, rows are sources; NaN where there is no distance."""
         return as_matrix(self.values, self.manifest.num_classes)
-
-
-def is_distance_run(path: Path) -> bool:
-    """Whether a folder's manifest says that it is a distance run."""
-    try:
-        manifest = json.loads((path / MANIFEST).read_bytes())
-    except (OSError, ValueError):  # the reader of the other kind of run says what is wrong
-        return False
-    return isinstance(manifest, dict) and manifest.get("kind") == "distance"
 
 
 def work_out_distance(path: Path) -> DistanceFindings:
