@@ -16,6 +16,7 @@ from moth_eval.removal_records import (
     RemovalManifest,
     RemovalState,
     VariantRecord,
+    oracle_of,
 )
 
 from .averages import Average, average_of, by_model
@@ -210,7 +211,8 @@ class RemovalFindings:
         for method in self.manifest.methods:
             own = [c for c in self.cells if c.method == method and c.card]
             rows = [row for cell in own for row in (cell.card.variants if cell.card else ())]
-            main = any(row.oracle for row in rows if not row.name) or self._told(method)
+            told = oracle_of(method, self.manifest.methods[method])
+            main = any(row.oracle for row in rows if not row.name) or bool(told)
             found[Line(method=method, oracle=main)] = None
             for row in rows:
                 if row.name:
@@ -298,10 +300,6 @@ class RemovalFindings:
             if (self.entries[cell.model].attack, self.entries[cell.model].threat)
             == (attack, threat)
         )
-
-    def _told(self, method: str) -> bool:
-        parameters = self.manifest.methods[method]
-        return parameters.get("selection") == ORACLE or "target=truth" in method
 
     def _beyond(self, cell: RemovalState) -> bool:
         """Whether a clean control cannot have a result, as an oracle has nothing to look at."""
