@@ -92,10 +92,7 @@ class ModelLine:
         return f"normalisation {one.normalisation} before, {other.normalisation} after"
 
     def _flag(self, row: Row | None) -> bool | None:
-        if row is None or row.record is None:
-            return None
-        cut = row.record.rule.threshold if row.record.rule else None
-        return flag(row.record.score, cut, self.threshold)
+        return flag(row.record, self.threshold) if row and row.record else None
 
 
 @dataclass(frozen=True, kw_only=True)
