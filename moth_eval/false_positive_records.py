@@ -18,8 +18,6 @@ from typing import Any, Literal
 from .errors import RunError
 from .records import ManifestFolder, Record, ScanRecord
 
-SCHEMA_VERSION = 1
-KIND = "false-positives"
 BEFORE = "scan-before"
 AGAIN = "scan-again"
 AFTER = "scan-after"

@@ -26,7 +26,6 @@ from .hardening_cells import ANSWERS, CELLS, PENDING, CellOutcome, outcome_path
 from .hardening_records import CARD, WEIGHTS, HardeningCard, read_record
 from .records import ManifestFolder, Record
 
-KIND = "removal"
 REMOVAL = "removal.json"
 VARIANTS = "variants"
 VARIANT_LIST = "variants.json"
