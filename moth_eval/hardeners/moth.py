@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -183,6 +183,19 @@ class Moth:
             HardeningError: fewer than two classes have images.
         """
         return Sitting(self, subject, data, generator, journal).run()
+
+
+def moth_removal(**changes: Any) -> Moth:
+    """`Moth` for removing a backdoor that is there, and `changes`.
+
+    All of what was trained is kept, where hardening goes back to six tenths of it; more of the
+    training is on universal triggers, and the network's former answers weigh more.
+
+    Source: ours, chosen on a small VGG for CIFAR-10 with a patch backdoor.
+    """
+    recipe = replace(Moth().recipe, interpolation=1.0, distillation=0.9)
+    settings: dict[str, Any] = {"rounds": 8, "warm_up_rounds": 16, "recipe": recipe}
+    return Moth(**{**settings, **changes})
 
 
 def moth_paper(**changes: Any) -> Moth:

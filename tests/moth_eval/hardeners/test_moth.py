@@ -13,7 +13,7 @@ from moth_eval.hardeners import ENTRY_POINTS, HARDENERS
 from moth_eval.hardeners.adversarial_training import AdversarialTraining
 from moth_eval.hardeners.batches import Batches, augmented
 from moth_eval.hardeners.held_triggers import Held, HeldTriggers
-from moth_eval.hardeners.moth import Moth, moth_paper
+from moth_eval.hardeners.moth import Moth, moth_paper, moth_removal
 from moth_eval.hardeners.pairwise import Pairwise
 from moth_eval.hardeners.scheduling import PairScores
 from moth_eval.hardeners.stamping import Stamp, Tally, stamped_step
@@ -193,6 +193,12 @@ def test_the_published_figures_are_a_preset_that_can_be_changed() -> None:
     assert (paper.recipe.batch_norm, paper.recipe.distillation) == ("train", 0.0)
     assert (paper.patience, paper.up, paper.next_cost) == (10, 1.5, 0.2)
     assert (paper.warm_up_success_rate, paper.warm_up_apart) == (0.99, True)
+
+
+def test_the_preset_for_removal_keeps_all_of_what_was_trained_and_can_be_changed() -> None:
+    moth = moth_removal(rounds=3)
+    assert (moth.rounds, moth.warm_up_rounds, moth.recipe.interpolation) == (3, 16, 1.0)
+    assert moth.recipe.learning_rate == Moth().recipe.learning_rate
 
 
 def test_a_warm_up_class_by_class_takes_a_step_for_each_on_the_trigger_of_the_first(
