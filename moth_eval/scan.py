@@ -19,6 +19,7 @@ class Status(StrEnum):
 
     SCORED = "scored"
     INCONCLUSIVE = "inconclusive"
+    TIMED_OUT = "timed-out"
     FAILED = "failed"
 
 
