@@ -86,11 +86,9 @@ def infer(wish: Detection) -> tuple[float | None, ScanRecord]:
 
 def stated(settings: Metaparameters, record: ScanRecord) -> Logistic | None:
     """The curve that the metaparameters describe; None if there is no cut in its centre's place."""
-    centre = settings.infer_centre
+    centre = record.cut if settings.infer_centre is None else settings.infer_centre
     if centre is None:
-        if record.rule is None:
-            return None
-        centre = record.rule.threshold
+        return None
     return Logistic(slope=settings.infer_slope, intercept=-settings.infer_slope * centre)
 
 

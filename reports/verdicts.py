@@ -189,7 +189,7 @@ def _by_own_rule(row: Row, record: ScanRecord, score: float, missing: str) -> Ve
             "clean models"
         )
         return Verdict(row=row, grade=NOT_JUDGED, basis=basis)
-    above = score > rule.threshold
+    above = record.above_cut
     basis = (
         f"{rule.name} {number(score)}, {'above' if above else 'not above'} {CUTS[rule.origin]} of "
         f"{number(rule.threshold)}; {missing}{false_alarms(rule.false_alarm_rate)}"
