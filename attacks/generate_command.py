@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from moth_eval.options import device_option, seed_option
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
@@ -63,10 +65,8 @@ WIDTH = 160
     show_default=True,
     help="Images per class a model is trained on.",
 )
-@click.option("--seed", default=0, show_default=True, help="Equal seeds make equal rounds.")
-@click.option(
-    "--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:<number>."
-)
+@seed_option
+@device_option
 @click.option(
     "--jobs",
     type=click.IntRange(min=1),

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from moth_eval.options import architecture_option, device_option, seed_option, threads_option
+
 if TYPE_CHECKING:
     from .attack_records import AttackRecord, GateRecord, PoisoningRecord
     from .inject import Injection
@@ -42,13 +44,7 @@ part = click.FloatRange(min=0, max=1, min_open=True)
     metavar="NAME[:FIELD=VALUE,...]",
     help="What is implanted, such as patch:target=3; none trains a clean model.",
 )
-@click.option(
-    "--arch",
-    "architecture",
-    default="",
-    help="Network to train from scratch, or that MODEL belongs to: a torchvision name, "
-    "package.module:factory or package.module (your own, trusted code).",
-)
+@architecture_option("to train from scratch, or that MODEL belongs to")
 @click.option(
     "--twin",
     type=click.Path(path_type=Path),
@@ -141,9 +137,9 @@ part = click.FloatRange(min=0, max=1, min_open=True)
     show_default=True,
     help="Gate: what the trigger does to the clean twin.",
 )
-@click.option("--seed", default=0, show_default=True, help="Decides everything random.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.")
+@seed_option
+@device_option
+@threads_option
 @click.option(
     "--out",
     required=True,

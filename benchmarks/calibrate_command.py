@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from moth_eval.options import architecture_option, device_option, seed_option
 from moth_eval.own_code import admit_own_code
 from moth_eval.text import visible
 
 from .options import (
-    architecture_option,
     budget_options,
     dataset_option,
     examples_option,
@@ -50,12 +50,12 @@ SHOWN = 5
     type=click.Path(path_type=Path, file_okay=False),
     help="Run folder.  [default: runs/calibrate-NAME-OF-MODELS-FOLDER]",
 )
-@architecture_option
+@architecture_option()
 @require_sandbox
 @examples_option
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@device_option
 @budget_options("scan", jobs="one per processor as memory allows; one per GPU")
-@click.option("--seed", default=0, show_default=True, help="Decides everything random.")
+@seed_option
 @retry_option
 @click.pass_context
 def calibrate(

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from moth_eval.options import device_option, seed_option
+
 if TYPE_CHECKING:
     from .trojai import TrojaiStudy
 
@@ -32,8 +34,8 @@ HARDENING = (
     type=click.IntRange(min=2),
     help="Models to train, half of them backdoored.",
 )
-@click.option("--seed", default=0, show_default=True, help="Decides everything random.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@seed_option
+@device_option
 @click.pass_context
 def demo(ctx: click.Context, out: Path, models: int, seed: int, device: str) -> None:
     """Generate a small round, scan it, harden the worst and show the report.

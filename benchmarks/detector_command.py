@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from moth_eval.errors import InputError
+from moth_eval.options import architecture_option, device_option
 from moth_eval.own_code import admit_own_code
 from moth_eval.text import visible
 
@@ -50,14 +51,8 @@ file = click.Path(path_type=Path)
 )
 @click.option("--batch_size", type=click.IntRange(min=1), help="Taken; memory decides.")
 @click.option("--num_workers", type=click.IntRange(min=0), help="Taken; not needed.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option(
-    "--arch",
-    "architecture",
-    default="",
-    help="Network of files that hold only weights: a torchvision name, "
-    "package.module:factory or package.module (your own, trusted code).",
-)
+@device_option
+@architecture_option()
 @click.pass_context
 def detector(
     ctx: click.Context,

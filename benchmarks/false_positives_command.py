@@ -9,9 +9,19 @@ from typing import TYPE_CHECKING
 import click
 
 from moth_eval.errors import InputError
+from moth_eval.options import architecture_option, device_option, seed_option
 from moth_eval.text import visible
 
-from .options import budget_options, require_sandbox
+from .options import (
+    budget_options,
+    distance_pairs_option,
+    ground_truth_option,
+    models_option,
+    require_sandbox,
+    retry_option,
+    run_folder_option,
+    share_option,
+)
 from .sittings import INCOMPLETE, sitting
 
 if TYPE_CHECKING:
@@ -26,12 +36,7 @@ PUBLISHED = "published"
 
 
 @click.command("false-positives")
-@click.option(
-    "--models",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="Folder of a TrojAI round, folder of model files, or one model file.",
-)
+@models_option
 @click.option(
     "--scanner",
     default="nc",
@@ -60,48 +65,16 @@ PUBLISHED = "published"
     help="Clean images for all models, to scan and to train with: a folder, or an .npz with "
     "images and labels.  [default: each model's own clean examples]",
 )
-@click.option(
-    "--share",
-    type=click.FloatRange(min=0, max=1, min_open=True),
-    default=0.05,
-    show_default=True,
-    help="Fraction of each class that is trained on, of what is not held out.",
-)
-@click.option(
-    "--distance-pairs",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="Pairs of classes whose distance is measured before and after; 0: none.",
-)
-@click.option(
-    "--arch",
-    "architecture",
-    default="",
-    help="Network of files that hold only weights: a torchvision name, "
-    "package.module:factory or package.module (your own, trusted code).",
-)
+@share_option()
+@distance_pairs_option(0)
+@architecture_option()
 @require_sandbox
-@click.option(
-    "--ground-truth",
-    type=click.Path(path_type=Path),
-    help="The answers, if they do not lie with the models: a tree of ground_truth.csv "
-    "or a CSV with model_name and poisoned.",
-)
-@click.option("--seed", default=0, show_default=True, help="Decides everything random.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@ground_truth_option
+@seed_option
+@device_option
 @budget_options("task", jobs="one per processor as memory allows; one per GPU")
-@click.option(
-    "--retry-failed",
-    "retry",
-    is_flag=True,
-    help="Do scans and hardenings again that failed or timed out.",
-)
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Run folder.  [default: runs/false-positives-NAME-OF-MODELS-FOLDER]",
-)
+@retry_option
+@run_folder_option("runs/false-positives-NAME-OF-MODELS-FOLDER")
 @click.pass_context
 def false_positives(
     ctx: click.Context,

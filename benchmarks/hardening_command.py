@@ -8,10 +8,27 @@ from typing import TYPE_CHECKING
 
 import click
 
+from moth_eval.options import architecture_option, device_option
 from moth_eval.text import visible
 
 from .comma_lists import number
-from .options import budget_options, only_option, require_sandbox, shard_option
+from .options import (
+    budget_options,
+    data_option,
+    distance_pairs_option,
+    distance_seeds_option,
+    first_option,
+    method_option,
+    models_option,
+    only_option,
+    precision_option,
+    require_sandbox,
+    retry_option,
+    run_folder_option,
+    shard_option,
+    share_option,
+    test_option,
+)
 from .shards import Shard
 from .sittings import INCOMPLETE, sitting
 
@@ -24,18 +41,8 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option(
-    "--models",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="Folder of a TrojAI round, folder of model files, or one model file.",
-)
-@click.option(
-    "--data",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="Clean images for all models: a folder, or an .npz with images and labels.",
-)
+@models_option
+@data_option
 @click.option(
     "--methods",
     default="",
@@ -43,72 +50,22 @@ if TYPE_CHECKING:
     help="Hardeners with their defaults.  [default: moth,pairwise,universal,adversarial, unless "
     "--method is given]",
 )
-@click.option(
-    "--method",
-    "more_methods",
-    multiple=True,
-    metavar="NAME[:FIELD=VALUE,...]",
-    help="One more hardener; may be given again.",
-)
+@method_option
 @click.option("--seeds", default="0", show_default=True, help="One hardening per seed: 0,1,2.")
-@click.option(
-    "--share",
-    type=click.FloatRange(min=0, max=1, min_open=True),
-    default=0.05,
-    show_default=True,
-    help="Fraction of each class that is trained on, of what is not held out.",
-)
-@click.option(
-    "--test",
-    type=click.Path(path_type=Path),
-    help="Images that accuracy and distance are measured on.  [default: a fifth of each class of "
-    "--data, held out]",
-)
-@click.option(
-    "--first", type=click.IntRange(min=1), help="Only the first so many images of --data."
-)
-@click.option(
-    "--arch",
-    "architecture",
-    default="",
-    help="Network of files that hold only weights: a torchvision name, "
-    "package.module:factory or package.module (your own, trusted code).",
-)
+@share_option()
+@test_option
+@first_option
+@architecture_option()
 @require_sandbox
 @only_option
 @shard_option
-@click.option(
-    "--distance-pairs",
-    default="20",
-    show_default=True,
-    metavar="N|all",
-    help="Pairs of classes whose distance is measured before and after; 0: none.",
-)
-@click.option(
-    "--distance-seeds",
-    type=click.IntRange(min=1, max=3),
-    default=1,
-    show_default=True,
-    help="Inversions per pair; the smallest counts.",
-)
-@click.option(
-    "--distance-precision",
-    type=click.Choice(["float32", "bfloat16"]),
-    default="float32",
-    show_default=True,
-    help="Of the gradients of these inversions; what counts is always float32.",
-)
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@distance_pairs_option("20", type=str, metavar="N|all")
+@distance_seeds_option
+@precision_option("--distance-precision")
+@device_option
 @budget_options("hardening", jobs="1, so that times can be compared")
-@click.option(
-    "--retry-failed",
-    "retry",
-    is_flag=True,
-    help="Carry out again what failed, was refused or ran out of time.",
-)
-@click.option(
-    "--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Run folder."
-)
+@retry_option
+@run_folder_option()
 @click.pass_context
 def hardening(
     ctx: click.Context,

@@ -7,8 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
+from moth_eval.options import architecture_option, device_option, seed_option, threads_option
+
 from .comma_lists import fraction, number, pair, words
-from .options import require_sandbox
+from .options import (
+    first_option,
+    precision_option,
+    require_sandbox,
+    run_folder_option,
+)
 from .sittings import sitting
 
 if TYPE_CHECKING:
@@ -30,14 +37,8 @@ ALL = "all"
     type=click.Path(path_type=Path),
     help="Clean images: a folder, or an .npz with images and labels.",
 )
-@click.option("--first", type=click.IntRange(min=1), help="Only the first so many images.")
-@click.option(
-    "--arch",
-    "architecture",
-    default="",
-    help="Network of files that hold only weights: a torchvision name, "
-    "package.module:factory or package.module (your own, trusted code).",
-)
+@first_option
+@architecture_option()
 @require_sandbox
 @click.option(
     "--arch-after", default="", help="Network of AFTER, if it is another.  [default: as --arch]"
@@ -78,22 +79,11 @@ ALL = "all"
     show_default=True,
     help="Largest change of a channel by PGD, an attack for each; none: no attack.",
 )
-@click.option(
-    "--precision",
-    type=click.Choice(("float32", "bfloat16")),
-    default="float32",
-    show_default=True,
-    help="Of the gradients.",
-)
-@click.option("--seed", default=0, show_default=True, help="Decides everything random.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.")
-@click.option(
-    "--out",
-    required=True,
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Run folder: new, empty, or of the same command.",
-)
+@precision_option()
+@seed_option
+@device_option
+@threads_option
+@run_folder_option()
 @click.pass_context
 def honesty(
     ctx: click.Context,

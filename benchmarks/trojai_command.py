@@ -8,19 +8,22 @@ from typing import TYPE_CHECKING, Literal
 import click
 from click.core import ParameterSource
 
+from moth_eval.options import architecture_option, device_option, seed_option
 from moth_eval.own_code import admit_own_code as admit_own_code
 from moth_eval.text import visible
 
 from .options import (
     address_option,
-    architecture_option,
     budget_options,
     engine_option,
     examples_option,
     gpu_share_option,
+    ground_truth_option,
+    models_option,
     only_option,
     require_sandbox,
     retry_option,
+    run_folder_option,
     scanner_option,
     shard_option,
 )
@@ -35,12 +38,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option(
-    "--models",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="Folder of a TrojAI round, folder of model files, or one model file.",
-)
+@models_option
 @scanner_option
 @click.option(
     "--detector",
@@ -50,12 +48,8 @@ if TYPE_CHECKING:
     help="Command line of a detector of somebody else's that speaks the contract of TrojAI's "
     "containers; may be given again.  Without --scanner, nothing else runs.",
 )
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Run folder.  [default: runs/trojai-NAME-OF-MODELS-FOLDER]",
-)
-@architecture_option
+@run_folder_option("runs/trojai-NAME-OF-MODELS-FOLDER")
+@architecture_option()
 @require_sandbox
 @only_option
 @shard_option
@@ -63,15 +57,10 @@ if TYPE_CHECKING:
 @address_option
 @gpu_share_option
 @examples_option
-@click.option(
-    "--ground-truth",
-    type=click.Path(path_type=Path),
-    help="The answers, if they do not lie with the models: a tree of ground_truth.csv "
-    "or a CSV with model_name and poisoned.",
-)
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@ground_truth_option
+@device_option
 @budget_options("scan", jobs="one per processor as memory allows; one per GPU")
-@click.option("--seed", default=0, show_default=True, help="Decides everything random.")
+@seed_option
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first so many models.")
 @retry_option
 @click.pass_context
