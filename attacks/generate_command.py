@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from moth_eval.comma_lists import words
+from moth_eval.errors import ExitCode
 from moth_eval.options import device_option, seed_option
 
 if TYPE_CHECKING:
@@ -107,9 +109,9 @@ def generate(
         models=models,
         classes=classes,
         image_size=image_size,
-        architectures=_words(arch),
+        architectures=words(arch),
         poisoned_share=poisoned_share,
-        triggers=_words(triggers),
+        triggers=words(triggers),
         source_specific_share=source_specific_share,
         examples_per_class=examples_per_class,
         training_per_class=training_per_class,
@@ -133,11 +135,7 @@ def generate(
         )
     _print_table(console, made)
     if not made.complete:
-        raise click.exceptions.Exit(3)
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in text.split(",") if word.strip())
+        raise click.exceptions.Exit(ExitCode.INCOMPLETE)
 
 
 def _default_jobs(device: str) -> int:

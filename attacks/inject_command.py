@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from moth_eval.errors import ExitCode
 from moth_eval.options import architecture_option, device_option, seed_option, threads_option
 
 if TYPE_CHECKING:
     from .attack_records import AttackRecord, GateRecord, PoisoningRecord
     from .inject import Injection
     from .injector import Injector
-
-REFUSED = 3
-STOPPED = 3
 
 share = click.FloatRange(min=0, max=1)
 part = click.FloatRange(min=0, max=1, min_open=True)
@@ -233,7 +231,7 @@ def inject(
         click.echo(line)
     click.echo(f"wrote {out}")
     if record.gate is not None and not record.gate.passed:
-        ctx.exit(REFUSED)
+        ctx.exit(ExitCode.INCOMPLETE)
 
 
 def _carried_out(wish: Injection) -> AttackRecord:
@@ -246,7 +244,7 @@ def _carried_out(wish: Injection) -> AttackRecord:
             return carry_out(wish, tell=lambda sentence: click.echo(sentence, err=True))
     except KeyboardInterrupt:
         click.echo("moth-eval: stopped; nothing was written", err=True)
-        raise click.exceptions.Exit(STOPPED) from None
+        raise click.exceptions.Exit(ExitCode.INCOMPLETE) from None
 
 
 def summary_lines(record: AttackRecord) -> list[str]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from moth_eval.errors import ExitCode, InputError
 from moth_eval.options import architecture_option, device_option, seed_option
 from moth_eval.own_code import admit_own_code
 from moth_eval.text import visible
@@ -19,7 +20,7 @@ from .options import (
     retry_option,
     scanner_option,
 )
-from .sittings import INCOMPLETE, sitting
+from .sittings import sitting
 
 if TYPE_CHECKING:
     from .budget import Budget
@@ -107,7 +108,6 @@ def _refuse_backdoored(models: Path, examples: Path | None) -> None:
     Raises:
         InputError: one does.
     """
-    from moth_eval.errors import InputError
     from moth_eval.loading.rounds import read_round
 
     found = read_round(models, examples=examples)
@@ -120,7 +120,7 @@ def _refuse_backdoored(models: Path, examples: Path | None) -> None:
         )
 
 
-def _calibrated(study: TrojaiStudy, out: Path, dataset: str) -> int:
+def _calibrated(study: TrojaiStudy, out: Path, dataset: str) -> ExitCode:
     from moth_eval.scan_calibration import write_calibration
 
     from .calibrating import calibration_of, lines_of
@@ -138,4 +138,4 @@ def _calibrated(study: TrojaiStudy, out: Path, dataset: str) -> int:
     unanswered = [record for record in records if record.score is None]
     for record in unanswered:
         click.echo(visible(f"{record.model}, {record.scanner}: {record.reason}"), err=True)
-    return INCOMPLETE if unanswered else 0
+    return ExitCode.of(complete=not unanswered)

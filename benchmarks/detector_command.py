@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from moth_eval.errors import InputError
+from moth_eval.errors import ExitCode, InputError
 from moth_eval.options import architecture_option, device_option
 from moth_eval.own_code import admit_own_code
 from moth_eval.text import visible
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from .detector_settings import Metaparameters
 
 MODES = ("infer", "configure", "mitigate", "test", "metaparameters")
-NO_ANSWER = 3
 
 file = click.Path(path_type=Path)
 
@@ -161,7 +160,7 @@ def _configure(
     )
 
 
-def _infer(wish: Detection, features: Path | None) -> int:
+def _infer(wish: Detection, features: Path | None) -> ExitCode:
     from .detector import infer
 
     found, record = infer(wish)
@@ -170,6 +169,6 @@ def _infer(wish: Detection, features: Path | None) -> int:
         features.write_text(f"score,probability\n{score},{found:.6f}\n")
     if record.score is None:
         click.echo(visible(f"no score ({record.status}): {record.reason}"), err=True)
-        return NO_ANSWER
+        return ExitCode.INCOMPLETE
     click.echo(f"score {record.score:.9g}, probability {found:.6f}", err=True)
-    return 0
+    return ExitCode.DONE

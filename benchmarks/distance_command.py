@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from moth_eval.errors import InputError
+from moth_eval.comma_lists import number, pair
+from moth_eval.errors import ExitCode, InputError
 from moth_eval.options import architecture_option, device_option, threads_option
 
-from .comma_lists import number, pair
 from .options import (
     first_option,
     precision_option,
@@ -124,7 +124,7 @@ def distance(
     ctx.exit(run_study(ctx, study))
 
 
-def run_study(ctx: click.Context, study: DistanceStudy) -> int:
+def run_study(ctx: click.Context, study: DistanceStudy) -> ExitCode:
     """Plan, carry out and report a study; the exit code."""
     from .distance_study import plan
     from .trojai_command import write_reports
@@ -132,7 +132,7 @@ def run_study(ctx: click.Context, study: DistanceStudy) -> int:
     with sitting(study.run):
         _carry_out(plan(study), study.run)
     write_reports(ctx, study.run)
-    return 0
+    return ExitCode.DONE
 
 
 def _carry_out(planned: DistancePlan, run: Path) -> None:

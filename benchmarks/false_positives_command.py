@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from moth_eval.errors import InputError
+from moth_eval.errors import ExitCode, InputError
 from moth_eval.options import architecture_option, device_option, seed_option
 from moth_eval.text import visible
 
@@ -22,7 +22,7 @@ from .options import (
     run_folder_option,
     share_option,
 )
-from .sittings import INCOMPLETE, sitting
+from .sittings import sitting
 
 if TYPE_CHECKING:
     from moth_eval.hardening_cells import CellState
@@ -126,7 +126,7 @@ def false_positives(
     ctx.exit(run_study(ctx, study))
 
 
-def run_study(ctx: click.Context, study: FalsePositivesStudy) -> int:
+def run_study(ctx: click.Context, study: FalsePositivesStudy) -> ExitCode:
     """Plan, carry out and report a study; the exit code."""
     from .false_positives import plan
     from .trojai_command import write_reports
@@ -137,7 +137,7 @@ def run_study(ctx: click.Context, study: FalsePositivesStudy) -> int:
             click.echo(f"note: {visible(note)}", err=True)
         complete = _carry_out(planned, study)
     write_reports(ctx, study.run)
-    return 0 if complete else INCOMPLETE
+    return ExitCode.of(complete=complete)
 
 
 def _threshold(text: str) -> float | None:

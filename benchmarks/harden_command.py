@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from moth_eval.errors import ExitCode
 from moth_eval.options import architecture_option, device_option, seed_option, threads_option
 
 from .options import (
@@ -19,7 +20,7 @@ from .options import (
     share_option,
     test_option,
 )
-from .sittings import INCOMPLETE, sitting
+from .sittings import sitting
 
 if TYPE_CHECKING:
     from moth_eval.hardening_records import HardeningCard
@@ -106,7 +107,7 @@ def harden(
     ctx.exit(run_study(study))
 
 
-def run_study(study: HardenStudy) -> int:
+def run_study(study: HardenStudy) -> ExitCode:
     """Plan and carry out a study, and say what came of it; the exit code."""
     from .harden_plan import plan
 
@@ -116,7 +117,7 @@ def run_study(study: HardenStudy) -> int:
             click.echo(f"{study.run} is finished already, nothing is done again", err=True)
         card = _carry_out(planned)
     _say(card, study.run, finished_before=planned.finished is not None)
-    return 0 if card.training.status == "hardened" else INCOMPLETE
+    return ExitCode.of(complete=card.training.status == "hardened")
 
 
 def _carry_out(planned: HardenPlan) -> HardeningCard:

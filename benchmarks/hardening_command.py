@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from moth_eval.comma_lists import NONE, number, words
+from moth_eval.errors import ExitCode
 from moth_eval.options import architecture_option, device_option
 from moth_eval.text import visible
 
-from .comma_lists import number
 from .options import (
     budget_options,
     data_option,
@@ -30,7 +31,7 @@ from .options import (
     test_option,
 )
 from .shards import Shard
-from .sittings import INCOMPLETE, sitting
+from .sittings import sitting
 
 if TYPE_CHECKING:
     from moth_eval.hardening_cells import CellState
@@ -99,13 +100,13 @@ def hardening(
     from .hardening import METHODS, HardeningStudy
     from .trojai_command import admit_own_code
 
-    named = tuple(word.strip() for word in methods.split(",") if word.strip())
+    named = (*words(methods or NONE), *more_methods)
     admit_own_code(architecture, models)
     study = HardeningStudy(
         models=models,
         data=data,
         run=out,
-        methods=(*named, *more_methods) or METHODS,
+        methods=named if methods or more_methods else METHODS,
         seeds=tuple(number("--seeds", text) for text in seeds.split(",")),
         share=share,
         test=test,
@@ -127,7 +128,7 @@ def hardening(
     ctx.exit(run_study(ctx, study))
 
 
-def run_study(ctx: click.Context, study: HardeningStudy) -> int:
+def run_study(ctx: click.Context, study: HardeningStudy) -> ExitCode:
     """Plan, carry out and report a study; the exit code."""
     from .hardening import plan
     from .trojai_command import write_reports
@@ -138,7 +139,7 @@ def run_study(ctx: click.Context, study: HardeningStudy) -> int:
             click.echo(f"note: {visible(note)}", err=True)
         states = _carry_out(planned, study)
     write_reports(ctx, study.run)
-    return 0 if all(state.hardened for state in states) else INCOMPLETE
+    return ExitCode.of(complete=all(state.hardened for state in states))
 
 
 def _carry_out(planned: HardeningStudyPlan, study: HardeningStudy) -> list[CellState]:

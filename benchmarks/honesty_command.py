@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from moth_eval.comma_lists import fraction, number, pair, words
+from moth_eval.errors import ExitCode
 from moth_eval.options import architecture_option, device_option, seed_option, threads_option
 
-from .comma_lists import fraction, number, pair, words
 from .options import (
     first_option,
     precision_option,
@@ -147,7 +148,7 @@ def honesty(
     ctx.exit(run_study(ctx, study))
 
 
-def run_study(ctx: click.Context, study: HonestyStudy) -> int:
+def run_study(ctx: click.Context, study: HonestyStudy) -> ExitCode:
     """Plan, carry out and report a study; the exit code."""
     from .honesty_plan import plan
     from .trojai_command import write_reports
@@ -155,7 +156,7 @@ def run_study(ctx: click.Context, study: HonestyStudy) -> int:
     with sitting(study.run):
         _carry_out(plan(study))
     write_reports(ctx, study.run)
-    return 0
+    return ExitCode.DONE
 
 
 def _carry_out(planned: HonestyPlan) -> None:

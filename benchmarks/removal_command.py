@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from moth_eval.comma_lists import NONE, number, words
+from moth_eval.errors import ExitCode
 from moth_eval.options import architecture_option, device_option
 
-from .comma_lists import number
 from .options import (
     budget_options,
     data_option,
@@ -24,7 +25,7 @@ from .options import (
     test_option,
 )
 from .shards import Shard
-from .sittings import INCOMPLETE, sitting
+from .sittings import sitting
 
 if TYPE_CHECKING:
     from moth_eval.removal_records import RemovalState
@@ -104,13 +105,13 @@ def removal(
     from .removal import METHODS, RemovalStudy
     from .trojai_command import admit_own_code
 
-    named = tuple(word.strip() for word in methods.split(",") if word.strip())
+    named = (*words(methods or NONE), *more_methods)
     admit_own_code(architecture, models)
     study = RemovalStudy(
         models=models,
         data=data,
         run=out,
-        methods=(*named, *more_methods) or METHODS,
+        methods=named if methods or more_methods else METHODS,
         seeds=seeds_of(seeds),
         clean_share=clean_share,
         test=test,
@@ -137,7 +138,7 @@ def seeds_of(text: str) -> tuple[int, ...]:
     return listed if "," in text else tuple(range(listed[0]))
 
 
-def run_study(ctx: click.Context, study: RemovalStudy) -> int:
+def run_study(ctx: click.Context, study: RemovalStudy) -> ExitCode:
     """Plan, carry out and report a study; the exit code."""
     from .removal import plan
     from .trojai_command import write_reports
@@ -145,7 +146,7 @@ def run_study(ctx: click.Context, study: RemovalStudy) -> int:
     with sitting(study.run, kept="was done"):
         states = _carry_out(plan(study), study)
     write_reports(ctx, study.run)
-    return 0 if all(state.answered for state in states) else INCOMPLETE
+    return ExitCode.of(complete=all(state.answered for state in states))
 
 
 def _carry_out(planned: RemovalPlan, study: RemovalStudy) -> list[RemovalState]:

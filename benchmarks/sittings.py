@@ -9,14 +9,11 @@ from pathlib import Path
 
 import click
 
-from moth_eval.errors import RunError
+from moth_eval.errors import ExitCode, RunError
 from moth_eval.stopping import terminable
 
 LOCK = ".lock"
 """File of the run folder that the process working on it holds locked."""
-
-INCOMPLETE = 3
-"""Exit code of a run that the same command goes on with."""
 
 Difference = tuple[str, object, object]
 """What it is, what it was, what it would be now."""
@@ -41,7 +38,7 @@ def sitting(run: Path, *, kept: str = "was finished") -> Iterator[None]:
         click.echo(
             f"moth-eval: stopped; {run} holds what {kept}, the same command continues", err=True
         )
-        raise click.exceptions.Exit(INCOMPLETE) from None
+        raise click.exceptions.Exit(ExitCode.INCOMPLETE) from None
 
 
 @contextmanager

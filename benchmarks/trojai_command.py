@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 from click.core import ParameterSource
 
+from moth_eval.errors import ExitCode
 from moth_eval.options import architecture_option, device_option, seed_option
 from moth_eval.own_code import admit_own_code as admit_own_code
 from moth_eval.text import visible
@@ -120,7 +121,7 @@ def trojai(
     ctx.exit(run_study(ctx, study))
 
 
-def run_study(ctx: click.Context, study: TrojaiStudy) -> int:
+def run_study(ctx: click.Context, study: TrojaiStudy) -> ExitCode:
     """Plan, carry out and report a study; the exit code."""
     from .trojai import exit_code
 

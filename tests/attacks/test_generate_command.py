@@ -22,6 +22,24 @@ def test_an_unknown_architecture_is_one_line_and_exit_code_2(tmp_path: Path) -> 
     assert not (tmp_path / "round").exists()
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--arch", "none", "expected at least one architecture, such as resnet18"),
+        ("--arch", "resnet18,", "unknown architecture ''"),
+        ("--triggers", "none", "expected at least one kind of trigger of "),
+        ("--triggers", "patch, moss", "unknown name 'moss'"),
+    ],
+)
+def test_lists_that_say_nothing_or_something_unknown_are_exit_code_2(
+    option: str, value: str, message: str, tmp_path: Path
+) -> None:
+    result = run("--out", str(tmp_path / "round"), "--models", "2", option, value)
+    assert result.exit_code == 2
+    assert message in result.output
+    assert not (tmp_path / "round").exists()
+
+
 def test_an_unknown_device_is_exit_code_2(tmp_path: Path) -> None:
     result = run("--out", str(tmp_path / "round"), "--models", "2", "--device", "abacus")
     assert result.exit_code == 2
