@@ -12,6 +12,7 @@ import click
 from moth_eval.comma_lists import words
 from moth_eval.errors import ExitCode
 from moth_eval.options import device_option, seed_option
+from moth_eval.stopping import stoppable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -96,7 +97,8 @@ def generate(
     backdoor a success rate of 95 %, on held-out images; one that does not is tried again with
     other seeds and otherwise left out. The same command finishes a round that was interrupted.
 
-    Exit codes: 0 all models made, 2 bad input, 3 some model did not reach what it has to.
+    Exit codes: 0 all models made, 2 bad input, 3 stopped, or some model did
+    not reach what it has to.
     """
     from rich.console import Console
 
@@ -129,7 +131,7 @@ def generate(
         (bar.console if bar else console).print(_line(summary), highlight=False)
 
     running: AbstractContextManager[object] = bar or nullcontext()
-    with running:
+    with stoppable(f"{out} holds what was finished, the same command continues"), running:
         made = generate_round(
             spec, out, progress=show, device=chosen, jobs=jobs or _default_jobs(chosen)
         )

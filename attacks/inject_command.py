@@ -9,6 +9,7 @@ import click
 
 from moth_eval.errors import ExitCode
 from moth_eval.options import architecture_option, device_option, seed_option, threads_option
+from moth_eval.stopping import stoppable
 
 if TYPE_CHECKING:
     from .attack_records import AttackRecord, GateRecord, PoisoningRecord
@@ -235,16 +236,10 @@ def inject(
 
 
 def _carried_out(wish: Injection) -> AttackRecord:
-    from moth_eval.stopping import terminable
-
     from .inject import inject as carry_out
 
-    try:
-        with terminable():
-            return carry_out(wish, tell=lambda sentence: click.echo(sentence, err=True))
-    except KeyboardInterrupt:
-        click.echo("moth-eval: stopped; nothing was written", err=True)
-        raise click.exceptions.Exit(ExitCode.INCOMPLETE) from None
+    with stoppable("nothing was written"):
+        return carry_out(wish, tell=lambda sentence: click.echo(sentence, err=True))
 
 
 def summary_lines(record: AttackRecord) -> list[str]:

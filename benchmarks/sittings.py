@@ -7,10 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-import click
-
-from moth_eval.errors import ExitCode, RunError
-from moth_eval.stopping import terminable
+from moth_eval.errors import RunError
+from moth_eval.stopping import stoppable
 
 LOCK = ".lock"
 """File of the run folder that the process working on it holds locked."""
@@ -31,14 +29,8 @@ def sitting(run: Path, *, kept: str = "was finished") -> Iterator[None]:
         RunError: another process works on it.
         click.exceptions.Exit: the run was stopped; the exit code says that it is incomplete.
     """
-    try:
-        with terminable(), exclusively(run):
-            yield
-    except KeyboardInterrupt:
-        click.echo(
-            f"moth-eval: stopped; {run} holds what {kept}, the same command continues", err=True
-        )
-        raise click.exceptions.Exit(ExitCode.INCOMPLETE) from None
+    with stoppable(f"{run} holds what {kept}, the same command continues"), exclusively(run):
+        yield
 
 
 @contextmanager
