@@ -97,8 +97,8 @@ def generate(
     backdoor a success rate of 95 %, on held-out images; one that does not is tried again with
     other seeds and otherwise left out. The same command finishes a round that was interrupted.
 
-    Exit codes: 0 all models made, 2 bad input, 3 stopped, or some model did
-    not reach what it has to.
+    Exit codes: 0 all models made, 2 bad input, 3 stopped, or some model did not
+    reach what it has to.
     """
     from rich.console import Console
 

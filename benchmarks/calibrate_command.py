@@ -20,6 +20,7 @@ from .options import (
     retry_option,
     scanner_option,
 )
+from .showing import carry_out_shown, planned_aloud
 from .sittings import sitting
 
 if TYPE_CHECKING:
@@ -124,7 +125,6 @@ def _calibrated(study: TrojaiStudy, out: Path, dataset: str) -> ExitCode:
     from moth_eval.scan_calibration import write_calibration
 
     from .calibrating import calibration_of, lines_of
-    from .trojai_command import carry_out_shown, planned_aloud
 
     with sitting(study.run):
         planned = planned_aloud(study)

@@ -11,6 +11,7 @@ from click.core import ParameterSource
 from moth_eval.comma_lists import number, pair
 from moth_eval.errors import ExitCode, InputError
 from moth_eval.options import architecture_option, device_option, threads_option
+from moth_eval.own_code import admit_own_code
 
 from .options import (
     first_option,
@@ -18,6 +19,7 @@ from .options import (
     require_sandbox,
     run_folder_option,
 )
+from .showing import write_reports
 from .sittings import sitting
 
 if TYPE_CHECKING:
@@ -95,7 +97,6 @@ def distance(
     from moth_eval.distance import DistanceProtocol
 
     from .distance_study import DistanceStudy
-    from .trojai_command import admit_own_code
 
     if stability and ctx.get_parameter_source("seeds") is not ParameterSource.DEFAULT:
         raise InputError("--stability draws its own seeds: leave --seeds out")
@@ -127,7 +128,6 @@ def distance(
 def run_study(ctx: click.Context, study: DistanceStudy) -> ExitCode:
     """Plan, carry out and report a study; the exit code."""
     from .distance_study import plan
-    from .trojai_command import write_reports
 
     with sitting(study.run):
         _carry_out(plan(study), study.run)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +9,7 @@ import click
 
 from moth_eval.errors import ExitCode, InputError
 from moth_eval.options import architecture_option, device_option, seed_option
-from moth_eval.text import visible
+from moth_eval.own_code import admit_own_code
 
 from .options import (
     budget_options,
@@ -22,14 +21,11 @@ from .options import (
     run_folder_option,
     share_option,
 )
+from .showing import tell_notes, write_reports
 from .sittings import sitting
 
 if TYPE_CHECKING:
-    from moth_eval.hardening_cells import CellState
-    from moth_eval.records import ScanRecord
-
     from .budget import Budget
-    from .cells import Cell
     from .false_positives import FalsePositivesPlan, FalsePositivesStudy
 
 PUBLISHED = "published"
@@ -102,7 +98,6 @@ def false_positives(
     from moth_eval.calls import called_as
 
     from .false_positives import FalsePositivesStudy
-    from .trojai_command import admit_own_code
 
     admit_own_code(architecture, models)
     study = FalsePositivesStudy(
@@ -129,12 +124,10 @@ def false_positives(
 def run_study(ctx: click.Context, study: FalsePositivesStudy) -> ExitCode:
     """Plan, carry out and report a study; the exit code."""
     from .false_positives import plan
-    from .trojai_command import write_reports
 
     with sitting(study.run, kept="was done"):
         planned = plan(study)
-        for note in planned.scan.round.notes:
-            click.echo(f"note: {visible(note)}", err=True)
+        tell_notes(planned.scan.round.notes)
         complete = _carry_out(planned, study)
     write_reports(ctx, study.run)
     return ExitCode.of(complete=complete)
@@ -150,9 +143,12 @@ def _threshold(text: str) -> float | None:
 
 
 def _carry_out(planned: FalsePositivesPlan, study: FalsePositivesStudy) -> bool:
-    from .false_positives import Listeners, carry_out
+    from rich.console import Console
 
-    with Stages() as stages:
+    from .false_positives import Listeners, carry_out
+    from .study_progress import StagesProgress
+
+    with StagesProgress(Console(stderr=True)) as stages:
         listen = Listeners(
             begin=stages.begin,
             scanned=stages.scanned,
@@ -160,51 +156,3 @@ def _carry_out(planned: FalsePositivesPlan, study: FalsePositivesStudy) -> bool:
             hardened=stages.hardened,
         )
         return carry_out(planned, study, listen)
-
-
-class Stages:
-    """Shows the stages of the study one after the other; a context manager."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-
-        from .progress import ProgressReporter
-        from .study_progress import CellProgress, cell_line
-
-        self._console, self._stack = Console(stderr=True), ExitStack()
-        self._scans = ProgressReporter(self._console, "", 0)
-        self._cells = CellProgress(self._console, 0, 0, line=cell_line)
-
-    def __enter__(self) -> Stages:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stack.close()
-
-    def begin(self, stage: str, total: int, done: int) -> None:
-        """A stage begins, in which `done` of `total` parts are done."""
-        from .progress import ProgressReporter
-        from .study_progress import CellProgress, cell_line
-
-        self._stack.close()
-        click.echo(f"{stage}: {done} of {total} done", err=True)
-        if stage == "hardening":
-            cells = CellProgress(self._console, total, done, line=cell_line)
-            self._cells = self._stack.enter_context(cells)
-        else:
-            reporter = ProgressReporter(self._console, stage, total, done)
-            self._scans = self._stack.enter_context(reporter)
-
-    def scanned(self, record: ScanRecord) -> None:
-        """One more scan is over."""
-        result = record.status if record.score is None else f"score {record.score:.2f}"
-        line = f"{record.model}  {record.scanner}  {result} {record.reason}".rstrip()
-        self._scans.advance(visible(f"{line}  ({record.seconds:.0f} s)"))
-
-    def tell(self, cell: Cell, stage: str, share: float | None, line: str) -> None:
-        """How far the present hardening is."""
-        self._cells.tell(cell, stage, share, line)
-
-    def hardened(self, state: CellState) -> None:
-        """One more hardening is over."""
-        self._cells.advance(state)

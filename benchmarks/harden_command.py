@@ -9,6 +9,7 @@ import click
 
 from moth_eval.errors import ExitCode
 from moth_eval.options import architecture_option, device_option, seed_option, threads_option
+from moth_eval.own_code import admit_own_code
 
 from .options import (
     data_option,
@@ -83,7 +84,6 @@ def harden(
     from moth_eval.calls import called_as
 
     from .harden_plan import HardenStudy
-    from .trojai_command import admit_own_code
 
     admit_own_code(architecture, model)
     study = HardenStudy(

@@ -11,7 +11,7 @@ import click
 from moth_eval.comma_lists import NONE, number, words
 from moth_eval.errors import ExitCode
 from moth_eval.options import architecture_option, device_option
-from moth_eval.text import visible
+from moth_eval.own_code import admit_own_code
 
 from .options import (
     budget_options,
@@ -31,6 +31,7 @@ from .options import (
     test_option,
 )
 from .shards import Shard
+from .showing import tell_notes, write_reports
 from .sittings import sitting
 
 if TYPE_CHECKING:
@@ -98,7 +99,6 @@ def hardening(
     from moth_eval.calls import called_as
 
     from .hardening import METHODS, HardeningStudy
-    from .trojai_command import admit_own_code
 
     named = (*words(methods or NONE), *more_methods)
     admit_own_code(architecture, models)
@@ -131,12 +131,10 @@ def hardening(
 def run_study(ctx: click.Context, study: HardeningStudy) -> ExitCode:
     """Plan, carry out and report a study; the exit code."""
     from .hardening import plan
-    from .trojai_command import write_reports
 
     with sitting(study.run, kept="was done"):
         planned = plan(study)
-        for note in planned.round.notes:
-            click.echo(f"note: {visible(note)}", err=True)
+        tell_notes(planned.round.notes)
         states = _carry_out(planned, study)
     write_reports(ctx, study.run)
     return ExitCode.of(complete=all(state.hardened for state in states))

@@ -10,6 +10,7 @@ import click
 from moth_eval.comma_lists import fraction, number, pair, words
 from moth_eval.errors import ExitCode
 from moth_eval.options import architecture_option, device_option, seed_option, threads_option
+from moth_eval.own_code import admit_own_code
 
 from .options import (
     first_option,
@@ -17,6 +18,7 @@ from .options import (
     require_sandbox,
     run_folder_option,
 )
+from .showing import write_reports
 from .sittings import sitting
 
 if TYPE_CHECKING:
@@ -116,7 +118,6 @@ def honesty(
     from moth_eval.calls import called_as
 
     from .honesty_plan import HonestyStudy
-    from .trojai_command import admit_own_code
 
     named = () if pairs in ("", ALL) else tuple(pair("--pairs", p) for p in pairs.split(","))
     study = HonestyStudy(
@@ -151,7 +152,6 @@ def honesty(
 def run_study(ctx: click.Context, study: HonestyStudy) -> ExitCode:
     """Plan, carry out and report a study; the exit code."""
     from .honesty_plan import plan
-    from .trojai_command import write_reports
 
     with sitting(study.run):
         _carry_out(plan(study))

@@ -11,6 +11,7 @@ import click
 from moth_eval.comma_lists import NONE, number, words
 from moth_eval.errors import ExitCode
 from moth_eval.options import architecture_option, device_option
+from moth_eval.own_code import admit_own_code
 
 from .options import (
     budget_options,
@@ -25,6 +26,7 @@ from .options import (
     test_option,
 )
 from .shards import Shard
+from .showing import write_reports
 from .sittings import sitting
 
 if TYPE_CHECKING:
@@ -103,7 +105,6 @@ def removal(
 
     from .reactivation import Reactivation
     from .removal import METHODS, RemovalStudy
-    from .trojai_command import admit_own_code
 
     named = (*words(methods or NONE), *more_methods)
     admit_own_code(architecture, models)
@@ -141,7 +142,6 @@ def seeds_of(text: str) -> tuple[int, ...]:
 def run_study(ctx: click.Context, study: RemovalStudy) -> ExitCode:
     """Plan, carry out and report a study; the exit code."""
     from .removal import plan
-    from .trojai_command import write_reports
 
     with sitting(study.run, kept="was done"):
         states = _carry_out(plan(study), study)

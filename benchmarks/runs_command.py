@@ -12,6 +12,7 @@ import click
 from moth_eval.errors import ExitCode, InputError, RunError
 from moth_eval.text import visible
 
+from .showing import write_reports
 from .sittings import sitting
 
 if TYPE_CHECKING:
@@ -110,7 +111,6 @@ def merge(ctx: click.Context, sources: tuple[Path, ...], out: Path) -> None:
     """
     from .merging import merge as merge_runs
     from .run_states import state_of
-    from .trojai_command import write_reports
 
     with sitting(out, kept="was merged"):
         merge_runs(sources, out)

@@ -19,6 +19,7 @@ from .options import (
     run_folder_option,
     scanner_option,
 )
+from .showing import carry_out_shown, planned_aloud
 from .sittings import sitting
 
 if TYPE_CHECKING:
@@ -143,8 +144,6 @@ def _policy_of(
 def _carry_out(study: TrojaiStudy, policy: ScanPolicy) -> None:
     from moth_eval.records import write_whole
     from moth_eval.scan_calibration import POLICY
-
-    from .trojai_command import carry_out_shown, planned_aloud
 
     with sitting(study.run):
         planned = planned_aloud(study)

@@ -10,8 +10,7 @@ from click.core import ParameterSource
 
 from moth_eval.errors import ExitCode
 from moth_eval.options import architecture_option, device_option, seed_option
-from moth_eval.own_code import admit_own_code as admit_own_code
-from moth_eval.text import visible
+from moth_eval.own_code import admit_own_code
 
 from .options import (
     address_option,
@@ -29,13 +28,12 @@ from .options import (
     shard_option,
 )
 from .shards import Shard
+from .showing import carry_out_shown, planned_aloud, write_reports
 from .sittings import sitting
 
 if TYPE_CHECKING:
-    from moth_eval.records import ScanRecord
-
     from .budget import Budget
-    from .trojai import Plan, TrojaiStudy
+    from .trojai import TrojaiStudy
 
 
 @click.command()
@@ -130,44 +128,3 @@ def run_study(ctx: click.Context, study: TrojaiStudy) -> ExitCode:
         records = carry_out_shown(planned, study)
     write_reports(ctx, study.run)
     return exit_code(planned, records)
-
-
-def planned_aloud(study: TrojaiStudy) -> Plan:
-    """The plan of a study; what was seen on the way is told on the standard error stream."""
-    from .trojai import plan
-
-    planned = plan(study)
-    for note in planned.round.notes:
-        click.echo(f"note: {visible(note)}", err=True)
-    return planned
-
-
-def write_reports(ctx: click.Context, run: Path) -> None:
-    """Build the reports of a run and print its table, by way of the front door."""
-    from moth_eval.cli import load_command
-
-    ctx.invoke(load_command("report"), run=run, as_json=False)
-
-
-def carry_out_shown(planned: Plan, study: TrojaiStudy) -> dict[str, ScanRecord]:
-    """Carry out a plan with its progress on the standard error stream."""
-    from rich.console import Console
-
-    from .progress import ProgressReporter
-    from .trojai import carry_out
-
-    total, done = len(planned.tasks), len(planned.finished)
-    if done:
-        click.echo(f"continuing {study.run}: {done} of {total} tasks are done", err=True)
-    with ProgressReporter(Console(stderr=True), "scanning", total, done) as reporter:
-        return carry_out(planned, study, on_end=lambda record: reporter.advance(_line(record)))
-
-
-def _line(record: ScanRecord) -> str:
-    """One line about a finished task, nothing in which acts on a terminal."""
-    if record.score is None:
-        return visible(f"{record.model}  {record.scanner}  {record.status}: {record.reason}")
-    return visible(
-        f"{record.model}  {record.scanner}  score {record.score:.2f}, suspected target "
-        f"{record.target}  ({record.seconds:.0f} s)"
-    )
