@@ -163,7 +163,7 @@ def _manifest(study: FalsePositivesStudy) -> FalsePositivesManifest:
 
     if study.data is not None and not study.data.exists():
         raise InputError(f"{study.data} does not exist; name an existing file or folder (--data)")
-    method, parameters = parse_hardener(study.method)
+    method, parameters = parse_hardener(study.method, option="--harden")
     return FalsePositivesManifest(
         created=datetime.now(UTC).replace(microsecond=0),
         command=study.command,
