@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from moth_eval.errors import InputError
 
 from .tasks import parse_scanner
 
 
-def require_rules(specs: Iterable[str], *, instead: str) -> None:
-    """Make sure that the settings of every scanner give a cut.
+def require_rules(specs: Sequence[str], *, instead: str) -> None:
+    """Make sure that the settings of a scanner give a cut, of one at least where there are several.
 
     Plug-ins that do not say so beforehand pass: their scans will tell.
 
@@ -19,12 +19,11 @@ def require_rules(specs: Iterable[str], *, instead: str) -> None:
         instead: what to do where there is none.
 
     Raises:
-        InputError: a scanner's settings give no cut.
+        InputError: no scanner's settings give a cut.
     """
-    for spec in specs:
-        why = _without_rule(spec)
-        if why:
-            raise InputError(f"scanner {spec!r} has no cut: {why}; {instead}")
+    reasons = [_without_rule(spec) for spec in specs]
+    if all(reasons):
+        raise InputError(f"scanner {specs[0]!r} has no cut: {reasons[0]}; {instead}")
 
 
 def _without_rule(spec: str) -> str:

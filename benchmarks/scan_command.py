@@ -141,6 +141,7 @@ def _policy_of(
         dataset=dataset,
         calibration=known,
         calibration_file="" if calibration is None else str(calibration.resolve()),
+        scanners=scanners,
     )
 
 

@@ -89,6 +89,8 @@ class ScanPolicy(Record):
     """As it was when the models were scanned; None: the scanners' own cuts alone."""
     calibration_file: str
     """Absolute path; empty: none was given."""
+    scanners: tuple[str, ...] = ()
+    """Whose scores count: those that the last call named. Empty: all of the run's."""
 
 
 def parse_policy(text: str) -> Policy:

@@ -105,10 +105,12 @@ def read_policy(run: Path) -> ScanPolicy | None:
 
 def judge(run: Run, policy: ScanPolicy) -> list[ModelVerdict]:
     """The verdict on every model, in the order of the manifest."""
+    asked = set(policy.scanners) or {row.scanner for row in run.rows}
+    rows = [row for row in run.rows if row.scanner in asked]
     found = []
     for entry in run.manifest.entries:
         verdicts = tuple(
-            _verdict(row, policy, len(run.scanners)) for row in run.rows if row.model == entry.name
+            _verdict(row, policy, len(asked)) for row in rows if row.model == entry.name
         )
         grade = min((v.grade for v in verdicts), key=GRADES.index)
         if grade == NOT_JUDGED and any(v.grade == NO_EVIDENCE for v in verdicts):

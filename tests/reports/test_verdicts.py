@@ -53,6 +53,7 @@ def judged(
     budgets: tuple[float, float] = (0.05, 0.2),
     scanners: Sequence[str] = ("nc",),
     names: Sequence[str] = (),
+    asked: tuple[str, ...] = (),
 ) -> Judged:
     """The verdicts of a run over models called as the records are."""
     models = names or list(dict.fromkeys(r.model for r in records))
@@ -62,6 +63,7 @@ def judged(
     policy = ScanPolicy(
         policy=Policy(backdoored=budgets[0], suspicious=budgets[1]), dataset="",
         calibration=calibration, calibration_file="/c.json" if calibration else "",
+        scanners=asked,
     )  # fmt: skip
     (run / POLICY).write_text(policy.model_dump_json())
     found = read_verdicts(read_run(run))
@@ -105,6 +107,15 @@ def test_several_scanners_share_the_budget(tmp_path: Path) -> None:
         budgets=(0.1, 0.2),
     )  # fmt: skip
     assert grades(whole) == {"m": "backdoored"}
+
+
+def test_scanners_of_earlier_calls_neither_judge_nor_take_from_the_budget(tmp_path: Path) -> None:
+    names = ("nc", "other")
+    records = [one("m", 18.5), one("m", 19.5, scanner="other")]
+    found = judged(tmp_path, records, calibration=calibrated(*names), scanners=names, asked=("nc",))
+    [only] = found.verdicts[0].verdicts
+    assert (only.row.scanner, only.grade) == ("nc", "backdoored")
+    assert only.basis.endswith("budget 0.05")
 
 
 def test_without_a_calibration_the_published_cut_makes_suspects_at_most(tmp_path: Path) -> None:
