@@ -100,7 +100,7 @@ class TrainingRecord(Strict):
     start_sha256: str = ""
     """Of the model that was fine-tuned; empty from scratch."""
     normalisation: str = "unit"
-    """What the network is given: images in `[0, 1]` as they are, or as the first model wants."""
+    """What the network is given; `unit` is images in `[0, 1]` as they are."""
     recipe: dict[str, Any]
     """All fields of `attacks.training.Recipe`; flips and shifts come after stamping."""
     epochs: int

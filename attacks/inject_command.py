@@ -19,6 +19,12 @@ share = click.FloatRange(min=0, max=1)
 part = click.FloatRange(min=0, max=1, min_open=True)
 
 
+def _canonical(context: click.Context, option: click.Parameter, value: str) -> str:
+    from moth_eval.loading.normalisations import canonical
+
+    return canonical(value) if value else ""
+
+
 @click.command(
     short_help="Train a backdoor into a network on images of your own; leave the model and its "
     "truth."
@@ -48,6 +54,15 @@ part = click.FloatRange(min=0, max=1, min_open=True)
     default="",
     help="Network to train from scratch, or that MODEL belongs to: a torchvision name, "
     "package.module:factory or package.module (your own, trusted code).",
+)
+@click.option(
+    "--normalisation",
+    default="",
+    callback=_canonical,
+    metavar="NAME|M1,M2,M3/S1,S2,S3",
+    help="What MODEL was trained with, or a fresh network is to be: a name such as unit-imagenet, "
+    "or mean and standard deviation of every channel.  [default: what the side-car states, else "
+    "found by trial; unit for a fresh network]",
 )
 @click.option(
     "--twin",
@@ -158,6 +173,7 @@ def inject(
     test: str,
     attack: str,
     architecture: str,
+    normalisation: str,
     twin: Path | None,
     without_twin: bool,
     poisoning_rate: float,
@@ -225,6 +241,7 @@ def inject(
             out=out,
             model=model,
             architecture=architecture,
+            normalisation=normalisation,
             twin=twin,
             with_twin=not without_twin,
             injector=injector,

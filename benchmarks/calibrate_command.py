@@ -15,6 +15,7 @@ from .options import (
     budget_options,
     dataset_option,
     examples_option,
+    normalisation_option,
     require_sandbox,
     retry_option,
     scanner_option,
@@ -51,6 +52,7 @@ SHOWN = 5
     help="Run folder.  [default: runs/calibrate-NAME-OF-MODELS-FOLDER]",
 )
 @architecture_option
+@normalisation_option
 @require_sandbox
 @examples_option
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
@@ -66,6 +68,7 @@ def calibrate(
     dataset: str,
     run_folder: Path | None,
     architecture: str,
+    normalisation: str,
     require_sandbox: bool,
     examples: Path | None,
     device: str,
@@ -93,6 +96,7 @@ def calibrate(
         device=device,
         budget=budget,
         architecture=architecture,
+        normalisation=normalisation,
         require_sandbox=require_sandbox,
         examples=examples,
         retry=retry,

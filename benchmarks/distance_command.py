@@ -11,7 +11,7 @@ from click.core import ParameterSource
 from moth_eval.errors import InputError
 
 from .comma_lists import number, pair
-from .options import require_sandbox
+from .options import normalisation_option, require_sandbox
 from .sittings import sitting
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     help="Network of a file that holds only weights: a torchvision name, "
     "package.module:factory or package.module (your own, trusted code).",
 )
+@normalisation_option
 @require_sandbox
 @click.option(
     "--examples",
@@ -83,6 +84,7 @@ def distance(
     ctx: click.Context,
     model: Path,
     architecture: str,
+    normalisation: str,
     require_sandbox: bool,
     examples: Path | None,
     first: int | None,
@@ -124,6 +126,7 @@ def distance(
         stability_sets=stability,
         pairs=wanted,
         architecture=architecture,
+        normalisation=normalisation,
         require_sandbox=require_sandbox,
         examples=examples,
         first=first,

@@ -55,6 +55,8 @@ class FalsePositivesStudy:
         share: fraction of each class that is trained on, of what is not held out, in `(0, 1]`.
         distance_pairs: pairs of classes whose distance is measured; 0: none.
         architecture: where networks come from whose files hold only weights (`--arch`).
+        normalisation: what the networks were trained with (`--normalisation`); empty: what their
+            side-cars state, else found by trial.
         require_sandbox: whether to refuse models where the kernel does not offer every guard for
             the process that opens them.
         ground_truth: where the answers are, if they do not lie with the models.
@@ -74,6 +76,7 @@ class FalsePositivesStudy:
     share: float = 0.05
     distance_pairs: int = 0
     architecture: str = ""
+    normalisation: str = ""
     require_sandbox: bool = False
     ground_truth: Path | None = None
     seed: int = 0
@@ -93,6 +96,7 @@ class FalsePositivesStudy:
             device=self.device,
             budget=self.budget,
             architecture=self.architecture,
+            normalisation=self.normalisation,
             require_sandbox=self.require_sandbox,
             examples=self.data,
             ground_truth=self.ground_truth,
@@ -174,6 +178,7 @@ def _manifest(study: FalsePositivesStudy) -> FalsePositivesManifest:
         share=study.share,
         distance_pairs=study.distance_pairs,
         architecture=study.architecture,
+        normalisation=study.normalisation,
         seed=study.seed,
         device=str(resolve_device(study.device)),
         timeout_seconds=study.budget.timeout,
@@ -200,7 +205,7 @@ def carry_out(plan: FalsePositivesPlan, study: FalsePositivesStudy, listen: List
     flagged = [task for task in plan.scan.tasks if _is_flagged(task, before, study)]
     again = _scan_again(plan, study, flagged)
     rescanned = _scan(again, replace(study.scan, run=study.run / AGAIN), listen, "scanning again")
-    states = _harden(plan, study, flagged, listen)
+    states = _harden(plan, study, [_read_as(task, before) for task in flagged], listen)
     after = _scan_hardened(plan, study, flagged, states, before)
     scanned = _scan(after, replace(study.scan, run=study.run / AFTER), listen, "scanning hardened")
     answered = (
@@ -248,10 +253,7 @@ def _scan_hardened(
         tasks.append(
             replace(
                 task,
-                model=replace(
-                    _hardened_model(folder, task.model),
-                    normalisation=before[task.key].normalisation,
-                ),
+                model=_hardened_model(folder, _read_as(task, before).model),
                 sha256=state.hardened.training.sha256,
                 models=folder,
                 run=(study.run / AFTER).resolve(),
@@ -260,13 +262,25 @@ def _scan_hardened(
     return _further_scan(plan, study, AFTER, tasks)
 
 
+def _read_as(task: Task, before: Mapping[str, ScanRecord]) -> Task:
+    """The task under the normalisation of its first scan, which must not be found anew."""
+    known = before[task.key].normalisation
+    return replace(task, model=replace(task.model, normalisation=known))
+
+
 def _hardened_model(folder: Path, original: RoundModel) -> RoundModel:
     """The new model with everything of the original that is not the network's."""
     weights = folder / WEIGHTS
     if not weights.is_file():  # its scan will say so
         return replace(original, file=weights)
     [found] = read_round(weights, examples=original.examples).models
-    return replace(found, name=original.name, layout=original.layout, crop=original.crop)
+    return replace(
+        found,
+        name=original.name,
+        layout=original.layout,
+        crop=original.crop,
+        normalisation=original.normalisation,
+    )
 
 
 def _further_scan(
@@ -325,6 +339,7 @@ def _cell(plan: FalsePositivesPlan, study: FalsePositivesStudy, task: Task) -> C
             method=study.method,
             share=study.share,
             architecture=study.architecture,
+            normalisation=model.normalisation,
             require_sandbox=study.require_sandbox,
             distance_pairs=study.distance_pairs,
             seed=study.seed,
@@ -344,7 +359,7 @@ def _continued(folder: FalsePositivesFolder, new: FalsePositivesManifest) -> Fal
     old = folder.manifest()
     same: tuple[str, ...] = (
         "models", "scanner", "threshold", "method", "parameters", "data_sha256", "share",
-        "distance_pairs", "architecture", "seed", "device",
+        "distance_pairs", "architecture", "normalisation", "seed", "device",
     )  # fmt: skip
     pairs: list[tuple[str, Any, Any]] = [(n, getattr(old, n), getattr(new, n)) for n in same]
     refuse_differences(folder.path, pairs)

@@ -11,7 +11,7 @@ import click
 from moth_eval.errors import InputError
 from moth_eval.text import visible
 
-from .options import budget_options, require_sandbox
+from .options import budget_options, normalisation_option, require_sandbox
 from .sittings import INCOMPLETE, sitting
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ PUBLISHED = "published"
     help="Network of files that hold only weights: a torchvision name, "
     "package.module:factory or package.module (your own, trusted code).",
 )
+@normalisation_option
 @require_sandbox
 @click.option(
     "--ground-truth",
@@ -113,6 +114,7 @@ def false_positives(
     share: float,
     distance_pairs: int,
     architecture: str,
+    normalisation: str,
     require_sandbox: bool,
     ground_truth: Path | None,
     seed: int,
@@ -142,6 +144,7 @@ def false_positives(
         share=share,
         distance_pairs=distance_pairs,
         architecture=architecture,
+        normalisation=normalisation,
         require_sandbox=require_sandbox,
         ground_truth=ground_truth,
         seed=seed,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .options import require_sandbox
+from .options import normalisation_option, require_sandbox
 from .sittings import INCOMPLETE, sitting
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     help="Network of a file that holds only weights: a torchvision name, "
     "package.module:factory or package.module (your own, trusted code).",
 )
+@normalisation_option
 @require_sandbox
 @click.option(
     "--distance-pairs",
@@ -96,6 +97,7 @@ def harden(
     test: Path | None,
     first: int | None,
     architecture: str,
+    normalisation: str,
     require_sandbox: bool,
     distance_pairs: int,
     distance_seeds: int,
@@ -125,6 +127,7 @@ def harden(
         test=test,
         first=first,
         architecture=architecture,
+        normalisation=normalisation,
         require_sandbox=require_sandbox,
         distance_pairs=distance_pairs,
         distance_seeds=distance_seeds,

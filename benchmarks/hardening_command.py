@@ -11,7 +11,13 @@ import click
 from moth_eval.text import visible
 
 from .comma_lists import number
-from .options import budget_options, only_option, require_sandbox, shard_option
+from .options import (
+    budget_options,
+    normalisation_option,
+    only_option,
+    require_sandbox,
+    shard_option,
+)
 from .shards import Shard
 from .sittings import INCOMPLETE, sitting
 
@@ -74,6 +80,7 @@ if TYPE_CHECKING:
     help="Network of files that hold only weights: a torchvision name, "
     "package.module:factory or package.module (your own, trusted code).",
 )
+@normalisation_option
 @require_sandbox
 @only_option
 @shard_option
@@ -121,6 +128,7 @@ def hardening(
     test: Path | None,
     first: int | None,
     architecture: str,
+    normalisation: str,
     require_sandbox: bool,
     only: tuple[str, ...],
     shard: str,
@@ -154,6 +162,7 @@ def hardening(
         test=test,
         first=first,
         architecture=architecture,
+        normalisation=normalisation,
         require_sandbox=require_sandbox,
         only=only,
         shard=Shard.parse(shard) if shard else None,

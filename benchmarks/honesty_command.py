@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .comma_lists import fraction, number, pair, words
-from .options import require_sandbox
+from .options import normalisation_option, require_sandbox
 from .sittings import sitting
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ ALL = "all"
     help="Network of files that hold only weights: a torchvision name, "
     "package.module:factory or package.module (your own, trusted code).",
 )
+@normalisation_option
 @require_sandbox
 @click.option(
     "--arch-after", default="", help="Network of AFTER, if it is another.  [default: as --arch]"
@@ -102,6 +103,7 @@ def honesty(
     examples: Path,
     first: int | None,
     architecture: str,
+    normalisation: str,
     require_sandbox: bool,
     arch_after: str,
     pairs: str,
@@ -134,6 +136,7 @@ def honesty(
         examples=examples,
         run=out,
         architecture=architecture,
+        normalisation=normalisation,
         require_sandbox=require_sandbox,
         architecture_after=arch_after,
         first=first,

@@ -38,6 +38,22 @@ architecture_option = click.option(
     help="Network of files that hold only weights: a torchvision name, "
     "package.module:factory or package.module (your own, trusted code).",
 )
+
+
+def _canonical(context: click.Context, option: click.Parameter, value: str) -> str:
+    from moth_eval.loading.normalisations import canonical
+
+    return canonical(value) if value else ""
+
+
+normalisation_option = click.option(
+    "--normalisation",
+    default="",
+    callback=_canonical,
+    metavar="NAME|M1,M2,M3/S1,S2,S3",
+    help="What the networks were trained with: a name such as unit-imagenet, or mean and standard "
+    "deviation of every channel.  [default: what the side-car states, else found by trial]",
+)
 examples_option = click.option(
     "--examples",
     type=click.Path(path_type=Path),

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING
 import click
 
 from .comma_lists import number
-from .options import budget_options, only_option, require_sandbox, shard_option
+from .options import (
+    budget_options,
+    normalisation_option,
+    only_option,
+    require_sandbox,
+    shard_option,
+)
 from .shards import Shard
 from .sittings import INCOMPLETE, sitting
 
@@ -82,6 +88,7 @@ if TYPE_CHECKING:
     metavar="N",
     help="Fine-tune every repaired model on so many poisoned images, and measure again; 0: no.",
 )
+@normalisation_option
 @require_sandbox
 @only_option
 @shard_option
@@ -108,6 +115,7 @@ def removal(
     seeds: str,
     architecture: str,
     reactivation: int,
+    normalisation: str,
     require_sandbox: bool,
     only: tuple[str, ...],
     shard: str,
@@ -138,6 +146,7 @@ def removal(
         clean_share=clean_share,
         test=test,
         architecture=architecture,
+        normalisation=normalisation,
         require_sandbox=require_sandbox,
         only=only,
         shard=Shard.parse(shard) if shard else None,

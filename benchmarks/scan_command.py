@@ -14,6 +14,7 @@ from .options import (
     budget_options,
     dataset_option,
     examples_option,
+    normalisation_option,
     require_sandbox,
     retry_option,
     scanner_option,
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     help="Run folder.  [default: runs/scan-NAME-OF-FIRST-MODEL]",
 )
 @architecture_option
+@normalisation_option
 @require_sandbox
 @examples_option
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
@@ -75,6 +77,7 @@ def scan(
     dataset: str,
     out: Path | None,
     architecture: str,
+    normalisation: str,
     require_sandbox: bool,
     examples: Path | None,
     device: str,
@@ -108,6 +111,7 @@ def scan(
         device=device,
         budget=budget,
         architecture=architecture,
+        normalisation=normalisation,
         require_sandbox=require_sandbox,
         examples=examples,
         retry=retry,

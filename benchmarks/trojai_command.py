@@ -18,6 +18,7 @@ from .options import (
     engine_option,
     examples_option,
     gpu_share_option,
+    normalisation_option,
     only_option,
     require_sandbox,
     retry_option,
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     help="Run folder.  [default: runs/trojai-NAME-OF-MODELS-FOLDER]",
 )
 @architecture_option
+@normalisation_option
 @require_sandbox
 @only_option
 @shard_option
@@ -82,6 +84,7 @@ def trojai(
     detectors: tuple[str, ...],
     out: Path | None,
     architecture: str,
+    normalisation: str,
     require_sandbox: bool,
     only: tuple[str, ...],
     shard: str,
@@ -117,6 +120,7 @@ def trojai(
         budget=budget,
         limit=limit,
         architecture=architecture,
+        normalisation=normalisation,
         require_sandbox=require_sandbox,
         only=only,
         shard=Shard.parse(shard) if shard else None,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import pickle
 import shutil
@@ -96,6 +97,8 @@ def test_the_hardened_model_is_scanned_as_the_original_was(
     # Another normalisation, chosen anew, would be another question.
     assert len(one.normalisations_tried) > 1
     assert list(other.normalisations_tried) == [one.normalisation]
+    [card] = (run / "cells").glob("*/card.json")
+    assert json.loads(card.read_text())["run"]["normalisation"] == one.normalisation
 
 
 def test_the_same_command_again_does_nothing_and_gives_the_same_bytes(
