@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moth_eval.errors import InputError, MothError
+from moth_eval.errors import InputError
 from moth_eval.loading.layouts import CLEAN_FOLDERS, MODEL_FILE
 from moth_eval.loading.sidecars import sidecar_path
 from moth_eval.platt import Logistic, fit_logistic
@@ -23,12 +23,10 @@ from .trojai import TrojaiStudy, carry_out, plan
 
 if TYPE_CHECKING:
     from moth_eval.loading.architectures import ArchitectureSource
-    from moth_eval.loading.subjects import Opened
 
 UNDECIDED = 0.5
 """Probability of a model without a score, as the contract wants a number."""
 
-MITIGATED = "mitigated.pt"
 RESULTS = "results.json"
 
 
@@ -144,46 +142,6 @@ def configure(
     return curve, len(known)
 
 
-def mitigate(
-    model: Path,
-    dataset: Path,
-    out: Path,
-    settings: Metaparameters,
-    *,
-    name: str = MITIGATED,
-    architecture: str = "",
-    device: str = "auto",
-) -> Path:
-    """Harden a model on clean images and write it as a whole module, as the contract wants.
-
-    Raises:
-        MothError: the model cannot be opened, or the method gives none.
-    """
-    import torch
-
-    from moth_eval.hardeners import ENTRY_POINTS, HARDENERS
-    from moth_eval.hardening import Hardener, HardeningStatus
-    from moth_eval.plugins import build, resolve
-    from moth_eval.runner import run_hardening
-
-    from .hardening import parse_hardener
-
-    if Path(name).name != name:
-        raise InputError(f"--model_output_name: expected the name of a file, got {name!r}")
-    method, parameters = parse_hardener(settings.mitigate_method)
-    hardener = build(resolve(method, HARDENERS, ENTRY_POINTS), parameters)
-    assert isinstance(hardener, Hardener)  # noqa: S101 - parse_hardener looked
-    subject = _opened(model, dataset, architecture, device).subject
-    done = run_hardening(
-        hardener, subject, subject.examples, name=method, seed=settings.mitigate_seed
-    )
-    if done.status is not HardeningStatus.HARDENED or done.module is None:
-        raise MothError(f"{settings.mitigate_method} gives no model: {done.reason}")
-    out.mkdir(parents=True, exist_ok=True)
-    torch.save(done.module.cpu().eval(), out / name)
-    return out / name
-
-
 def logits_of(
     model: Path, dataset: Path, out: Path, *, architecture: str = "", device: str = "auto"
 ) -> Path:
@@ -246,19 +204,6 @@ def _source(architecture: str, model: Path) -> ArchitectureSource | None:
     from moth_eval.loading.architectures import ArchitectureSource
 
     return ArchitectureSource.parse(architecture, forbidden=model.parent) if architecture else None
-
-
-def _opened(model: Path, examples: Path, architecture: str, device: str) -> Opened:
-    from moth_eval.loading.rounds import read_round
-    from moth_eval.loading.subjects import open_subject
-    from moth_eval.runner import resolve_device
-
-    [found] = read_round(model, examples=examples, answers=False).models
-    # `test` feeds images between 0 and 1, so the model has to be hardened on such.
-    found = replace(found, normalisation="unit")
-    return open_subject(
-        found, architecture=_source(architecture, model), device=resolve_device(device)
-    )
 
 
 def _scanned(

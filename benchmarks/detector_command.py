@@ -129,10 +129,10 @@ def detector(
         ctx.exit(_infer(wish, features_filepath))
     images = wanted("dataset_dirpath", dataset)
     out = wanted("output_dirpath", output_dirpath)
-    from .detector import logits_of, mitigate
-
     if mode == "mitigate":
-        written = mitigate(
+        from .mitigation import mitigate
+
+        done = mitigate(
             model,
             images,
             out,
@@ -141,9 +141,19 @@ def detector(
             architecture=architecture,
             device=device,
         )
-    else:
-        written = logits_of(model, images, out, architecture=architecture, device=device)
+        click.echo(f"wrote {done.path}: {_made(done.method, settings.mitigate_method)}")
+        return
+    from .detector import logits_of
+
+    written = logits_of(model, images, out, architecture=architecture, device=device)
     click.echo(f"wrote {written}")
+
+
+def _made(method: str, wanted: str) -> str:
+    """What a mitigated model is, in words."""
+    if not method:
+        return f"the original model, as {wanted} left none"
+    return f"hardened with {method}" + ("" if method == wanted else f", as {wanted} left none")
 
 
 def _configure(
