@@ -40,6 +40,11 @@ from .sittings import refuse_differences
 from .tasks import Task
 from .versions import versions
 
+OWN_SHARE = 1.0
+"""Of a model's own clean examples: rounds have 2 to 20 of a class."""
+DATA_SHARE = 0.05
+"""Of images for all models, as `harden` takes them."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class FalsePositivesStudy:
@@ -52,7 +57,8 @@ class FalsePositivesStudy:
         threshold: a score above it flags a model; None: the cut that the scanner states.
         method: hardener specification, `NAME` or `NAME:field=value,...`.
         data: clean, labelled images for every model; None: its own clean examples.
-        share: fraction of each class that is trained on, of what is not held out, in `(0, 1]`.
+        share: fraction of each class that is trained on, of what is not held out, in `(0, 1]`;
+            None: `OWN_SHARE` of a model's own examples, `DATA_SHARE` of `data`.
         distance_pairs: pairs of classes whose distance is measured; 0: none.
         architecture: where networks come from whose files hold only weights (`--arch`).
         normalisation: what the networks were trained with (`--normalisation`); empty: what their
@@ -73,7 +79,7 @@ class FalsePositivesStudy:
     threshold: float | None = None
     method: str = "moth"
     data: Path | None = None
-    share: float = 0.05
+    share: float | None = None
     distance_pairs: int = 0
     architecture: str = ""
     normalisation: str = ""
@@ -84,6 +90,13 @@ class FalsePositivesStudy:
     budget: Budget = field(default_factory=Budget)
     retry: bool = False
     command: tuple[str, ...] = ()
+
+    @property
+    def trained_share(self) -> float:
+        """The share that is trained on."""
+        if self.share is not None:
+            return self.share
+        return OWN_SHARE if self.data is None else DATA_SHARE
 
     @property
     def scan(self) -> trojai.TrojaiStudy:
@@ -175,7 +188,7 @@ def _manifest(study: FalsePositivesStudy) -> FalsePositivesManifest:
         parameters=as_json({"method": method, **parameters}),
         data="" if study.data is None else str(study.data.resolve()),
         data_sha256=content_hash(study.data),
-        share=study.share,
+        share=study.trained_share,
         distance_pairs=study.distance_pairs,
         architecture=study.architecture,
         normalisation=study.normalisation,
@@ -337,7 +350,7 @@ def _cell(plan: FalsePositivesPlan, study: FalsePositivesStudy, task: Task) -> C
             data=data.resolve(),
             run=study.run.resolve() / CELLS / plan.manifest.folders[model.name],
             method=study.method,
-            share=study.share,
+            share=study.trained_share,
             architecture=study.architecture,
             normalisation=model.normalisation,
             require_sandbox=study.require_sandbox,

@@ -63,9 +63,8 @@ PUBLISHED = "published"
 @click.option(
     "--share",
     type=click.FloatRange(min=0, max=1, min_open=True),
-    default=0.05,
-    show_default=True,
-    help="Fraction of each class that is trained on, of what is not held out.",
+    help="Fraction of each class that is trained on, of what is not held out.  [default: 1 of each "
+    "model's own examples, 0.05 of --data]",
 )
 @click.option(
     "--distance-pairs",
@@ -111,7 +110,7 @@ def false_positives(
     threshold: str,
     method: str,
     data: Path | None,
-    share: float,
+    share: float | None,
     distance_pairs: int,
     architecture: str,
     normalisation: str,
