@@ -42,6 +42,7 @@ class Detection:
         settings: the metaparameters.
         learned: folder of learned parameters, or None.
         architecture: `--arch`.
+        normalisation: `--normalisation`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
     """
 
@@ -52,6 +53,7 @@ class Detection:
     settings: Metaparameters
     learned: Path | None = None
     architecture: str = ""
+    normalisation: str = ""
     device: str = "auto"
 
 
@@ -66,9 +68,7 @@ def infer(wish: Detection) -> tuple[float, ScanRecord]:
     if not wish.model.is_file():
         raise InputError(f"{wish.model} is not there: expected a model file (--model_filepath)")
     curve = read_learned(wish.learned, wish.settings.infer_scanner)
-    [record] = _scanned(
-        wish.model, wish.examples, wish.scratch, wish.settings, wish.architecture, wish.device
-    )
+    [record] = _scanned(wish)
     found = UNDECIDED
     if record.score is not None:
         found = probability(record.score, wish.settings, curve or stated(wish.settings, record))
@@ -107,6 +107,7 @@ def configure(
     settings: Metaparameters,
     *,
     architecture: str = "",
+    normalisation: str = "",
     device: str = "auto",
 ) -> tuple[Logistic, int]:
     """Learn the curve from labelled models, and on how many it rests.
@@ -120,6 +121,7 @@ def configure(
         scanners=(settings.infer_scanner,),
         seed=settings.infer_seed,
         architecture=architecture,
+        normalisation=normalisation,
         device=device,
     )
     planned = plan(study)
@@ -143,13 +145,20 @@ def configure(
 
 
 def logits_of(
-    model: Path, dataset: Path, out: Path, *, architecture: str = "", device: str = "auto"
+    model: Path,
+    dataset: Path,
+    out: Path,
+    *,
+    architecture: str = "",
+    normalisation: str = "",
+    device: str = "auto",
 ) -> Path:
     """Write the logits of every image of a folder, by the file's name; labels may be hidden.
 
-    Images go in as the rounds of this kind want them, between 0 and 1.
+    Images go in as the rounds of this kind want them, between 0 and 1, unless told otherwise.
 
     Raises:
+        InputError: there is no such normalisation.
         MothError: the model cannot be opened, or there are no images.
     """
     import torch
@@ -157,19 +166,21 @@ def logits_of(
     from moth_eval.loading.files import load_network
     from moth_eval.loading.images import read_image
     from moth_eval.loading.layouts import IMAGE_SUFFIXES
+    from moth_eval.loading.preprocessing import preprocessing_of
     from moth_eval.runner import resolve_device
 
     files = sorted(path for path in dataset.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
     if not files:
         raise InputError(f"{dataset} holds no images: expected {', '.join(IMAGE_SUFFIXES)}")
     where = resolve_device(device)
+    preprocessing = preprocessing_of(normalisation or "unit")
     loaded = load_network(model, architecture=_source(architecture, model))
     module = loaded.module.to(where).eval()
     found: dict[str, list[float]] = {}
     for path in files:
         image = torch.from_numpy(read_image(path)).float().div(255)[None].to(where)
         with torch.no_grad():
-            found[path.name] = [float(one) for one in module(image)[0].cpu()]
+            found[path.name] = [float(one) for one in module(preprocessing(image))[0].cpu()]
     out.mkdir(parents=True, exist_ok=True)
     write_whole(out / RESULTS, (json.dumps(_finite(found)) + "\n").encode())
     return out / RESULTS
@@ -206,29 +217,24 @@ def _source(architecture: str, model: Path) -> ArchitectureSource | None:
     return ArchitectureSource.parse(architecture, forbidden=model.parent) if architecture else None
 
 
-def _scanned(
-    model: Path,
-    examples: Path | None,
-    scratch: Path,
-    settings: Metaparameters,
-    architecture: str,
-    device: str,
-) -> Sequence[ScanRecord]:
+def _scanned(wish: Detection) -> Sequence[ScanRecord]:
     """The record of one model, by the machinery of all other scans."""
-    scratch.mkdir(parents=True, exist_ok=True)
+    model, examples = wish.model, wish.examples
+    wish.scratch.mkdir(parents=True, exist_ok=True)
     # Rounds leave the scratch folder as it is from one model to the next.
-    with tempfile.TemporaryDirectory(dir=scratch, prefix="moth-eval-") as run:
+    with tempfile.TemporaryDirectory(dir=wish.scratch, prefix="moth-eval-") as run:
         if not _in_place(model, examples):
             model, examples = _placed(model, examples, Path(run) / "active"), None
         study = TrojaiStudy(
             models=model,
             answers=False,
             run=Path(run) / "run",
-            scanners=(settings.infer_scanner,),
-            seed=settings.infer_seed,
+            scanners=(wish.settings.infer_scanner,),
+            seed=wish.settings.infer_seed,
             examples=examples,
-            architecture=architecture,
-            device=device,
+            architecture=wish.architecture,
+            normalisation=wish.normalisation,
+            device=wish.device,
             budget=replace(Budget(), jobs=1),
         )
         records = carry_out(plan(study), study, on_end=lambda record: None)

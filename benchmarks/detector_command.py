@@ -11,6 +11,8 @@ from moth_eval.errors import InputError
 from moth_eval.own_code import admit_own_code
 from moth_eval.text import visible
 
+from .options import normalisation_option
+
 if TYPE_CHECKING:
     from .detector import Detection
     from .detector_settings import Metaparameters
@@ -58,6 +60,7 @@ file = click.Path(path_type=Path)
     help="Network of files that hold only weights: a torchvision name, "
     "package.module:factory or package.module (your own, trusted code).",
 )
+@normalisation_option
 @click.pass_context
 def detector(
     ctx: click.Context,
@@ -82,6 +85,7 @@ def detector(
     num_workers: int | None,
     device: str,
     architecture: str,
+    normalisation: str,
 ) -> None:
     """Run a scanner or hardener by the contract of NIST's TrojAI containers.
 
@@ -108,6 +112,7 @@ def detector(
             wanted("scratch_dirpath", scratch_dirpath),
             settings,
             architecture,
+            normalisation,
             device,
         )
         return
@@ -124,6 +129,7 @@ def detector(
             settings=settings,
             learned=learned_parameters_dirpath,
             architecture=architecture,
+            normalisation=normalisation,
             device=device,
         )
         ctx.exit(_infer(wish, features_filepath))
@@ -139,13 +145,16 @@ def detector(
             settings,
             name=model_output_name,
             architecture=architecture,
+            normalisation=normalisation,
             device=device,
         )
         click.echo(f"wrote {done.path}: {_made(done.method, settings.mitigate_method)}")
         return
     from .detector import logits_of
 
-    written = logits_of(model, images, out, architecture=architecture, device=device)
+    written = logits_of(
+        model, images, out, architecture=architecture, normalisation=normalisation, device=device
+    )
     click.echo(f"wrote {written}")
 
 
@@ -162,13 +171,20 @@ def _configure(
     scratch: Path,
     settings: Metaparameters,
     architecture: str,
+    normalisation: str,
     device: str,
 ) -> None:
     from .detector import configure
 
     admit_own_code(architecture, models)
     curve, count = configure(
-        models, learned, scratch, settings, architecture=architecture, device=device
+        models,
+        learned,
+        scratch,
+        settings,
+        architecture=architecture,
+        normalisation=normalisation,
+        device=device,
     )
     click.echo(
         f"probability 1 / (1 + exp(-({curve.slope:.4g} x score {curve.intercept:+.4g}))), from "

@@ -66,6 +66,7 @@ def mitigate(
     *,
     name: str,
     architecture: str = "",
+    normalisation: str = "",
     device: str = "auto",
 ) -> Mitigated:
     """Harden a model on clean images and write it as a whole module, as the contract wants.
@@ -80,6 +81,8 @@ def mitigate(
         settings: the metaparameters.
         name: of the file in that folder.
         architecture: `--arch`.
+        normalisation: what the model eats; empty: images between 0 and 1, as the server of the
+            round feeds it, whatever a side-car states.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
 
     Raises:
@@ -98,7 +101,9 @@ def mitigate(
     notes: list[str] = []
     module, method = None, ""
     try:
-        subject = labelled_subject(model, dataset, source, where, notes)
+        subject = labelled_subject(
+            model, dataset, source, where, notes, normalisation=normalisation
+        )
     except MothError as error:
         module = load_network(model, architecture=source).module
         _note(notes, f"the clean images cannot be used ({error}): the model is written as it was")
@@ -137,12 +142,14 @@ def labelled_subject(
     source: ArchitectureSource | None,
     device: torch.device,
     notes: list[str],
+    *,
+    normalisation: str = "",
 ) -> Subject:
     """The model with the clean images, each labelled."""
     with _read(dataset, notes) as (examples, labels):
         [found] = read_round(model, examples=examples, answers=False).models
         # `test` feeds images between 0 and 1, so the model has to be hardened on such.
-        found = replace(found, normalisation="unit")
+        found = replace(found, normalisation=normalisation or "unit")
         subject = open_subject(found, architecture=source, device=device).subject
     if labels is None:
         return subject

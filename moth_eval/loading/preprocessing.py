@@ -186,18 +186,19 @@ def _chosen(looks: Mapping[str, _Look], origin: Origin) -> Choice:
             "weights are damaged or do not fit its architecture"
         )
     best = first if named else _best(usable)
-    rivals = [name for name, right in usable.items() if _better(right, usable[best])]
+    rivals = {name: right for name, right in usable.items() if _better(right, usable[best])}
     return Choice(
         name=best,
         preprocessing=looks[best].preprocessing,
         tried={name: look.accuracy for name, look in looks.items()},
         logits=looks[best].logits,
         origin=origin,
-        better=max(rivals, key=lambda name: looks[name].accuracy, default="") if named else "",
+        better=_best(rivals) if named and rivals else "",
     )
 
 
 def _best(rights: Mapping[str, Tensor]) -> str:
+    """The last one that is better by more than chance than the best before it."""
     best = next(iter(rights))
     for name, right in rights.items():
         best = name if _better(right, rights[best]) else best

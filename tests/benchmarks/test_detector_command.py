@@ -12,8 +12,10 @@ from click.testing import CliRunner, Result
 from PIL import Image
 from torch import nn
 
+from benchmarks import detector
 from benchmarks.detector_settings import Metaparameters, read_learned, schema, write_learned
 from benchmarks.mitigation import labelled_subject
+from benchmarks.trojai import Plan, TrojaiStudy
 from moth_eval.cli import main
 from moth_eval.errors import InputError
 from moth_eval.loading.architectures import ArchitectureSource, build_torchvision
@@ -423,6 +425,46 @@ def test_without_a_model_or_a_dataset_nothing_is_written(tmp_path: Path) -> None
     assert absent.exit_code == 2
     assert "nowhere is not there: expected clean images (--dataset_dirpath)" in absent.output
     assert not (tmp_path / "out").exists()
+
+
+def test_a_given_normalisation_counts_in_mitigation_and_its_test(tmp_path: Path) -> None:
+    network = write_net(tmp_path)
+    data = write_mitigation_data(tmp_path / "data", each=2)
+    subjects = [
+        labelled_subject(
+            tmp_path / "model.pt", data, None, torch.device("cpu"), [], normalisation=name
+        )
+        for name in ("", "unit-half")
+    ]
+    assert [one.preprocessing.mean for one in subjects] == [None, (0.5,)]
+    tested = call(
+        "test", "--model_filepath", tmp_path / "model.pt", "--dataset_dirpath", data,
+        "--output_dirpath", tmp_path / "results", "--device", "cpu", "--normalisation", "0.5/0.5",
+    )  # fmt: skip
+    assert tested.exit_code == 0, tested.output
+    found = json.loads((tmp_path / "results" / "results.json").read_text())
+    pixels = torch.from_numpy(np.array(Image.open(data / "3.png"))).permute(2, 0, 1)
+    with torch.no_grad():
+        expected = network(pixels[None].float() / 127.5 - 1)[0].tolist()
+    assert found["3.png"] == pytest.approx(expected, rel=1e-3, abs=1e-4)
+
+
+def test_a_given_normalisation_counts_in_scans_of_the_contract(
+    active: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = list[str]()
+
+    def noted(study: TrojaiStudy) -> Plan:
+        asked.append(study.normalisation)
+        raise InputError("looked at")
+
+    monkeypatch.setattr(detector, "plan", noted)
+    infer(active, tmp_path, "--normalisation", "minmax")
+    call(
+        "configure", "--configure_models_dirpath", tmp_path, "--learned_parameters_dirpath",
+        tmp_path, "--scratch_dirpath", tmp_path / "scratch", "--normalisation", "unit-svhn",
+    )  # fmt: skip
+    assert asked == ["minmax", "unit-svhn"]
 
 
 def test_a_name_that_leads_elsewhere_is_refused(tmp_path: Path) -> None:

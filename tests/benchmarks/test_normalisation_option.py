@@ -32,7 +32,7 @@ from tests.support.subjects import write_prototype_round
 ARCH = "tests.support.subjects:prototype_network"
 COMMANDS = (
     "trojai", "scan", "calibrate", "distance", "harden", "hardening", "removal",
-    "false-positives", "honesty", "inject",
+    "false-positives", "honesty", "inject", "detector",
 )  # fmt: skip
 
 

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from moth_eval.errors import InputError
+from moth_eval.loading.architectures import ArchitectureSource
 from moth_eval.loading.doubts import doubts_of_choice
 from moth_eval.loading.files import load_network, save_network
+from moth_eval.loading.images import read_examples
 from moth_eval.loading.normalisations import NAMES, STANDARDS, canonical, stated, to_json
 from moth_eval.loading.preprocessing import choose_preprocessing, name_of, preprocessing_of
 from moth_eval.loading.rounds import read_round
@@ -283,3 +285,30 @@ def test_an_opened_model_is_read_as_its_side_car_states(tmp_path: Path) -> None:
     assert given.normalisation == "unit-gtsrb"
     assert list(given.tried) == ["unit-gtsrb"]
     assert "under unit-gtsrb, the normalisation that was given" in given.subject.doubts[0]
+
+
+@pytest.mark.parametrize(
+    ("stated", "better"),
+    [
+        ("unit-imagenet", ""),
+        ("0.4914,0.4822,0.4465/0.2023,0.1994,0.201", ""),
+        ("500/1", "unit-imagenet"),
+    ],
+)
+def test_a_real_network_is_read_as_it_states_and_doubted_where_images_speak_against_it(
+    shared: Path, stated: str, better: str
+) -> None:
+    """A CIFAR-10 network that was trained with the figures of ImageNet."""
+    source = ArchitectureSource.parse("moth_eval.networks:cifar_resnet20")
+    module = load_network(shared / "nets" / "cifar10-resnet20-clean.th", architecture=source).module
+    module.standardise = nn.Identity()
+    examples = read_examples(
+        shared / "cifar10" / "test.npz", layout="files", crop=None, num_classes=10,
+        limit_per_class=8,
+    )  # fmt: skip
+    choice = choose_preprocessing(module, examples, layout="files", stated=stated)
+    assert (choice.name, choice.better) == (stated, better)
+    assert next(iter(choice.tried)) == stated
+    assert choice.tried["unit-imagenet"] > 0.85
+    doubted = any("the side-car states" in doubt for doubt in doubts_of_choice(choice))
+    assert doubted == bool(better)
