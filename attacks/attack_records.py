@@ -3,7 +3,7 @@
 The folder of an injected model holds::
 
     model.safetensors           the weights
-    model.arch.json             which network they belong to
+    model.arch.json             which network they belong to, and its normalisation
     attack.json                 one AttackRecord: what was implanted, and what came of it
     attack.safetensors          what a trigger carries that had to be made first
     trigger.png                 images, the same with the trigger, and the difference
