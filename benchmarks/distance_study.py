@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -37,11 +35,12 @@ from moth_eval.inversion.problems import Inversion
 from moth_eval.loading.architectures import ArchitectureSource
 from moth_eval.loading.rounds import RoundModel, read_round
 from moth_eval.loading.subjects import Opened, open_subject
-from moth_eval.records import LEDGER, TRIGGERS, canonical, write_whole
+from moth_eval.records import TRIGGERS, canonical, write_whole
 from moth_eval.runner import resolve_device
 from moth_eval.subject import Subject
 
 from .harden_data import first_of, hash_of
+from .ledger import LedgerFile
 from .sittings import refuse_differences, same_ground
 from .versions import versions
 
@@ -181,21 +180,18 @@ class DistanceWriter:
     """
 
     def __init__(self, run: Path, plan: DistancePlan) -> None:
-        """Open a ledger file of its own, which sorts after all earlier ones."""
+        """Open a ledger file of its own."""
         self._run, self._plan = run, plan
         self._started = time.perf_counter()
         self.records: Records = dict(plan.finished)
         self.written = 0
-        (run / LEDGER).mkdir(parents=True, exist_ok=True)
-        name = f"{time.time_ns():020d}-{os.getpid()}-{uuid.uuid4().hex[:8]}.jsonl"
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL
-        self._file = os.open(run / LEDGER / name, flags, 0o644)
+        self._file = LedgerFile(run)
 
     def __enter__(self) -> DistanceWriter:
         return self
 
     def __exit__(self, *error: object) -> None:
-        os.close(self._file)
+        self._file.close()
 
     def write(self, row: SeedDistance, inversion: Inversion) -> None:
         """Keep a finished inversion; once this returns it survives a power cut."""
@@ -210,16 +206,10 @@ class DistanceWriter:
         path = self._run / record.trigger_file
         if path in kept:
             write_whole(path, content)
-        self._append(encode_record(record))
+        self._file.append(encode_record(record))
         self.written += 1
         for other in set((self._run / TRIGGERS).glob("*.npz")) - kept:
             other.unlink()
-
-    def _append(self, line: bytes) -> None:
-        written = os.write(self._file, line)
-        if written != len(line):
-            raise OSError(f"the disk took {written} of {len(line)} bytes of a ledger line")
-        os.fsync(self._file)
 
     def _arrays(self, row: SeedDistance, inversion: Inversion) -> bytes:
         examples = self._plan.subject.examples

@@ -177,7 +177,7 @@ def _manifest(study: FalsePositivesStudy) -> FalsePositivesManifest:
 
     if study.data is not None and not study.data.exists():
         raise InputError(f"{study.data} does not exist; name an existing file or folder (--data)")
-    method, parameters = parse_hardener(study.method)
+    method, parameters = parse_hardener(study.method, option="--harden")
     return FalsePositivesManifest(
         created=datetime.now(UTC).replace(microsecond=0),
         command=study.command,
@@ -235,9 +235,7 @@ def _scan(
 
 
 def _is_flagged(task: Task, records: Mapping[str, ScanRecord], study: FalsePositivesStudy) -> bool:
-    record = records[task.key]
-    cut = record.rule.threshold if record.rule else None
-    return flag(record.score, cut, study.threshold) is True
+    return flag(records[task.key], study.threshold) is True
 
 
 def _scan_again(

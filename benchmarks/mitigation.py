@@ -91,7 +91,7 @@ def mitigate(
     """
     if Path(name).name != name:
         raise InputError(f"--model_output_name: expected the name of a file, got {name!r}")
-    parse_hardener(settings.mitigate_method)
+    parse_hardener(settings.mitigate_method, option="mitigate_method")
     if not dataset.exists():
         raise InputError(f"{dataset} is not there: expected clean images (--dataset_dirpath)")
     source = (
