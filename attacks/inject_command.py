@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from moth_eval.errors import ExitCode
-from moth_eval.options import architecture_option, device_option, seed_option, threads_option
+from moth_eval.options import (
+    architecture_option,
+    device_option,
+    normalisation_option,
+    seed_option,
+    threads_option,
+)
 from moth_eval.stopping import stoppable
 
 if TYPE_CHECKING:
@@ -44,6 +50,10 @@ part = click.FloatRange(min=0, max=1, min_open=True)
     help="What is implanted, such as patch:target=3; none trains a clean model.",
 )
 @architecture_option("to train from scratch, or that MODEL belongs to")
+@normalisation_option(
+    "MODEL was trained with, or a fresh network is to be",
+    unsaid="what the side-car states, else found by trial; unit for a fresh network",
+)
 @click.option(
     "--twin",
     type=click.Path(path_type=Path),
@@ -153,6 +163,7 @@ def inject(
     test: str,
     attack: str,
     architecture: str,
+    normalisation: str,
     twin: Path | None,
     without_twin: bool,
     poisoning_rate: float,
@@ -220,6 +231,7 @@ def inject(
             out=out,
             model=model,
             architecture=architecture,
+            normalisation=normalisation,
             twin=twin,
             with_twin=not without_twin,
             injector=injector,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from moth_eval.errors import ExitCode, InputError
-from moth_eval.options import architecture_option, device_option, seed_option
+from moth_eval.options import architecture_option, device_option, normalisation_option, seed_option
 from moth_eval.own_code import admit_own_code
 from moth_eval.text import visible
 
@@ -53,6 +53,7 @@ SHOWN = 5
     help="Run folder.  [default: runs/calibrate-NAME-OF-MODELS-FOLDER]",
 )
 @architecture_option()
+@normalisation_option()
 @require_sandbox
 @examples_option
 @device_option
@@ -68,6 +69,7 @@ def calibrate(
     dataset: str,
     run_folder: Path | None,
     architecture: str,
+    normalisation: str,
     require_sandbox: bool,
     examples: Path | None,
     device: str,
@@ -95,6 +97,7 @@ def calibrate(
         device=device,
         budget=budget,
         architecture=architecture,
+        normalisation=normalisation,
         require_sandbox=require_sandbox,
         examples=examples,
         retry=retry,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from moth_eval.errors import ExitCode, InputError
-from moth_eval.options import architecture_option, device_option
+from moth_eval.options import architecture_option, device_option, normalisation_option
 from moth_eval.own_code import admit_own_code
 from moth_eval.text import visible
 
@@ -52,6 +52,7 @@ file = click.Path(path_type=Path)
 @click.option("--num_workers", type=click.IntRange(min=0), help="Taken; not needed.")
 @device_option
 @architecture_option()
+@normalisation_option()
 @click.pass_context
 def detector(
     ctx: click.Context,
@@ -76,6 +77,7 @@ def detector(
     num_workers: int | None,
     device: str,
     architecture: str,
+    normalisation: str,
 ) -> None:
     """Run a scanner or hardener by the contract of NIST's TrojAI containers.
 
@@ -102,6 +104,7 @@ def detector(
             wanted("scratch_dirpath", scratch_dirpath),
             settings,
             architecture,
+            normalisation,
             device,
         )
         return
@@ -118,26 +121,40 @@ def detector(
             settings=settings,
             learned=learned_parameters_dirpath,
             architecture=architecture,
+            normalisation=normalisation,
             device=device,
         )
         ctx.exit(_infer(wish, features_filepath))
     images = wanted("dataset_dirpath", dataset)
     out = wanted("output_dirpath", output_dirpath)
-    from .detector import logits_of, mitigate
-
     if mode == "mitigate":
-        written = mitigate(
+        from .mitigation import mitigate
+
+        done = mitigate(
             model,
             images,
             out,
             settings,
             name=model_output_name,
             architecture=architecture,
+            normalisation=normalisation,
             device=device,
         )
-    else:
-        written = logits_of(model, images, out, architecture=architecture, device=device)
+        click.echo(f"wrote {done.path}: {_made(done.method, settings.mitigate_method)}")
+        return
+    from .detector import logits_of
+
+    written = logits_of(
+        model, images, out, architecture=architecture, normalisation=normalisation, device=device
+    )
     click.echo(f"wrote {written}")
+
+
+def _made(method: str, wanted: str) -> str:
+    """What a mitigated model is, in words."""
+    if not method:
+        return f"the original model, as {wanted} left none"
+    return f"hardened with {method}" + ("" if method == wanted else f", as {wanted} left none")
 
 
 def _configure(
@@ -146,13 +163,20 @@ def _configure(
     scratch: Path,
     settings: Metaparameters,
     architecture: str,
+    normalisation: str,
     device: str,
 ) -> None:
     from .detector import configure
 
     admit_own_code(architecture, models)
     curve, count = configure(
-        models, learned, scratch, settings, architecture=architecture, device=device
+        models,
+        learned,
+        scratch,
+        settings,
+        architecture=architecture,
+        normalisation=normalisation,
+        device=device,
     )
     click.echo(
         f"probability 1 / (1 + exp(-({curve.slope:.4g} x score {curve.intercept:+.4g}))), from "

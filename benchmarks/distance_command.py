@@ -10,7 +10,12 @@ from click.core import ParameterSource
 
 from moth_eval.comma_lists import number, pair
 from moth_eval.errors import ExitCode, InputError
-from moth_eval.options import architecture_option, device_option, threads_option
+from moth_eval.options import (
+    architecture_option,
+    device_option,
+    normalisation_option,
+    threads_option,
+)
 from moth_eval.own_code import admit_own_code
 
 from .options import (
@@ -32,6 +37,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @architecture_option()
+@normalisation_option()
 @require_sandbox
 @click.option(
     "--examples",
@@ -75,6 +81,7 @@ def distance(
     ctx: click.Context,
     model: Path,
     architecture: str,
+    normalisation: str,
     require_sandbox: bool,
     examples: Path | None,
     first: int | None,
@@ -115,6 +122,7 @@ def distance(
         stability_sets=stability,
         pairs=wanted,
         architecture=architecture,
+        normalisation=normalisation,
         require_sandbox=require_sandbox,
         examples=examples,
         first=first,

@@ -59,6 +59,8 @@ class DistanceStudy:
         stability_sets: sets of samples of a stability study in place of the protocol's seeds.
         pairs: `(source, target)` classes; None: every ordered pair.
         architecture: where the network comes from if the file holds only weights (`--arch`).
+        normalisation: what the networks were trained with (`--normalisation`); empty: what their
+            side-cars state, else found by trial.
         require_sandbox: whether to refuse models where the kernel does not offer every guard for
             the process that opens them.
         examples: clean images, if they do not lie with the model.
@@ -74,6 +76,7 @@ class DistanceStudy:
     stability_sets: int | None = None
     pairs: tuple[Pair, ...] | None = None
     architecture: str = ""
+    normalisation: str = ""
     require_sandbox: bool = False
     examples: Path | None = None
     first: int | None = None
@@ -234,7 +237,10 @@ def _opened(study: DistanceStudy) -> tuple[RoundModel, Opened]:
         source = ArchitectureSource.parse(study.architecture, forbidden=study.model.resolve())
     device = resolve_device(study.device)
     opened = open_subject(
-        models[0], architecture=source, device=device, require_sandbox=study.require_sandbox
+        replace(models[0], normalisation=study.normalisation),
+        architecture=source,
+        device=device,
+        require_sandbox=study.require_sandbox,
     )
     examples = first_of(opened.subject.examples, study.first)
     return models[0], replace(opened, subject=replace(opened.subject, examples=examples))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from moth_eval.errors import ExitCode, InputError
-from moth_eval.options import architecture_option, device_option, seed_option
+from moth_eval.options import architecture_option, device_option, normalisation_option, seed_option
 from moth_eval.own_code import admit_own_code
 
 from .options import (
@@ -61,9 +61,10 @@ PUBLISHED = "published"
     help="Clean images for all models, to scan and to train with: a folder, or an .npz with "
     "images and labels.  [default: each model's own clean examples]",
 )
-@share_option()
+@share_option(unsaid="1 of each model's own examples, 0.05 of --data")
 @distance_pairs_option(0)
 @architecture_option()
+@normalisation_option()
 @require_sandbox
 @ground_truth_option
 @seed_option
@@ -79,9 +80,10 @@ def false_positives(
     threshold: str,
     method: str,
     data: Path | None,
-    share: float,
+    share: float | None,
     distance_pairs: int,
     architecture: str,
+    normalisation: str,
     require_sandbox: bool,
     ground_truth: Path | None,
     seed: int,
@@ -110,6 +112,7 @@ def false_positives(
         share=share,
         distance_pairs=distance_pairs,
         architecture=architecture,
+        normalisation=normalisation,
         require_sandbox=require_sandbox,
         ground_truth=ground_truth,
         seed=seed,

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 import click
 
 from moth_eval.errors import ExitCode
-from moth_eval.options import architecture_option, device_option, seed_option, threads_option
+from moth_eval.options import (
+    architecture_option,
+    device_option,
+    normalisation_option,
+    seed_option,
+    threads_option,
+)
 from moth_eval.own_code import admit_own_code
 
 from .options import (
@@ -44,6 +50,7 @@ if TYPE_CHECKING:
 @test_option
 @first_option
 @architecture_option()
+@normalisation_option()
 @require_sandbox
 @distance_pairs_option(20)
 @distance_seeds_option
@@ -67,6 +74,7 @@ def harden(
     test: Path | None,
     first: int | None,
     architecture: str,
+    normalisation: str,
     require_sandbox: bool,
     distance_pairs: int,
     distance_seeds: int,
@@ -95,6 +103,7 @@ def harden(
         test=test,
         first=first,
         architecture=architecture,
+        normalisation=normalisation,
         require_sandbox=require_sandbox,
         distance_pairs=distance_pairs,
         distance_seeds=distance_seeds,

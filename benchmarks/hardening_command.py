@@ -10,7 +10,7 @@ import click
 
 from moth_eval.comma_lists import NONE, number, words
 from moth_eval.errors import ExitCode
-from moth_eval.options import architecture_option, device_option
+from moth_eval.options import architecture_option, device_option, normalisation_option
 from moth_eval.own_code import admit_own_code
 
 from .options import (
@@ -58,6 +58,7 @@ if TYPE_CHECKING:
 @test_option
 @first_option
 @architecture_option()
+@normalisation_option()
 @require_sandbox
 @only_option
 @shard_option
@@ -80,6 +81,7 @@ def hardening(
     test: Path | None,
     first: int | None,
     architecture: str,
+    normalisation: str,
     require_sandbox: bool,
     only: tuple[str, ...],
     shard: str,
@@ -112,6 +114,7 @@ def hardening(
         test=test,
         first=first,
         architecture=architecture,
+        normalisation=normalisation,
         require_sandbox=require_sandbox,
         only=only,
         shard=Shard.parse(shard) if shard else None,

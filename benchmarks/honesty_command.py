@@ -9,7 +9,13 @@ import click
 
 from moth_eval.comma_lists import fraction, number, pair, words
 from moth_eval.errors import ExitCode
-from moth_eval.options import architecture_option, device_option, seed_option, threads_option
+from moth_eval.options import (
+    architecture_option,
+    device_option,
+    normalisation_option,
+    seed_option,
+    threads_option,
+)
 from moth_eval.own_code import admit_own_code
 
 from .options import (
@@ -42,6 +48,7 @@ ALL = "all"
 )
 @first_option
 @architecture_option()
+@normalisation_option()
 @require_sandbox
 @click.option(
     "--arch-after", default="", help="Network of AFTER, if it is another.  [default: as --arch]"
@@ -95,6 +102,7 @@ def honesty(
     examples: Path,
     first: int | None,
     architecture: str,
+    normalisation: str,
     require_sandbox: bool,
     arch_after: str,
     pairs: str,
@@ -126,6 +134,7 @@ def honesty(
         examples=examples,
         run=out,
         architecture=architecture,
+        normalisation=normalisation,
         require_sandbox=require_sandbox,
         architecture_after=arch_after,
         first=first,

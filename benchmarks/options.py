@@ -139,14 +139,20 @@ def run_folder_option(default: str = "") -> Decorator:
     )
 
 
-def share_option(name: str = "--share") -> Decorator:
-    """What part of the clean images a method is given."""
+def share_option(name: str = "--share", *, unsaid: str = "") -> Decorator:
+    """What part of the clean images a method is given.
+
+    Args:
+        name: of the option.
+        unsaid: what counts without it, in words, where that is not always the same.
+    """
+    words = "Fraction of each class that a method is given, of what is not held out."
     return click.option(
         name,
         type=click.FloatRange(min=0, max=1, min_open=True),
-        default=0.05,
-        show_default=True,
-        help="Fraction of each class that a method is given, of what is not held out.",
+        default=None if unsaid else 0.05,
+        show_default=not unsaid,
+        help=f"{words}  [default: {unsaid}]" if unsaid else words,
     )
 
 

@@ -49,7 +49,8 @@ METHODS = ("moth-removal", "nad", "fine-pruning")
 """What is compared unless asked otherwise; fine-tuning always is."""
 
 SAME = (
-    "models", "data_sha256", "test_sha256", "clean_share", "architecture", "reactivation", "device",
+    "models", "data_sha256", "test_sha256", "clean_share", "architecture", "normalisation",
+    "reactivation", "device",
 )  # fmt: skip
 """Fields of the manifest that a run has to keep."""
 
@@ -67,6 +68,8 @@ class RemovalStudy:
         clean_share: fraction of each class that a method is given, in `(0, 1]`.
         test: images for testing; None: a fifth of each class of the data is held out.
         architecture: where networks come from whose files hold only weights (`--arch`).
+        normalisation: what the networks were trained with (`--normalisation`); empty: what their
+            side-cars state, else found by trial.
         require_sandbox: whether to refuse models where the kernel does not offer every guard for
             the process that opens them.
         only: names of the models that are looked at; empty: all.
@@ -86,6 +89,7 @@ class RemovalStudy:
     clean_share: float = 0.05
     test: Path | None = None
     architecture: str = ""
+    normalisation: str = ""
     require_sandbox: bool = False
     only: tuple[str, ...] = ()
     shard: Shard | None = None
@@ -129,7 +133,7 @@ def plan(study: RemovalStudy) -> RemovalPlan:
         if path is not None and not path.exists():
             raise InputError(f"{path} does not exist; name an existing file or folder ({option})")
     check_architecture(study.architecture, study.models)
-    everyone = find_attacked(study.models, examples=study.data)
+    everyone = find_attacked(study.models, examples=study.data, normalisation=study.normalisation)
     found = _asked_for(study, everyone)
     _refuse_overlap(study, found)
     manifest = _manifest(study, found, methods, control, str(resolve_device(study.device)))
@@ -297,6 +301,7 @@ def _manifest(
         test_sha256=content_hash(study.test),
         clean_share=study.clean_share,
         architecture=study.architecture,
+        normalisation=study.normalisation,
         methods=as_json({spec: {"method": m, **values} for spec, (m, values) in methods.items()}),
         control=control,
         seeds=seeds,

@@ -10,7 +10,7 @@ import click
 
 from moth_eval.comma_lists import NONE, number, words
 from moth_eval.errors import ExitCode
-from moth_eval.options import architecture_option, device_option
+from moth_eval.options import architecture_option, device_option, normalisation_option
 from moth_eval.own_code import admit_own_code
 
 from .options import (
@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     help="How many repairs per model and method, or their seeds: 0,1,2.",
 )
 @architecture_option()
+@normalisation_option()
 @click.option(
     "--reactivation",
     type=click.IntRange(min=0),
@@ -88,6 +89,7 @@ def removal(
     seeds: str,
     architecture: str,
     reactivation: int,
+    normalisation: str,
     require_sandbox: bool,
     only: tuple[str, ...],
     shard: str,
@@ -117,6 +119,7 @@ def removal(
         clean_share=clean_share,
         test=test,
         architecture=architecture,
+        normalisation=normalisation,
         require_sandbox=require_sandbox,
         only=only,
         shard=Shard.parse(shard) if shard else None,

@@ -114,6 +114,8 @@ def _scan(run: Path, name: str) -> Cell:
     }
     if manifest.examples:
         options["examples"] = manifest.examples
+    if manifest.normalisation:
+        options["normalisation"] = manifest.normalisation
 
     def figures(folder: Path) -> dict[str, Value]:
         at = RunFolder(folder)
@@ -197,6 +199,8 @@ def _options(
     }
     if manifest.test:
         options["test"] = manifest.test
+    if manifest.normalisation:
+        options["normalisation"] = manifest.normalisation
     return options
 
 

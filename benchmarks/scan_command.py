@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from moth_eval.options import architecture_option, device_option, seed_option
+from moth_eval.options import architecture_option, device_option, normalisation_option, seed_option
 from moth_eval.own_code import admit_own_code
 
 from .options import (
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 @dataset_option
 @run_folder_option("runs/scan-NAME-OF-FIRST-MODEL")
 @architecture_option()
+@normalisation_option()
 @require_sandbox
 @examples_option
 @device_option
@@ -73,6 +74,7 @@ def scan(
     dataset: str,
     out: Path | None,
     architecture: str,
+    normalisation: str,
     require_sandbox: bool,
     examples: Path | None,
     device: str,
@@ -106,6 +108,7 @@ def scan(
         device=device,
         budget=budget,
         architecture=architecture,
+        normalisation=normalisation,
         require_sandbox=require_sandbox,
         examples=examples,
         retry=retry,

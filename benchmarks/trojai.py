@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -60,6 +60,8 @@ class TrojaiStudy:
         gpu_share: fraction of a GPU that a task takes on Ray, in `(0, 1]`.
         limit: only the first so many models; None: all.
         architecture: where networks come from whose files hold only weights (`--arch`).
+        normalisation: what the networks were trained with (`--normalisation`); empty: what their
+            side-cars state, else found by trial.
         require_sandbox: whether to refuse models where the kernel does not offer every guard for
             the process that opens them.
         only: names of the models that are looked at; empty: all.
@@ -84,6 +86,7 @@ class TrojaiStudy:
     gpu_share: float = 1.0
     limit: int | None = None
     architecture: str = ""
+    normalisation: str = ""
     require_sandbox: bool = False
     only: tuple[str, ...] = ()
     shard: Shard | None = None
@@ -141,6 +144,7 @@ def plan(study: TrojaiStudy) -> Plan:
     methods |= {f"{PREFIX}{one}": (METHOD, parse_detector(one)) for one in study.detectors}
     _check_architecture(study)
     device = str(resolve_device(study.device))
+    models = tuple(replace(one, normalisation=study.normalisation) for one in models)
     # Once for examples that all models share: they may be larger than any of them.
     examples_hash = cache(_examples_hash)
     hashes = {model.name: _hashes(model, examples_hash) for model in models}
@@ -295,6 +299,7 @@ def _manifest(
         scanners={spec: {"method": m, **parameters} for spec, (m, parameters) in methods.items()},
         versions=versions(),
         architecture=study.architecture,
+        normalisation=study.normalisation,
         examples=str(study.examples.resolve()) if study.examples else "",
         timeout_seconds=study.budget.timeout,
         entries=tuple(
@@ -329,6 +334,7 @@ def _continued(folder: RunFolder, new: RunManifest) -> RunManifest:
         ("seed", old.seed, new.seed),
         ("device", old.device, new.device),
         ("--arch", old.architecture, new.architecture),
+        ("--normalisation", old.normalisation, new.normalisation),
         ("--examples", old.examples, new.examples),
     ]
     shared = old.scanners.keys() & new.scanners.keys()

@@ -9,7 +9,7 @@ import click
 from click.core import ParameterSource
 
 from moth_eval.errors import ExitCode
-from moth_eval.options import architecture_option, device_option, seed_option
+from moth_eval.options import architecture_option, device_option, normalisation_option, seed_option
 from moth_eval.own_code import admit_own_code
 
 from .options import (
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 )
 @run_folder_option("runs/trojai-NAME-OF-MODELS-FOLDER")
 @architecture_option()
+@normalisation_option()
 @require_sandbox
 @only_option
 @shard_option
@@ -70,6 +71,7 @@ def trojai(
     detectors: tuple[str, ...],
     out: Path | None,
     architecture: str,
+    normalisation: str,
     require_sandbox: bool,
     only: tuple[str, ...],
     shard: str,
@@ -105,6 +107,7 @@ def trojai(
         budget=budget,
         limit=limit,
         architecture=architecture,
+        normalisation=normalisation,
         require_sandbox=require_sandbox,
         only=only,
         shard=Shard.parse(shard) if shard else None,

@@ -47,6 +47,8 @@ class FalsePositivesManifest(Record):
     distance_pairs: int
     architecture: str
     """What `--arch` said."""
+    normalisation: str = ""
+    """What `--normalisation` said; empty: what side-cars state, else found by trial."""
     seed: int
     device: str
     timeout_seconds: float | None

@@ -32,3 +32,30 @@ def architecture_option(of: str = "of files that hold only weights") -> Decorato
         help=f"Network {of}: a torchvision name, package.module:factory or package.module (your "
         "own, trusted code).",
     )
+
+
+def normalisation_option(
+    of: str = "the networks were trained with",
+    *,
+    unsaid: str = "what the side-car states, else found by trial",
+) -> Decorator:
+    """`--normalisation`, by which the user says what networks eat; canonical, or empty.
+
+    Args:
+        of: which networks that are.
+        unsaid: what counts without it.
+    """
+    return click.option(
+        "--normalisation",
+        default="",
+        callback=_canonical,
+        metavar="NAME|M1,M2,M3/S1,S2,S3",
+        help=f"What {of}: a name such as unit-imagenet, or mean and standard deviation of every "
+        f"channel.  [default: {unsaid}]",
+    )
+
+
+def _canonical(context: click.Context, option: click.Parameter, value: str) -> str:
+    from .loading.normalisations import canonical
+
+    return canonical(value) if value else ""

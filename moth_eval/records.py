@@ -103,6 +103,8 @@ class RunManifest(Record):
     """Distribution -> version, plus `python` and `platform`."""
     architecture: str = ""
     """What `--arch` said."""
+    normalisation: str = ""
+    """What `--normalisation` said; empty: what side-cars state, else found by trial."""
     examples: str = ""
     """Absolute path that `--examples` named; empty: the models' own."""
     timeout_seconds: float | None = None

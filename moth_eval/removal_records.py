@@ -197,6 +197,8 @@ class RemovalManifest(Record):
     clean_share: float
     architecture: str
     """What `--arch` said."""
+    normalisation: str = ""
+    """What `--normalisation` said; empty: what side-cars state, else found by trial."""
     methods: dict[str, dict[str, Any]]
     """Method as asked for -> its table name as `method`, and all its parameters."""
     control: str

@@ -98,6 +98,14 @@ def test_the_new_model_and_its_card_are_left_and_nothing_unfinished(
     assert any(not torch.equal(before[name], after[name]) for name in before)
 
 
+def test_the_new_model_states_the_normalisation_that_it_was_trained_with(
+    undisturbed: tuple[Path, Result],
+) -> None:
+    out, _ = undisturbed
+    sidecar = json.loads((out / "model.arch.json").read_text())
+    assert sidecar["normalisation"] == card_of(out)["run"]["normalisation"] == "unit"
+
+
 def test_the_original_keeps_its_bytes(models: Path, tmp_path: Path) -> None:
     raw = (models / "model-1.safetensors").read_bytes()
     assert harden(models, tmp_path / "out", "--distance-pairs", "0").exit_code == 0
