@@ -3,7 +3,7 @@
 The folder of an injected model holds::
 
     model.safetensors           the weights
-    model.arch.json             which network they belong to
+    model.arch.json             which network they belong to, and its normalisation
     attack.json                 one AttackRecord: what was implanted, and what came of it
     attack.safetensors          what a trigger carries that had to be made first
     trigger.png                 images, the same with the trigger, and the difference
@@ -100,7 +100,7 @@ class TrainingRecord(Strict):
     start_sha256: str = ""
     """Of the model that was fine-tuned; empty from scratch."""
     normalisation: str = "unit"
-    """What the network is given: images in `[0, 1]` as they are, or as the first model wants."""
+    """What the network is given; `unit` is images in `[0, 1]` as they are."""
     recipe: dict[str, Any]
     """All fields of `attacks.training.Recipe`; flips and shifts come after stamping."""
     epochs: int

@@ -6,6 +6,7 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch import nn
 
 from moth_eval import __version__
 from moth_eval.errors import InputError
+from moth_eval.loading.normalisations import canonical
 from moth_eval.plugins import build, parse_spec, resolve
 from moth_eval.runner import resolve_device
 from moth_eval.seeds import generator_for
@@ -82,6 +84,8 @@ class Injection:
         out: folder for the result; must be new or empty.
         model: the model to fine-tune; None: from scratch.
         architecture: what `--arch` says.
+        normalisation: what MODEL was trained with, or a fresh network is to be; empty: what its
+            side-car states, else found by trial; of a fresh one images in `[0, 1]` as they are.
         twin: the clean twin; None: it is trained along.
         with_twin: whether there is a clean twin at all.
         injector: rates, recipe and gate.
@@ -96,6 +100,7 @@ class Injection:
     out: Path
     model: Path | None = None
     architecture: str = ""
+    normalisation: str = ""
     twin: Path | None = None
     with_twin: bool = True
     injector: Injector = INJECTOR
@@ -132,6 +137,8 @@ def inject(wish: Injection, *, tell: Tell = lambda _: None) -> AttackRecord:
         RefusedFile: a model cannot be opened safely.
     """
     task = _checked(wish)
+    for doubt in task.start.doubts:
+        tell(f"{wish.model}: {doubt}")
     wish.out.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(dir=wish.out.parent, prefix=f".{wish.out.name}.partial-"))
     try:
@@ -183,7 +190,8 @@ def _given_twin(path: Path, wish: Injection, data: GivenData) -> nn.Module:
                 f"--twin {path} is no clean model: {record.attack} was implanted in it"
             )
         said = record.training.normalisation if record.training else ""
-        known = said if said in ("unit", "minmax") else ""
+        with suppress(InputError):  # records of old name some that cannot be told apart
+            known = canonical(said) if said else ""
     start = from_model(path, wish.architecture, data.splits.training, normalisation=known)
     return start.build(0).eval()
 
@@ -201,8 +209,15 @@ def _check_trigger(trigger: Trigger, data: GivenData, wish: Injection) -> None:
 
 def _start(wish: Injection, data: GivenData) -> Start:
     if wish.model is None:
-        return from_scratch(wish.architecture, num_classes=data.splits.classes)
-    return from_model(wish.model, wish.architecture, data.splits.training)
+        return from_scratch(
+            wish.architecture,
+            num_classes=data.splits.classes,
+            normalisation=wish.normalisation,
+            channels=data.splits.training.images.shape[1],
+        )
+    return from_model(
+        wish.model, wish.architecture, data.splits.training, normalisation=wish.normalisation
+    )
 
 
 def _carried_out(task: _Task, draft: Path, tell: Tell) -> AttackRecord:

@@ -7,13 +7,20 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from moth_eval.errors import ExitCode
+from moth_eval.options import (
+    architecture_option,
+    device_option,
+    normalisation_option,
+    seed_option,
+    threads_option,
+)
+from moth_eval.stopping import stoppable
+
 if TYPE_CHECKING:
     from .attack_records import AttackRecord, GateRecord, PoisoningRecord
     from .inject import Injection
     from .injector import Injector
-
-REFUSED = 3
-STOPPED = 3
 
 share = click.FloatRange(min=0, max=1)
 part = click.FloatRange(min=0, max=1, min_open=True)
@@ -42,12 +49,10 @@ part = click.FloatRange(min=0, max=1, min_open=True)
     metavar="NAME[:FIELD=VALUE,...]",
     help="What is implanted, such as patch:target=3; none trains a clean model.",
 )
-@click.option(
-    "--arch",
-    "architecture",
-    default="",
-    help="Network to train from scratch, or that MODEL belongs to: a torchvision name, "
-    "package.module:factory or package.module (your own, trusted code).",
+@architecture_option("to train from scratch, or that MODEL belongs to")
+@normalisation_option(
+    "MODEL was trained with, or a fresh network is to be",
+    unsaid="what the side-car states, else found by trial; unit for a fresh network",
 )
 @click.option(
     "--twin",
@@ -141,9 +146,9 @@ part = click.FloatRange(min=0, max=1, min_open=True)
     show_default=True,
     help="Gate: what the trigger does to the clean twin.",
 )
-@click.option("--seed", default=0, show_default=True, help="Decides everything random.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.")
+@seed_option
+@device_option
+@threads_option
 @click.option(
     "--out",
     required=True,
@@ -158,6 +163,7 @@ def inject(
     test: str,
     attack: str,
     architecture: str,
+    normalisation: str,
     twin: Path | None,
     without_twin: bool,
     poisoning_rate: float,
@@ -225,6 +231,7 @@ def inject(
             out=out,
             model=model,
             architecture=architecture,
+            normalisation=normalisation,
             twin=twin,
             with_twin=not without_twin,
             injector=injector,
@@ -237,20 +244,14 @@ def inject(
         click.echo(line)
     click.echo(f"wrote {out}")
     if record.gate is not None and not record.gate.passed:
-        ctx.exit(REFUSED)
+        ctx.exit(ExitCode.INCOMPLETE)
 
 
 def _carried_out(wish: Injection) -> AttackRecord:
-    from moth_eval.stopping import terminable
-
     from .inject import inject as carry_out
 
-    try:
-        with terminable():
-            return carry_out(wish, tell=lambda sentence: click.echo(sentence, err=True))
-    except KeyboardInterrupt:
-        click.echo("moth-eval: stopped; nothing was written", err=True)
-        raise click.exceptions.Exit(STOPPED) from None
+    with stoppable("nothing was written"):
+        return carry_out(wish, tell=lambda sentence: click.echo(sentence, err=True))
 
 
 def summary_lines(record: AttackRecord) -> list[str]:

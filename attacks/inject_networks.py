@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from moth_eval.errors import InputError, MothError
 from moth_eval.loading.architectures import ArchitectureSource
+from moth_eval.loading.doubts import doubts_of_choice
 from moth_eval.loading.files import LoadedNetwork, load_network, save_network
-from moth_eval.loading.preprocessing import choose_preprocessing
+from moth_eval.loading.preprocessing import choose_preprocessing, name_of, preprocessing_of
 from moth_eval.loading.rounds import RoundModel, read_round
 from moth_eval.loading.sidecars import name_in_sidecar
 from moth_eval.seeds import generator_for
@@ -50,21 +51,28 @@ class Start:
 
     Attributes:
         build: seed -> a network behind its normalisation, a new one for every call.
+        preprocessing: that normalisation.
         architecture: full name of the network.
         named: what the side-car calls it.
         source: what opens it again; None: it is built in.
         sha256: of the model that is fine-tuned; empty from scratch.
-        normalisation: name of the map from image space to what the network eats.
         num_classes: number of logits.
+        doubts: sentences on what speaks against that normalisation.
     """
 
     build: Callable[[int], Normalised]
+    preprocessing: Preprocessing
     architecture: str
     named: str
     source: ArchitectureSource | None
     sha256: str
-    normalisation: str
     num_classes: int
+    doubts: tuple[str, ...] = ()
+
+    @property
+    def normalisation(self) -> str:
+        """How the map from image space to what the network eats is written."""
+        return name_of(self.preprocessing)
 
     def save(self, folder: Path, module: nn.Module) -> None:
         """Write the weights and the side-car.
@@ -75,7 +83,11 @@ class Start:
         """
         network = module.network if isinstance(module, Normalised) else module
         save_network(
-            folder / WEIGHTS, network, architecture=self.named, num_classes=self.num_classes
+            folder / WEIGHTS,
+            network,
+            architecture=self.named,
+            num_classes=self.num_classes,
+            preprocessing=self.preprocessing,
         )
 
     def check(self, scenes: Scenes) -> None:
@@ -93,7 +105,7 @@ class Start:
                 again = load_network(Path(folder) / WEIGHTS, architecture=self.source)
         except MothError as error:
             raise InputError(self._cannot(str(error))) from error
-        read = Normalised(again.module, network.preprocessing).eval()
+        read = Normalised(again.module, self.preprocessing).eval()
         if not torch.allclose(self._logits(read, images), expected, atol=1e-4, equal_nan=True):
             raise InputError(self._cannot("it then gives other logits"))
 
@@ -120,16 +132,22 @@ class Start:
         )
 
 
-def from_scratch(option: str, *, num_classes: int) -> Start:
+def from_scratch(
+    option: str, *, num_classes: int, normalisation: str = "", channels: int | None = None
+) -> Start:
     """A fresh network.
 
     Args:
         option: what `--arch` said: a torchvision name, or a factory of the user's own.
         num_classes: number of logits.
+        normalisation: what it is trained with; empty: images in `[0, 1]` as they are.
+        channels: number of channels of the images, if that is known.
 
     Raises:
         ArchitectureError: nothing is there under that name.
+        InputError: there is no such normalisation, or not for so many channels.
     """
+    preprocessing = preprocessing_of(normalisation or "unit", channels=channels)
     source = ArchitectureSource.parse(option)
     architecture, _ = source.factory(None)
 
@@ -138,15 +156,15 @@ def from_scratch(option: str, *, num_classes: int) -> Start:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             fresh = source.build(name=None, num_classes=num_classes)
-        return Normalised(fresh, Preprocessing())
+        return Normalised(fresh, preprocessing)
 
     return Start(
         build=build,
+        preprocessing=preprocessing,
         architecture=architecture,
         named=name_in_sidecar(option, architecture),
         source=source,
         sha256="",
-        normalisation=Preprocessing().name,
         num_classes=num_classes,
     )
 
@@ -158,7 +176,8 @@ def from_model(model: Path, option: str, scenes: Scenes, *, normalisation: str =
         model: its file, or the folder of one model.
         option: what `--arch` said.
         scenes: clean images, which tell the normalisation that it wants.
-        normalisation: the one that is known to be wanted; empty: it is found.
+        normalisation: the one that is known to be wanted; empty: what its side-car states, else
+            found by trial.
 
     Raises:
         InputError: there is not one model, or it has fewer classes than the data.
@@ -174,15 +193,22 @@ def from_model(model: Path, option: str, scenes: Scenes, *, normalisation: str =
     rows = torch.randperm(len(scenes), generator=generator_for("choosing"))[:CHOOSING]
     few = Examples(images=to_float(scenes.images[rows]), labels=scenes.labels[rows])
     with torch.no_grad():
-        choice = choose_preprocessing(loaded.module, few, layout=found.layout, only=normalisation)
+        choice = choose_preprocessing(
+            loaded.module,
+            few,
+            layout=found.layout,
+            only=normalisation,
+            stated=found.stated_normalisation,
+        )
     return Start(
+        preprocessing=choice.preprocessing,
         build=lambda _: Normalised(deepcopy(loaded.module), choice.preprocessing),
         architecture=loaded.architecture,
         named=name_in_sidecar(option, loaded.architecture),
         source=_source(option, model),
         sha256=loaded.sha256,
-        normalisation=choice.name,
         num_classes=classes,
+        doubts=tuple(doubts_of_choice(choice)),
     )
 
 

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from moth_eval.errors import ExitCode, InputError
+from moth_eval.options import architecture_option, device_option, normalisation_option, seed_option
 from moth_eval.own_code import admit_own_code
 from moth_eval.text import visible
 
 from .options import (
-    architecture_option,
     budget_options,
     dataset_option,
     examples_option,
@@ -19,7 +20,8 @@ from .options import (
     retry_option,
     scanner_option,
 )
-from .sittings import INCOMPLETE, sitting
+from .showing import carry_out_shown, planned_aloud
+from .sittings import sitting
 
 if TYPE_CHECKING:
     from .budget import Budget
@@ -50,12 +52,13 @@ SHOWN = 5
     type=click.Path(path_type=Path, file_okay=False),
     help="Run folder.  [default: runs/calibrate-NAME-OF-MODELS-FOLDER]",
 )
-@architecture_option
+@architecture_option()
+@normalisation_option()
 @require_sandbox
 @examples_option
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@device_option
 @budget_options("scan", jobs="one per processor as memory allows; one per GPU")
-@click.option("--seed", default=0, show_default=True, help="Decides everything random.")
+@seed_option
 @retry_option
 @click.pass_context
 def calibrate(
@@ -66,6 +69,7 @@ def calibrate(
     dataset: str,
     run_folder: Path | None,
     architecture: str,
+    normalisation: str,
     require_sandbox: bool,
     examples: Path | None,
     device: str,
@@ -93,6 +97,7 @@ def calibrate(
         device=device,
         budget=budget,
         architecture=architecture,
+        normalisation=normalisation,
         require_sandbox=require_sandbox,
         examples=examples,
         retry=retry,
@@ -107,7 +112,6 @@ def _refuse_backdoored(models: Path, examples: Path | None) -> None:
     Raises:
         InputError: one does.
     """
-    from moth_eval.errors import InputError
     from moth_eval.loading.rounds import read_round
 
     found = read_round(models, examples=examples)
@@ -120,11 +124,10 @@ def _refuse_backdoored(models: Path, examples: Path | None) -> None:
         )
 
 
-def _calibrated(study: TrojaiStudy, out: Path, dataset: str) -> int:
+def _calibrated(study: TrojaiStudy, out: Path, dataset: str) -> ExitCode:
     from moth_eval.scan_calibration import write_calibration
 
     from .calibrating import calibration_of, lines_of
-    from .trojai_command import carry_out_shown, planned_aloud
 
     with sitting(study.run):
         planned = planned_aloud(study)
@@ -138,4 +141,4 @@ def _calibrated(study: TrojaiStudy, out: Path, dataset: str) -> int:
     unanswered = [record for record in records if record.score is None]
     for record in unanswered:
         click.echo(visible(f"{record.model}, {record.scanner}: {record.reason}"), err=True)
-    return INCOMPLETE if unanswered else 0
+    return ExitCode.of(complete=not unanswered)

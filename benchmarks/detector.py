@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moth_eval.errors import InputError, MothError
+from moth_eval.errors import InputError
 from moth_eval.loading.bounded import leads_outside
 from moth_eval.loading.formats import opened, require_room
 from moth_eval.loading.layouts import CLEAN_FOLDERS, IMAGE_SUFFIXES, MODEL_FILE
@@ -22,16 +22,17 @@ from moth_eval.records import ScanRecord, write_whole
 
 from .budget import Budget
 from .detector_settings import Metaparameters, read_learned, write_learned
+from .rules import require_rules
 from .trojai import TrojaiStudy, carry_out, plan
 
 if TYPE_CHECKING:
     from moth_eval.loading.architectures import ArchitectureSource
-    from moth_eval.loading.subjects import Opened
 
 UNDECIDED = 0.5
 """Probability of a model without a score, as the contract wants a number."""
 
-MITIGATED = "mitigated.pt"
+INSTEAD = "set infer_centre in the metaparameters, or learn the curve with configure"
+
 RESULTS = "results.json"
 
 LARGEST_COPY = 1 << 28
@@ -50,6 +51,7 @@ class Detection:
         settings: the metaparameters.
         learned: folder of learned parameters, or None.
         architecture: `--arch`.
+        normalisation: `--normalisation`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
     """
 
@@ -60,13 +62,15 @@ class Detection:
     settings: Metaparameters
     learned: Path | None = None
     architecture: str = ""
+    normalisation: str = ""
     device: str = "auto"
 
 
-def infer(wish: Detection) -> tuple[float, ScanRecord]:
+def infer(wish: Detection) -> tuple[float | None, ScanRecord]:
     """The probability that a model is poisoned, and its scan; the result file is written.
 
-    A model without a score gets one half.
+    A model without a score has none, and neither has one whose score there is nothing to hold
+    against; the file says one half then.
 
     Raises:
         InputError: something that was given cannot be used; no result was written.
@@ -74,31 +78,21 @@ def infer(wish: Detection) -> tuple[float, ScanRecord]:
     if not wish.model.is_file():
         raise InputError(f"{wish.model} is not there: expected a model file (--model_filepath)")
     curve = read_learned(wish.learned, wish.settings.infer_scanner)
-    [record] = _scanned(
-        wish.model, wish.examples, wish.scratch, wish.settings, wish.architecture, wish.device
-    )
-    found = UNDECIDED
-    if record.score is not None:
-        found = probability(record.score, wish.settings, curve or stated(wish.settings, record))
-    write_whole(wish.result, f"{found:.6f}\n".encode())
+    if curve is None and wish.settings.infer_centre is None:
+        require_rules([wish.settings.infer_scanner], instead=INSTEAD)
+    [record] = _scanned(wish)
+    found, curve = None, curve or stated(wish.settings, record)
+    if record.score is not None and curve is not None:
+        found = probability(record.score, wish.settings, curve)
+    write_whole(wish.result, f"{UNDECIDED if found is None else found:.6f}\n".encode())
     return found, record
 
 
-def stated(settings: Metaparameters, record: ScanRecord) -> Logistic:
-    """The curve that the metaparameters describe.
-
-    Raises:
-        InputError: they name no centre, and the scanner has no published cut.
-    """
-    centre = settings.infer_centre
-    if centre is None and record.rule is None:
-        raise InputError(
-            f"{settings.infer_scanner} has no published cut to put one half at: set infer_centre "
-            "in the metaparameters, or learn the curve with configure"
-        )
+def stated(settings: Metaparameters, record: ScanRecord) -> Logistic | None:
+    """The curve that the metaparameters describe; None if there is no cut in its centre's place."""
+    centre = record.cut if settings.infer_centre is None else settings.infer_centre
     if centre is None:
-        assert record.rule is not None  # noqa: S101 - just looked
-        centre = record.rule.threshold
+        return None
     return Logistic(slope=settings.infer_slope, intercept=-settings.infer_slope * centre)
 
 
@@ -115,6 +109,7 @@ def configure(
     settings: Metaparameters,
     *,
     architecture: str = "",
+    normalisation: str = "",
     device: str = "auto",
 ) -> tuple[Logistic, int]:
     """Learn the curve from labelled models, and on how many it rests.
@@ -128,6 +123,7 @@ def configure(
         scanners=(settings.infer_scanner,),
         seed=settings.infer_seed,
         architecture=architecture,
+        normalisation=normalisation,
         device=device,
     )
     planned = plan(study)
@@ -150,73 +146,42 @@ def configure(
     return curve, len(known)
 
 
-def mitigate(
+def logits_of(
     model: Path,
     dataset: Path,
     out: Path,
-    settings: Metaparameters,
     *,
-    name: str = MITIGATED,
     architecture: str = "",
+    normalisation: str = "",
     device: str = "auto",
-) -> Path:
-    """Harden a model on clean images and write it as a whole module, as the contract wants.
-
-    Raises:
-        MothError: the model cannot be opened, or the method gives none.
-    """
-    import torch
-
-    from moth_eval.hardeners import ENTRY_POINTS, HARDENERS
-    from moth_eval.hardening import Hardener, HardeningStatus
-    from moth_eval.plugins import build, resolve
-    from moth_eval.runner import run_hardening
-
-    from .hardening import parse_hardener
-
-    if Path(name).name != name:
-        raise InputError(f"--model_output_name: expected the name of a file, got {name!r}")
-    method, parameters = parse_hardener(settings.mitigate_method)
-    hardener = build(resolve(method, HARDENERS, ENTRY_POINTS), parameters)
-    assert isinstance(hardener, Hardener)  # noqa: S101 - parse_hardener looked
-    subject = _opened(model, dataset, architecture, device).subject
-    done = run_hardening(
-        hardener, subject, subject.examples, name=method, seed=settings.mitigate_seed
-    )
-    if done.status is not HardeningStatus.HARDENED or done.module is None:
-        raise MothError(f"{settings.mitigate_method} gives no model: {done.reason}")
-    out.mkdir(parents=True, exist_ok=True)
-    torch.save(done.module.cpu().eval(), out / name)
-    return out / name
-
-
-def logits_of(
-    model: Path, dataset: Path, out: Path, *, architecture: str = "", device: str = "auto"
 ) -> Path:
     """Write the logits of every image of a folder, by the file's name; labels may be hidden.
 
-    Images go in as the rounds of this kind want them, between 0 and 1.
+    Images go in as the rounds of this kind want them, between 0 and 1, unless told otherwise.
 
     Raises:
+        InputError: there is no such normalisation.
         MothError: the model cannot be opened, or there are no images.
     """
     import torch
 
     from moth_eval.loading.files import load_network
     from moth_eval.loading.images import read_image
+    from moth_eval.loading.preprocessing import preprocessing_of
     from moth_eval.runner import resolve_device
 
     files = sorted(path for path in dataset.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
     if not files:
         raise InputError(f"{dataset} holds no images: expected {', '.join(IMAGE_SUFFIXES)}")
     where = resolve_device(device)
+    preprocessing = preprocessing_of(normalisation or "unit")
     loaded = load_network(model, architecture=_source(architecture, model))
     module = loaded.module.to(where).eval()
     found: dict[str, list[float]] = {}
     for path in files:
         image = torch.from_numpy(read_image(path)).float().div(255)[None].to(where)
         with torch.no_grad():
-            found[path.name] = [float(one) for one in module(image)[0].cpu()]
+            found[path.name] = [float(one) for one in module(preprocessing(image))[0].cpu()]
     out.mkdir(parents=True, exist_ok=True)
     write_whole(out / RESULTS, (json.dumps(_finite(found)) + "\n").encode())
     return out / RESULTS
@@ -278,42 +243,24 @@ def _source(architecture: str, model: Path) -> ArchitectureSource | None:
     return ArchitectureSource.parse(architecture, forbidden=model.parent) if architecture else None
 
 
-def _opened(model: Path, examples: Path, architecture: str, device: str) -> Opened:
-    from moth_eval.loading.rounds import read_round
-    from moth_eval.loading.subjects import open_subject
-    from moth_eval.runner import resolve_device
-
-    [found] = read_round(model, examples=examples, answers=False).models
-    # `test` feeds images between 0 and 1, so the model has to be hardened on such.
-    found = replace(found, normalisation="unit")
-    return open_subject(
-        found, architecture=_source(architecture, model), device=resolve_device(device)
-    )
-
-
-def _scanned(
-    model: Path,
-    examples: Path | None,
-    scratch: Path,
-    settings: Metaparameters,
-    architecture: str,
-    device: str,
-) -> Sequence[ScanRecord]:
+def _scanned(wish: Detection) -> Sequence[ScanRecord]:
     """The record of one model, by the machinery of all other scans."""
-    scratch.mkdir(parents=True, exist_ok=True)
+    model, examples = wish.model, wish.examples
+    wish.scratch.mkdir(parents=True, exist_ok=True)
     # Rounds leave the scratch folder as it is from one model to the next.
-    with tempfile.TemporaryDirectory(dir=scratch, prefix="moth-eval-") as run:
+    with tempfile.TemporaryDirectory(dir=wish.scratch, prefix="moth-eval-") as run:
         if not _in_place(model, examples):
             model, examples = _placed(model, examples, Path(run) / "active"), None
         study = TrojaiStudy(
             models=model,
             answers=False,
             run=Path(run) / "run",
-            scanners=(settings.infer_scanner,),
-            seed=settings.infer_seed,
+            scanners=(wish.settings.infer_scanner,),
+            seed=wish.settings.infer_seed,
             examples=examples,
-            architecture=architecture,
-            device=device,
+            architecture=wish.architecture,
+            normalisation=wish.normalisation,
+            device=wish.device,
             budget=replace(Budget(), jobs=1),
         )
         records = carry_out(plan(study), study, on_end=lambda record: None)

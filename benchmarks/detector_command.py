@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from moth_eval.errors import InputError
+from moth_eval.errors import ExitCode, InputError
+from moth_eval.options import architecture_option, device_option, normalisation_option
 from moth_eval.own_code import admit_own_code
 from moth_eval.text import visible
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from .detector_settings import Metaparameters
 
 MODES = ("infer", "configure", "mitigate", "test", "metaparameters")
-NO_ANSWER = 3
 
 file = click.Path(path_type=Path)
 
@@ -50,14 +50,9 @@ file = click.Path(path_type=Path)
 )
 @click.option("--batch_size", type=click.IntRange(min=1), help="Taken; memory decides.")
 @click.option("--num_workers", type=click.IntRange(min=0), help="Taken; not needed.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option(
-    "--arch",
-    "architecture",
-    default="",
-    help="Network of files that hold only weights: a torchvision name, "
-    "package.module:factory or package.module (your own, trusted code).",
-)
+@device_option
+@architecture_option()
+@normalisation_option()
 @click.pass_context
 def detector(
     ctx: click.Context,
@@ -82,6 +77,7 @@ def detector(
     num_workers: int | None,
     device: str,
     architecture: str,
+    normalisation: str,
 ) -> None:
     """Run a scanner or hardener by the contract of NIST's TrojAI containers.
 
@@ -108,6 +104,7 @@ def detector(
             wanted("scratch_dirpath", scratch_dirpath),
             settings,
             architecture,
+            normalisation,
             device,
         )
         return
@@ -124,26 +121,40 @@ def detector(
             settings=settings,
             learned=learned_parameters_dirpath,
             architecture=architecture,
+            normalisation=normalisation,
             device=device,
         )
         ctx.exit(_infer(wish, features_filepath))
     images = wanted("dataset_dirpath", dataset)
     out = wanted("output_dirpath", output_dirpath)
-    from .detector import logits_of, mitigate
-
     if mode == "mitigate":
-        written = mitigate(
+        from .mitigation import mitigate
+
+        done = mitigate(
             model,
             images,
             out,
             settings,
             name=model_output_name,
             architecture=architecture,
+            normalisation=normalisation,
             device=device,
         )
-    else:
-        written = logits_of(model, images, out, architecture=architecture, device=device)
+        click.echo(f"wrote {done.path}: {_made(done.method, settings.mitigate_method)}")
+        return
+    from .detector import logits_of
+
+    written = logits_of(
+        model, images, out, architecture=architecture, normalisation=normalisation, device=device
+    )
     click.echo(f"wrote {written}")
+
+
+def _made(method: str, wanted: str) -> str:
+    """What a mitigated model is, in words."""
+    if not method:
+        return f"the original model, as {wanted} left none"
+    return f"hardened with {method}" + ("" if method == wanted else f", as {wanted} left none")
 
 
 def _configure(
@@ -152,13 +163,20 @@ def _configure(
     scratch: Path,
     settings: Metaparameters,
     architecture: str,
+    normalisation: str,
     device: str,
 ) -> None:
     from .detector import configure
 
     admit_own_code(architecture, models)
     curve, count = configure(
-        models, learned, scratch, settings, architecture=architecture, device=device
+        models,
+        learned,
+        scratch,
+        settings,
+        architecture=architecture,
+        normalisation=normalisation,
+        device=device,
     )
     click.echo(
         f"probability 1 / (1 + exp(-({curve.slope:.4g} x score {curve.intercept:+.4g}))), from "
@@ -166,15 +184,19 @@ def _configure(
     )
 
 
-def _infer(wish: Detection, features: Path | None) -> int:
-    from .detector import infer
+def _infer(wish: Detection, features: Path | None) -> ExitCode:
+    from .detector import INSTEAD, UNDECIDED, infer
 
     found, record = infer(wish)
     if features is not None:
         score = "" if record.score is None else f"{record.score:.9g}"
-        features.write_text(f"score,probability\n{score},{found:.6f}\n")
+        shown = UNDECIDED if found is None else found
+        features.write_text(f"score,probability\n{score},{shown:.6f}\n")
     if record.score is None:
         click.echo(visible(f"no score ({record.status}): {record.reason}"), err=True)
-        return NO_ANSWER
+        return ExitCode.INCOMPLETE
+    if found is None:
+        click.echo(f"score {record.score:.9g}, and no cut to put one half at: {INSTEAD}", err=True)
+        return ExitCode.INCOMPLETE
     click.echo(f"score {record.score:.9g}, probability {found:.6f}", err=True)
-    return 0
+    return ExitCode.DONE

@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -32,17 +30,17 @@ from moth_eval.distance_records import (
     kept_records,
 )
 from moth_eval.distance_table import Pair, SeedDistance
-from moth_eval.errors import InputError
+from moth_eval.errors import InputError, RunError
 from moth_eval.inversion.problems import Inversion
 from moth_eval.loading.architectures import ArchitectureSource
 from moth_eval.loading.rounds import RoundModel, read_round
 from moth_eval.loading.subjects import Opened, open_subject
-from moth_eval.records import LEDGER, TRIGGERS, canonical, write_whole
-from moth_eval.run_files import open_file
+from moth_eval.records import TRIGGERS, canonical, write_whole
 from moth_eval.runner import resolve_device
 from moth_eval.subject import Subject
 
 from .harden_data import first_of, hash_of
+from .ledger import LedgerFile
 from .sittings import refuse_differences, same_ground
 from .versions import versions
 
@@ -61,6 +59,8 @@ class DistanceStudy:
         stability_sets: sets of samples of a stability study in place of the protocol's seeds.
         pairs: `(source, target)` classes; None: every ordered pair.
         architecture: where the network comes from if the file holds only weights (`--arch`).
+        normalisation: what the networks were trained with (`--normalisation`); empty: what their
+            side-cars state, else found by trial.
         require_sandbox: whether to refuse models where the kernel does not offer every guard for
             the process that opens them.
         examples: clean images, if they do not lie with the model.
@@ -76,6 +76,7 @@ class DistanceStudy:
     stability_sets: int | None = None
     pairs: tuple[Pair, ...] | None = None
     architecture: str = ""
+    normalisation: str = ""
     require_sandbox: bool = False
     examples: Path | None = None
     first: int | None = None
@@ -131,6 +132,7 @@ def plan(study: DistanceStudy) -> DistancePlan:
     folder = DistanceFolder(study.run)
     if folder.exists:
         manifest = _continued(folder, manifest)
+        _refuse_longer_rows(folder, protocol)
     folder.write_manifest(manifest)
     return DistancePlan(
         subject=opened.subject,
@@ -179,21 +181,18 @@ class DistanceWriter:
     """
 
     def __init__(self, run: Path, plan: DistancePlan) -> None:
-        """Open a ledger file of its own, which sorts after all earlier ones."""
+        """Open a ledger file of its own."""
         self._run, self._plan = run, plan
         self._started = time.perf_counter()
         self.records: Records = dict(plan.finished)
         self.written = 0
-        (run / LEDGER).mkdir(parents=True, exist_ok=True)
-        name = f"{time.time_ns():020d}-{os.getpid()}-{uuid.uuid4().hex[:8]}.jsonl"
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL
-        self._file = open_file(run / LEDGER / name, flags)
+        self._file = LedgerFile(run)
 
     def __enter__(self) -> DistanceWriter:
         return self
 
     def __exit__(self, *error: object) -> None:
-        os.close(self._file)
+        self._file.close()
 
     def write(self, row: SeedDistance, inversion: Inversion) -> None:
         """Keep a finished inversion; once this returns it survives a power cut."""
@@ -208,16 +207,10 @@ class DistanceWriter:
         path = self._run / record.trigger_file
         if path in kept:
             write_whole(path, content)
-        self._append(encode_record(record))
+        self._file.append(encode_record(record))
         self.written += 1
         for other in set((self._run / TRIGGERS).glob("*.npz")) - kept:
             other.unlink()
-
-    def _append(self, line: bytes) -> None:
-        written = os.write(self._file, line)
-        if written != len(line):
-            raise OSError(f"the disk took {written} of {len(line)} bytes of a ledger line")
-        os.fsync(self._file)
 
     def _arrays(self, row: SeedDistance, inversion: Inversion) -> bytes:
         examples = self._plan.subject.examples
@@ -244,7 +237,10 @@ def _opened(study: DistanceStudy) -> tuple[RoundModel, Opened]:
         source = ArchitectureSource.parse(study.architecture, forbidden=study.model.resolve())
     device = resolve_device(study.device)
     opened = open_subject(
-        models[0], architecture=source, device=device, require_sandbox=study.require_sandbox
+        replace(models[0], normalisation=study.normalisation),
+        architecture=source,
+        device=device,
+        require_sandbox=study.require_sandbox,
     )
     examples = first_of(opened.subject.examples, study.first)
     return models[0], replace(opened, subject=replace(opened.subject, examples=examples))
@@ -287,6 +283,22 @@ def _protocol_record(protocol: DistanceProtocol) -> ProtocolRecord:
     # As JSON gives it back, so that it can be compared with the one of an earlier sitting.
     schedule = json.loads(canonical(asdict(protocol.schedule)))
     return ProtocolRecord(**asdict(protocol), schedule=schedule)
+
+
+def _refuse_longer_rows(folder: DistanceFolder, protocol: DistanceProtocol) -> None:
+    """Earlier versions took more passes over classes with fewer images than samples.
+
+    Raises:
+        RunError: the run has such rows, which new ones cannot be compared with.
+    """
+    for record in folder.records().values():
+        most = protocol.schedule_of(record.samples).steps
+        if record.steps > most:
+            raise RunError(
+                f"{folder.path} holds {record.steps} steps for {record.source}-{record.target}, "
+                f"which takes {most} with {record.samples} images: an earlier version made them; "
+                "measure into another --out"
+            )
 
 
 def _continued(folder: DistanceFolder, new: DistanceManifest) -> DistanceManifest:

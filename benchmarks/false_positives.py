@@ -36,9 +36,15 @@ from .hardening import (
     parse_hardener,
     problem_of,
 )
+from .rules import require_rules
 from .sittings import refuse_differences
 from .tasks import Task
 from .versions import versions
+
+OWN_SHARE = 1.0
+"""Of a model's own clean examples: rounds have 2 to 20 of a class."""
+DATA_SHARE = 0.05
+"""Of images for all models, as `harden` takes them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,9 +58,12 @@ class FalsePositivesStudy:
         threshold: a score above it flags a model; None: the cut that the scanner states.
         method: hardener specification, `NAME` or `NAME:field=value,...`.
         data: clean, labelled images for every model; None: its own clean examples.
-        share: fraction of each class that is trained on, of what is not held out, in `(0, 1]`.
+        share: fraction of each class that is trained on, of what is not held out, in `(0, 1]`;
+            None: `OWN_SHARE` of a model's own examples, `DATA_SHARE` of `data`.
         distance_pairs: pairs of classes whose distance is measured; 0: none.
         architecture: where networks come from whose files hold only weights (`--arch`).
+        normalisation: what the networks were trained with (`--normalisation`); empty: what their
+            side-cars state, else found by trial.
         require_sandbox: whether to refuse models where the kernel does not offer every guard for
             the process that opens them.
         ground_truth: where the answers are, if they do not lie with the models.
@@ -71,9 +80,10 @@ class FalsePositivesStudy:
     threshold: float | None = None
     method: str = "moth"
     data: Path | None = None
-    share: float = 0.05
+    share: float | None = None
     distance_pairs: int = 0
     architecture: str = ""
+    normalisation: str = ""
     require_sandbox: bool = False
     ground_truth: Path | None = None
     seed: int = 0
@@ -81,6 +91,13 @@ class FalsePositivesStudy:
     budget: Budget = field(default_factory=Budget)
     retry: bool = False
     command: tuple[str, ...] = ()
+
+    @property
+    def trained_share(self) -> float:
+        """The share that is trained on."""
+        if self.share is not None:
+            return self.share
+        return OWN_SHARE if self.data is None else DATA_SHARE
 
     @property
     def scan(self) -> trojai.TrojaiStudy:
@@ -93,6 +110,7 @@ class FalsePositivesStudy:
             device=self.device,
             budget=self.budget,
             architecture=self.architecture,
+            normalisation=self.normalisation,
             require_sandbox=self.require_sandbox,
             examples=self.data,
             ground_truth=self.ground_truth,
@@ -141,6 +159,8 @@ def plan(study: FalsePositivesStudy) -> FalsePositivesPlan:
     study.budget.check()
     if study.threshold is not None and not math.isfinite(study.threshold):
         raise InputError(f"--threshold must be 'published' or a number, got {study.threshold}")
+    if study.threshold is None:
+        require_rules([study.scanner], instead="give --threshold as a number")
     folder = FalsePositivesFolder(study.run)
     manifest = _manifest(study)
     if folder.exists:  # before anything is added to the scan that is there
@@ -160,7 +180,7 @@ def _manifest(study: FalsePositivesStudy) -> FalsePositivesManifest:
 
     if study.data is not None and not study.data.exists():
         raise InputError(f"{study.data} does not exist; name an existing file or folder (--data)")
-    method, parameters = parse_hardener(study.method)
+    method, parameters = parse_hardener(study.method, option="--harden")
     return FalsePositivesManifest(
         created=datetime.now(UTC).replace(microsecond=0),
         command=study.command,
@@ -171,9 +191,10 @@ def _manifest(study: FalsePositivesStudy) -> FalsePositivesManifest:
         parameters=as_json({"method": method, **parameters}),
         data="" if study.data is None else str(study.data.resolve()),
         data_sha256=content_hash(study.data),
-        share=study.share,
+        share=study.trained_share,
         distance_pairs=study.distance_pairs,
         architecture=study.architecture,
+        normalisation=study.normalisation,
         seed=study.seed,
         device=str(resolve_device(study.device)),
         timeout_seconds=study.budget.timeout,
@@ -200,7 +221,7 @@ def carry_out(plan: FalsePositivesPlan, study: FalsePositivesStudy, listen: List
     flagged = [task for task in plan.scan.tasks if _is_flagged(task, before, study)]
     again = _scan_again(plan, study, flagged)
     rescanned = _scan(again, replace(study.scan, run=study.run / AGAIN), listen, "scanning again")
-    states = _harden(plan, study, flagged, listen)
+    states = _harden(plan, study, [_read_as(task, before) for task in flagged], listen)
     after = _scan_hardened(plan, study, flagged, states, before)
     scanned = _scan(after, replace(study.scan, run=study.run / AFTER), listen, "scanning hardened")
     answered = (
@@ -217,9 +238,7 @@ def _scan(
 
 
 def _is_flagged(task: Task, records: Mapping[str, ScanRecord], study: FalsePositivesStudy) -> bool:
-    record = records[task.key]
-    cut = record.rule.threshold if record.rule else None
-    return flag(record.score, cut, study.threshold) is True
+    return flag(records[task.key], study.threshold) is True
 
 
 def _scan_again(
@@ -248,10 +267,7 @@ def _scan_hardened(
         tasks.append(
             replace(
                 task,
-                model=replace(
-                    _hardened_model(folder, task.model),
-                    normalisation=before[task.key].normalisation,
-                ),
+                model=_hardened_model(folder, _read_as(task, before).model),
                 sha256=state.hardened.training.sha256,
                 models=folder,
                 run=(study.run / AFTER).resolve(),
@@ -260,13 +276,25 @@ def _scan_hardened(
     return _further_scan(plan, study, AFTER, tasks)
 
 
+def _read_as(task: Task, before: Mapping[str, ScanRecord]) -> Task:
+    """The task under the normalisation of its first scan, which must not be found anew."""
+    known = before[task.key].normalisation
+    return replace(task, model=replace(task.model, normalisation=known))
+
+
 def _hardened_model(folder: Path, original: RoundModel) -> RoundModel:
     """The new model with everything of the original that is not the network's."""
     weights = folder / WEIGHTS
     if not weights.is_file():  # its scan will say so
         return replace(original, file=weights)
     [found] = read_round(weights, examples=original.examples).models
-    return replace(found, name=original.name, layout=original.layout, crop=original.crop)
+    return replace(
+        found,
+        name=original.name,
+        layout=original.layout,
+        crop=original.crop,
+        normalisation=original.normalisation,
+    )
 
 
 def _further_scan(
@@ -323,8 +351,9 @@ def _cell(plan: FalsePositivesPlan, study: FalsePositivesStudy, task: Task) -> C
             data=data.resolve(),
             run=study.run.resolve() / CELLS / plan.manifest.folders[model.name],
             method=study.method,
-            share=study.share,
+            share=study.trained_share,
             architecture=study.architecture,
+            normalisation=model.normalisation,
             require_sandbox=study.require_sandbox,
             distance_pairs=study.distance_pairs,
             seed=study.seed,
@@ -344,7 +373,7 @@ def _continued(folder: FalsePositivesFolder, new: FalsePositivesManifest) -> Fal
     old = folder.manifest()
     same: tuple[str, ...] = (
         "models", "scanner", "threshold", "method", "parameters", "data_sha256", "share",
-        "distance_pairs", "architecture", "seed", "device",
+        "distance_pairs", "architecture", "normalisation", "seed", "device",
     )  # fmt: skip
     pairs: list[tuple[str, Any, Any]] = [(n, getattr(old, n), getattr(new, n)) for n in same]
     refuse_differences(folder.path, pairs)

@@ -12,8 +12,8 @@ from torch import nn
 from moth_eval.errors import InputError, MothError
 from moth_eval.loading.architectures import ArchitectureSource
 from moth_eval.loading.files import load_network, save_network
-from moth_eval.loading.sidecars import name_in_sidecar as name_in_sidecar
-from moth_eval.subject import Subject
+from moth_eval.loading.sidecars import name_in_sidecar
+from moth_eval.subject import Preprocessing, Subject
 
 _COMPARED = 8
 """Images whose logits tell whether a network that was opened again is the same."""
@@ -26,11 +26,13 @@ class Reopening:
     Attributes:
         named: what the side-car calls the network.
         num_classes: number of logits.
+        preprocessing: what the network eats, which its side-car states.
         architecture: where the network comes from; None: it is built in.
     """
 
     named: str
     num_classes: int
+    preprocessing: Preprocessing
     architecture: ArchitectureSource | None
 
     @classmethod
@@ -45,6 +47,7 @@ class Reopening:
         return cls(
             named=name_in_sidecar(option, subject.architecture),
             num_classes=subject.num_classes,
+            preprocessing=subject.preprocessing,
             architecture=cls.source(option, forbidden),
         )
 
@@ -59,7 +62,13 @@ class Reopening:
 
     def save(self, path: Path, module: nn.Module) -> None:
         """Write the weights as safetensors, and the side-car beside them."""
-        save_network(path, module, architecture=self.named, num_classes=self.num_classes)
+        save_network(
+            path,
+            module,
+            architecture=self.named,
+            num_classes=self.num_classes,
+            preprocessing=self.preprocessing,
+        )
 
     def subject(self, path: Path, original: Subject, sha256: str) -> Subject:
         """The original with the network that was written to `path`, on the same device.

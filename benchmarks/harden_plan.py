@@ -53,7 +53,8 @@ class HardenStudy:
         test: images for testing; None: a fifth of each class of the data is held out.
         first: only the first so many images of the data; None: all.
         architecture: where the network comes from if the file holds only weights (`--arch`).
-        normalisation: the one that the model is known to want; empty: it is found.
+        normalisation: what the network was trained with (`--normalisation`); empty: what its
+            side-car states, else found by trial.
         require_sandbox: whether to refuse models where the kernel does not offer every guard for
             the process that opens them.
         distance_pairs: pairs of classes whose distance is measured before and after; 0: none.

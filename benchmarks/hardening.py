@@ -40,7 +40,7 @@ ORIGINALS = "originals"
 
 SAME = (
     "models", "data_sha256", "test_sha256", "share", "first", "architecture",
-    "distance_pairs", "distance_seeds", "distance_precision", "device",
+    "normalisation", "distance_pairs", "distance_seeds", "distance_precision", "device",
 )  # fmt: skip
 """Fields of the manifest that a run has to keep."""
 
@@ -78,6 +78,8 @@ class HardeningStudy:
         test: images for testing; None: a fifth of each class of the data is held out.
         first: only the first so many images of the data; None: all.
         architecture: where networks come from whose files hold only weights (`--arch`).
+        normalisation: what the networks were trained with (`--normalisation`); empty: what their
+            side-cars state, else found by trial.
         require_sandbox: whether to refuse models where the kernel does not offer every guard for
             the process that opens them.
         only: names of the models that are looked at; empty: all.
@@ -100,6 +102,7 @@ class HardeningStudy:
     test: Path | None = None
     first: int | None = None
     architecture: str = ""
+    normalisation: str = ""
     require_sandbox: bool = False
     only: tuple[str, ...] = ()
     shard: Shard | None = None
@@ -187,12 +190,15 @@ def carry_out(
     return [cell.state for cell in plan.cells]
 
 
-def parse_hardener(spec: str, *, oracle: bool = False) -> tuple[str, dict[str, Any]]:
+def parse_hardener(
+    spec: str, *, oracle: bool = False, option: str = "--method"
+) -> tuple[str, dict[str, Any]]:
     """The hardener and all its parameters from `NAME` or `NAME:field=value,...`.
 
     Args:
         spec: what the user wrote.
         oracle: whether there is somebody who knows the truth that the method may ask for.
+        option: that it was given by.
 
     Raises:
         InputError: no such hardener, no such field, or a value that the field does not take.
@@ -201,7 +207,9 @@ def parse_hardener(spec: str, *, oracle: bool = False) -> tuple[str, dict[str, A
     from moth_eval.hardening import Hardener
     from moth_eval.plugins import parse_spec
 
-    found = parse_spec(spec, HARDENERS, ENTRY_POINTS, kind="method", contract=Hardener)
+    found = parse_spec(
+        spec, HARDENERS, ENTRY_POINTS, kind="method", contract=Hardener, option=option
+    )
     if not oracle:
         refuse_oracle(*found)
     return found
@@ -265,6 +273,7 @@ def _cells(study: HardeningStudy, found: Round, manifest: HardeningStudyManifest
                 test=study.test and study.test.resolve(),
                 first=study.first,
                 architecture=study.architecture,
+                normalisation=study.normalisation,
                 require_sandbox=study.require_sandbox,
                 distance_pairs=ALL_PAIRS if study.distance_pairs is None else study.distance_pairs,
                 distance_seeds=study.distance_seeds,
@@ -299,6 +308,7 @@ def _manifest(
         share=study.share,
         first=study.first,
         architecture=study.architecture,
+        normalisation=study.normalisation,
         methods=as_json({spec: {"method": m, **values} for spec, (m, values) in methods.items()}),
         seeds=seeds,
         distance_pairs=study.distance_pairs,

@@ -48,6 +48,8 @@ class HonestyStudy:
         examples: clean, labelled images: a folder, or an `.npz`.
         run: folder for the results.
         architecture: where the first network comes from if its file holds only weights (`--arch`).
+        normalisation: what the networks were trained with (`--normalisation`); empty: what their
+            side-cars state, else found by trial.
         require_sandbox: whether to refuse models where the kernel does not offer every guard for
             the process that opens them.
         architecture_after: the same of the second; empty: as the first.
@@ -70,6 +72,7 @@ class HonestyStudy:
     examples: Path
     run: Path
     architecture: str = ""
+    normalisation: str = ""
     require_sandbox: bool = False
     architecture_after: str = ""
     first: int | None = None
@@ -175,6 +178,7 @@ def _opened(study: HonestyStudy) -> tuple[Models, Both]:
     after = _only_model("AFTER", study.after, study.examples)
     # The images are read alike for both, whatever lies beside the second one.
     after = replace(after, layout=before.layout, crop=before.crop)
+    before, after = (replace(m, normalisation=study.normalisation) for m in (before, after))
     opened = (
         _open("BEFORE", before, study.architecture, study),
         _open("AFTER", after, study.architecture_after or study.architecture, study),

@@ -99,7 +99,7 @@ def _united(
 
 
 def _scan_differences(old: RunManifest, new: RunManifest) -> list[Difference]:
-    names = ("models", "seed", "architecture", "examples")
+    names = ("models", "seed", "architecture", "normalisation", "examples")
     pairs: list[Difference] = [(n, getattr(old, n), getattr(new, n)) for n in names]
     pairs += same_ground(old.device, new.device, old.versions, new.versions)
     shared = old.scanners.keys() & new.scanners.keys()

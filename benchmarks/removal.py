@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,11 +15,14 @@ from moth_eval.loading.images import read_examples
 from moth_eval.loading.rounds import RoundModel
 from moth_eval.removal_records import (
     CONTROL,
+    TARGET,
     AttackedModel,
     ReactivationRecord,
     RemovalFolder,
     RemovalManifest,
     RemovalState,
+    oracle_of,
+    without_truth,
 )
 
 from .budget import Budget
@@ -37,19 +40,17 @@ from .hardening import (
     problem_of,
 )
 from .reactivation import Reactivation
-from .removal_cells import SELECTION, TARGET, RemovalCell, remove
+from .removal_cells import RemovalCell, remove
 from .removal_models import Attacked, find_attacked
 from .shards import Shard, named
 from .versions import versions
 
-METHODS = ("moth", "nad", "fine-pruning")
+METHODS = ("moth-removal", "nad", "fine-pruning")
 """What is compared unless asked otherwise; fine-tuning always is."""
 
-TRUTH = "truth"
-"""Value of a method's field `target` that stands for the model's own target class."""
-
 SAME = (
-    "models", "data_sha256", "test_sha256", "clean_share", "architecture", "reactivation", "device",
+    "models", "data_sha256", "test_sha256", "clean_share", "architecture", "normalisation",
+    "reactivation", "device",
 )  # fmt: skip
 """Fields of the manifest that a run has to keep."""
 
@@ -67,6 +68,8 @@ class RemovalStudy:
         clean_share: fraction of each class that a method is given, in `(0, 1]`.
         test: images for testing; None: a fifth of each class of the data is held out.
         architecture: where networks come from whose files hold only weights (`--arch`).
+        normalisation: what the networks were trained with (`--normalisation`); empty: what their
+            side-cars state, else found by trial.
         require_sandbox: whether to refuse models where the kernel does not offer every guard for
             the process that opens them.
         only: names of the models that are looked at; empty: all.
@@ -86,6 +89,7 @@ class RemovalStudy:
     clean_share: float = 0.05
     test: Path | None = None
     architecture: str = ""
+    normalisation: str = ""
     require_sandbox: bool = False
     only: tuple[str, ...] = ()
     shard: Shard | None = None
@@ -129,7 +133,7 @@ def plan(study: RemovalStudy) -> RemovalPlan:
         if path is not None and not path.exists():
             raise InputError(f"{path} does not exist; name an existing file or folder ({option})")
     check_architecture(study.architecture, study.models)
-    everyone = find_attacked(study.models, examples=study.data)
+    everyone = find_attacked(study.models, examples=study.data, normalisation=study.normalisation)
     found = _asked_for(study, everyone)
     _refuse_overlap(study, found)
     manifest = _manifest(study, found, methods, control, str(resolve_device(study.device)))
@@ -204,13 +208,6 @@ def with_control(specs: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
     return (each, given[0]) if given else ((CONTROL, *each), CONTROL)
 
 
-def without_truth(spec: str) -> str:
-    """The specification without a target that only the study knows."""
-    name, _, rest = spec.partition(":")
-    kept = [one for one in rest.split(",") if one and one != f"{TARGET}={TRUTH}"]
-    return f"{name}:{','.join(kept)}" if kept else name
-
-
 def with_truth(spec: str, target: int | None) -> str:
     """The specification with the model's own target class in the place of `target=truth`.
 
@@ -222,13 +219,6 @@ def with_truth(spec: str, target: int | None) -> str:
     if plain == spec or target is None:
         return plain
     return f"{plain}{',' if ':' in plain else ':'}{TARGET}={target}"
-
-
-def oracle_of(spec: str, parameters: Mapping[str, Any]) -> str:
-    """What the method is told of the truth: `selection`, `target`, or nothing."""
-    if without_truth(spec) != spec:
-        return TARGET
-    return SELECTION if parameters.get("selection") == "oracle" else ""
 
 
 def _asked_for(study: RemovalStudy, everyone: tuple[Attacked, ...]) -> tuple[Attacked, ...]:
@@ -311,6 +301,7 @@ def _manifest(
         test_sha256=content_hash(study.test),
         clean_share=study.clean_share,
         architecture=study.architecture,
+        normalisation=study.normalisation,
         methods=as_json({spec: {"method": m, **values} for spec, (m, values) in methods.items()}),
         control=control,
         seeds=seeds,

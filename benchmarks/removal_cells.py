@@ -23,6 +23,8 @@ from moth_eval.metrics import IMPLANTED_ASR
 from moth_eval.records import canonical, write_whole
 from moth_eval.removal_records import (
     REMOVAL,
+    SELECTION,
+    TARGET,
     VARIANTS,
     BeforeRecord,
     FloorRecord,
@@ -38,14 +40,17 @@ from .cells import Cell, finish, outcome_of_errors, planned
 from .harden_model import Reopening
 from .harden_plan import HardenPlan, HardenStudy
 from .reactivation import Reactivation
-from .removal_measure import RemovalTest, chosen_by_oracle, effectiveness, removal_test
+from .removal_measure import (
+    LARGEST_FALL,
+    RemovalTest,
+    chosen_by_oracle,
+    effectiveness,
+    removal_test,
+)
 from .removal_models import read_trigger
 from .sittings import waiting_for
 from .supervisor import Place, Tell
 from .variants import drop_variants, read_variants
-
-SELECTION, TARGET = "selection", "target"
-"""What an oracle was asked: which candidate, or which class."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,13 +161,14 @@ class _Bench:
         """The original on the test images; measured unless another cell did so."""
         plan, cell = self._plan, self._cell
         attack = "" if cell.artefact is None else sha256_of(cell.artefact / "attack.json")
+        again = cell.reactivation if cell.reactivation.images else None
         what = {
             "model": plan.manifest.sha256,
-            "training": plan.manifest.data.training_sha256,
+            "training": plan.manifest.data.training_sha256 if again else "",
             "test": plan.manifest.data.test_sha256,
             "attack": attack,
             "control": "" if cell.control is None else str(cell.control.file),
-            "reactivation": asdict(cell.reactivation),
+            "reactivation": None if again is None else asdict(again),
             "normalisation": plan.manifest.normalisation,
             "device": plan.manifest.device,
             "versions": plan.manifest.versions,
@@ -195,8 +201,6 @@ class _Bench:
     def measure(self, card: HardeningCard, before: BeforeRecord, tell: Tell) -> tuple[str, str]:
         """Measure every network that a method left, and write the card; status if there is none."""
         run, listed = self._plan.run, read_variants(self._plan.run)
-        own = self._variant("", WEIGHTS, card.training.sha256, before, self._cell.oracle)
-        rows = [own]
         files = [(one, f"{VARIANTS}/{one.file}") for one in listed.variants]
         if self._cell.oracle == SELECTION:
             candidates = [
@@ -206,11 +210,15 @@ class _Bench:
             ]
             chosen = chosen_by_oracle(candidates, before.rates)
             if chosen is None:
+                share = f"{100 * (1 - LARGEST_FALL):.0f} %"
                 return "failed", (
-                    f"none of {len(candidates)} candidates keeps 90 % of the accuracy of the "
+                    f"none of {len(candidates)} candidates keeps {share} of the accuracy of the "
                     "original, so the oracle has none to choose"
                 )
             rows = [chosen.model_copy(update={"name": ""})]
+        else:
+            own = card.training.sha256
+            rows = [self._variant("", WEIGHTS, own, before, self._cell.oracle)]
         rows += [
             self._variant(one.name, file, one.sha256, before, self._by_target())
             for one, file in files

@@ -60,7 +60,7 @@ class Attacked:
         return f"its own gate refused the model: {gate.failure or 'no reason stated'}"
 
 
-def find_attacked(folder: Path, *, examples: Path) -> tuple[Attacked, ...]:
+def find_attacked(folder: Path, *, examples: Path, normalisation: str = "") -> tuple[Attacked, ...]:
     """The models in a folder, sorted by name.
 
     A folder with an `attack.json`, or folders with a model each, or model files, or a round. A
@@ -71,6 +71,7 @@ def find_attacked(folder: Path, *, examples: Path) -> tuple[Attacked, ...]:
     Args:
         folder: as `--models` names it; may be one model's folder or file.
         examples: clean images for every model.
+        normalisation: of every model; empty: what their records say.
 
     Raises:
         InputError: there are no models, or two in one folder. A wrong `attack.json` makes its
@@ -87,7 +88,13 @@ def find_attacked(folder: Path, *, examples: Path) -> tuple[Attacked, ...]:
         if one.twin is not None and _hash(one.twin) not in known:
             known.add(_hash(one.twin))
             found.append(Attacked(model=one.twin))
-    return tuple(sorted(found, key=lambda one: one.model.name))
+    read = (_read_under(one, normalisation) for one in found) if normalisation else found
+    return tuple(sorted(read, key=lambda one: one.model.name))
+
+
+def _read_under(one: Attacked, normalisation: str) -> Attacked:
+    twin = one.twin and replace(one.twin, normalisation=normalisation)
+    return replace(one, model=replace(one.model, normalisation=normalisation), twin=twin)
 
 
 def _hash(model: RoundModel) -> str:

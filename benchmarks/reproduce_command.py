@@ -9,10 +9,8 @@ from tempfile import TemporaryDirectory
 
 import click
 
-from moth_eval.errors import InputError
+from moth_eval.errors import ExitCode, InputError
 from moth_eval.text import visible
-
-DIFFERS = 1
 
 
 @click.command()
@@ -66,7 +64,7 @@ def reproduce(
         else:
             found.require_ours()
         code = carry_out(ctx, found.command, line)
-        if code not in (0, 1):
+        if code not in (ExitCode.DONE, ExitCode.FOUND):
             ctx.exit(code)
         figures = held_together(before, found.figures(folder))
     width = max(len(figure.name) for figure in figures)
@@ -75,7 +73,8 @@ def reproduce(
         mark = " " if figure.agrees(tolerance) else "!"
         values = visible(f"{_shown(figure.before)} -> {_shown(figure.now)}")
         click.echo(f"{mark} {figure.name:{width}}  {values}")
-    ctx.exit(0 if all(figure.agrees(tolerance) for figure in figures) else DIFFERS)
+    agree = all(figure.agrees(tolerance) for figure in figures)
+    ctx.exit(ExitCode.DONE if agree else ExitCode.FOUND)
 
 
 def _require_elsewhere(run: Path) -> None:

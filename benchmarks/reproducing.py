@@ -142,6 +142,8 @@ def _scan(run: Path, name: str) -> Cell:
     }
     if manifest.examples:
         options["examples"] = manifest.examples
+    if manifest.normalisation:
+        options["normalisation"] = manifest.normalisation
 
     def figures(folder: Path) -> dict[str, Value]:
         at = RunFolder(folder)
@@ -225,6 +227,8 @@ def _options(
     }
     if manifest.test:
         options["test"] = manifest.test
+    if manifest.normalisation:
+        options["normalisation"] = manifest.normalisation
     return options
 
 

@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING
 
 import click
 
+from moth_eval.options import architecture_option, device_option, normalisation_option, seed_option
 from moth_eval.own_code import admit_own_code
 
 from .options import (
-    architecture_option,
     budget_options,
     dataset_option,
     examples_option,
     require_sandbox,
     retry_option,
+    run_folder_option,
     scanner_option,
 )
+from .showing import carry_out_shown, planned_aloud
 from .sittings import sitting
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
 @click.option(
     "--calibration",
     type=click.Path(path_type=Path),
-    help="File that calibrate made of clean models.  [default: published rules]",
+    help="File that calibrate made of clean models.  [default: the scanners' own cuts]",
 )
 @click.option(
     "--policy",
@@ -46,17 +48,14 @@ if TYPE_CHECKING:
     "many unless given).",
 )
 @dataset_option
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Run folder.  [default: runs/scan-NAME-OF-FIRST-MODEL]",
-)
-@architecture_option
+@run_folder_option("runs/scan-NAME-OF-FIRST-MODEL")
+@architecture_option()
+@normalisation_option()
 @require_sandbox
 @examples_option
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@device_option
 @budget_options("scan", jobs="one per processor as memory allows; one per GPU")
-@click.option("--seed", default=0, show_default=True, help="Decides everything random.")
+@seed_option
 @retry_option
 @click.option("--json", "as_json", is_flag=True, help="Print the verdicts as JSON.")
 @click.option(
@@ -75,6 +74,7 @@ def scan(
     dataset: str,
     out: Path | None,
     architecture: str,
+    normalisation: str,
     require_sandbox: bool,
     examples: Path | None,
     device: str,
@@ -108,6 +108,7 @@ def scan(
         device=device,
         budget=budget,
         architecture=architecture,
+        normalisation=normalisation,
         require_sandbox=require_sandbox,
         examples=examples,
         retry=retry,
@@ -129,10 +130,13 @@ def _policy_of(
         read_calibration,
     )
 
+    from .rules import require_rules
     from .tasks import parse_scanner
 
     known = None if calibration is None else read_calibration(calibration)
-    if known is not None:
+    if known is None:
+        require_rules(scanners, instead="calibrate it on clean models and give --calibration")
+    else:
         parsed = {spec: parse_scanner(spec) for spec in scanners}
         check_parameters(known, {spec: {"method": m, **p} for spec, (m, p) in parsed.items()})
     return ScanPolicy(
@@ -140,14 +144,13 @@ def _policy_of(
         dataset=dataset,
         calibration=known,
         calibration_file="" if calibration is None else str(calibration.resolve()),
+        scanners=scanners,
     )
 
 
 def _carry_out(study: TrojaiStudy, policy: ScanPolicy) -> None:
     from moth_eval.records import write_whole
     from moth_eval.scan_calibration import POLICY
-
-    from .trojai_command import carry_out_shown, planned_aloud
 
     with sitting(study.run):
         planned = planned_aloud(study)

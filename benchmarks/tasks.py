@@ -99,12 +99,18 @@ class Task:
                 self.model.architecture,
                 self.model.num_classes,
                 self.model.crop,
-                *filter(None, [self.model.normalisation]),
+                *filter(None, [self._named_normalisation]),
             ],
             "layout": self.model.layout,
             "torch": _torch_version(),
         }
         return hashlib.sha256(canonical(parts).encode()).hexdigest()
+
+    @property
+    def _named_normalisation(self) -> str:
+        """The normalisation that is not found on the examples; empty if it is."""
+        stated = self.model.stated_normalisation
+        return self.model.normalisation or (stated and f"stated {stated}")
 
     @property
     def label(self) -> str:

@@ -6,13 +6,13 @@ import hashlib
 import os
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from moth_eval.errors import MothError
+from moth_eval.errors import ExitCode, MothError
 from moth_eval.loading.rounds import Round, RoundModel
 from moth_eval.records import (
     LOGS,
@@ -60,6 +60,8 @@ class TrojaiStudy:
         gpu_share: fraction of a GPU that a task takes on Ray, in `(0, 1]`.
         limit: only the first so many models; None: all.
         architecture: where networks come from whose files hold only weights (`--arch`).
+        normalisation: what the networks were trained with (`--normalisation`); empty: what their
+            side-cars state, else found by trial.
         require_sandbox: whether to refuse models where the kernel does not offer every guard for
             the process that opens them.
         only: names of the models that are looked at; empty: all.
@@ -84,6 +86,7 @@ class TrojaiStudy:
     gpu_share: float = 1.0
     limit: int | None = None
     architecture: str = ""
+    normalisation: str = ""
     require_sandbox: bool = False
     only: tuple[str, ...] = ()
     shard: Shard | None = None
@@ -141,6 +144,7 @@ def plan(study: TrojaiStudy) -> Plan:
     methods |= {f"{PREFIX}{one}": (METHOD, parse_detector(one)) for one in study.detectors}
     _check_architecture(study)
     device = str(resolve_device(study.device))
+    models = tuple(replace(one, normalisation=study.normalisation) for one in models)
     # Once for examples that all models share: they may be larger than any of them.
     examples_hash = cache(_examples_hash)
     hashes = {model.name: _hashes(model, examples_hash) for model in models}
@@ -256,24 +260,22 @@ def _outcomes(
     return engine.run(pool, plan.open_tasks)
 
 
-def exit_code(plan: Plan, records: dict[str, ScanRecord]) -> int:
-    """0: nothing found; 1: a score above its published cut, or a refused file; 3: not all done.
+def exit_code(plan: Plan, records: dict[str, ScanRecord]) -> ExitCode:
+    """0: nothing found; 1: a score above its scanner's cut, or a refused file; 3: not all done.
 
     A model without an answer (pending, failed, timed out, inconclusive) makes it 3: it must not
     pass for a clean one.
     """
     statuses = [records[t.key].status if t.key in records else "pending" for t in plan.tasks]
     if any(status not in ("scored", "refused") for status in statuses):
-        return 3
-    return int(any(is_finding(records[task.key]) for task in plan.tasks))
+        return ExitCode.INCOMPLETE
+    found = any(is_finding(records[task.key]) for task in plan.tasks)
+    return ExitCode.FOUND if found else ExitCode.DONE
 
 
 def is_finding(record: ScanRecord) -> bool:
-    """Whether a record is something to look at: above the published cut, or refused."""
-    if record.status == "refused":
-        return True
-    rule, score = record.rule, record.score
-    return rule is not None and score is not None and score > rule.threshold
+    """Whether a record is something to look at: above its scanner's cut, or refused."""
+    return record.status == "refused" or record.above_cut is True
 
 
 def _manifest(
@@ -297,6 +299,7 @@ def _manifest(
         scanners={spec: {"method": m, **parameters} for spec, (m, parameters) in methods.items()},
         versions=versions(),
         architecture=study.architecture,
+        normalisation=study.normalisation,
         examples=str(study.examples.resolve()) if study.examples else "",
         timeout_seconds=study.budget.timeout,
         entries=tuple(
@@ -331,6 +334,7 @@ def _continued(folder: RunFolder, new: RunManifest) -> RunManifest:
         ("seed", old.seed, new.seed),
         ("device", old.device, new.device),
         ("--arch", old.architecture, new.architecture),
+        ("--normalisation", old.normalisation, new.normalisation),
         ("--examples", old.examples, new.examples),
     ]
     shared = old.scanners.keys() & new.scanners.keys()

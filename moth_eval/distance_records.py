@@ -28,8 +28,6 @@ from .records import (
 )
 from .run_files import LARGEST_LEDGER, read_file
 
-SCHEMA_VERSION = 1
-
 KEPT_PAIRS = 6
 """Pairs whose triggers are kept as pixels, smallest first."""
 

@@ -3,7 +3,7 @@
 The folder of a finished hardening holds::
 
     model.safetensors           the weights of the new model
-    model.arch.json             which network they belong to
+    model.arch.json             which network they belong to, and its normalisation
     card.json                   one HardeningCard: what was done and what came of it
     card.md                     the same in short
     log.csv                     a row per round of training

@@ -16,9 +16,6 @@ from typing import Any, Literal
 from .hardening_cells import CELLS, CellState, read_cell
 from .records import ManifestFolder, PlainName, Record
 
-SCHEMA_VERSION = 1
-KIND = "hardening-study"
-
 
 class StudyModel(Record):
     """One model of a study."""
@@ -51,6 +48,8 @@ class HardeningStudyManifest(Record):
     first: int | None
     architecture: str
     """What `--arch` said."""
+    normalisation: str = ""
+    """What `--normalisation` said; empty: what side-cars state, else found by trial."""
     methods: dict[str, dict[str, Any]]
     """Method as asked for -> its table name as `method`, and all its parameters."""
     seeds: tuple[int, ...]

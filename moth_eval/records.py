@@ -26,8 +26,11 @@ from .run_files import LARGEST_LEDGER, read_file
 from .run_files import write_whole as write_whole
 
 SCHEMA_VERSION = 1
-RESULT_VERSION = 3
+RESULT_VERSION = 4
 """Of scans: raised when a scanner would give another result for a model than before."""
+
+SCORES_SINCE = 3
+"""Results of this version and later have equal scores; later ones differ in what stands beside."""
 
 MANIFEST = "run.json"
 LEDGER = "ledger"
@@ -119,6 +122,8 @@ class RunManifest(Record):
     """Distribution -> version, plus `python` and `platform`."""
     architecture: str = ""
     """What `--arch` said."""
+    normalisation: str = ""
+    """What `--normalisation` said; empty: what side-cars state, else found by trial."""
     examples: str = ""
     """Absolute path that `--examples` named; empty: the models' own."""
     timeout_seconds: float | None = None
@@ -126,12 +131,14 @@ class RunManifest(Record):
 
 
 class RuleRecord(Record):
-    """A published cut; see `moth_eval.scan.PublishedRule`."""
+    """A scanner's own cut; see `moth_eval.scan.Rule`."""
 
     name: str
     threshold: float
-    false_alarm_rate: float
+    false_alarm_rate: float | None
+    """By simulation; None: not known."""
     source: str
+    origin: Literal["published", "ours", "given"] = "published"
 
 
 class TriggerRecord(Record):
@@ -211,6 +218,16 @@ class ScanRecord(Record):
     backward_passes: int = 0
     seconds: float = 0.0
     peak_memory_bytes: int = 0
+
+    @property
+    def cut(self) -> float | None:
+        """The scanner's own cut; None without one."""
+        return self.rule.threshold if self.rule else None
+
+    @property
+    def above_cut(self) -> bool | None:
+        """Whether the score lies above the scanner's cut; None without a score or a cut."""
+        return None if self.cut is None or self.score is None else self.score > self.cut
 
 
 class LedgerLine(Record):

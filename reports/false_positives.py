@@ -22,11 +22,12 @@ from moth_eval.hardening_cells import CELLS, CellState, read_cell
 from moth_eval.hardening_records import HardeningCard
 from moth_eval.intervals import Interval, wilson
 from moth_eval.records import RunFolder
-from moth_eval.run_files import write_changed
 
 from .false_positives_pictures import slopes
+from .report_files import write_report
 from .rows import PENDING, Row, read_run
-from .tables import Cell, as_csv
+from .tables import Cell, as_csv, with_bounds
+from .wording import CUTS
 
 GROUPS = (("clean", 0), ("backdoored", 1), ("unknown", None))
 """Name in tables -> label."""
@@ -92,10 +93,7 @@ class ModelLine:
         return f"normalisation {one.normalisation} before, {other.normalisation} after"
 
     def _flag(self, row: Row | None) -> bool | None:
-        if row is None or row.record is None:
-            return None
-        cut = row.record.rule.threshold if row.record.rule else None
-        return flag(row.record.score, cut, self.threshold)
+        return flag(row.record, self.threshold) if row and row.record else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,12 +126,10 @@ class GroupLine:
         return sum(m.flagged_after is True for m in self.answered)
 
     @property
-    def p_value(self) -> float | None:
-        """Of the exact McNemar test that as many are flagged before as after; None if none."""
-        if not self.answered:
-            return None
-        cleared = self.before - self.after  # hardening cannot flag what it does not touch
-        return float(binomtest(0, cleared).pvalue) if cleared else 1.0
+    def again(self) -> int | None:
+        """Flagged by the first and the second look, of those answered; None if one is missing."""
+        verdicts = [m.flagged_again for m in self.answered]
+        return None if None in verdicts else verdicts.count(True)
 
     @property
     def looked_again(self) -> tuple[ModelLine, ...]:
@@ -193,8 +189,10 @@ class FalsePositivesFindings:
         if self.manifest.threshold is not None:
             return f"{cuts}, given by the user"
         rules = (m.before.record.rule for m in self.models if m.before.record)
-        sources = sorted({f"{r.name}, {r.source}" for r in rules if r is not None})
-        return f"{cuts}, published cut of {self.manifest.scanner} ({'; '.join(sources) or '–'})"
+        known = [rule for rule in rules if rule is not None]
+        sources = "; ".join(sorted({f"{rule.name}, {rule.source}" for rule in known})) or "–"
+        whose = " and ".join(sorted({CUTS[rule.origin].removeprefix("the ") for rule in known}))
+        return f"{cuts}, {whose or 'cut'} of {self.manifest.scanner} ({sources})"
 
     @property
     def pending(self) -> list[ModelLine]:
@@ -240,10 +238,7 @@ def write_false_positives_report(found: FalsePositivesFindings) -> list[Path]:
         "false_positives.png": slopes(scores, cut, kind="png"),
         "false_positives.svg": slopes(scores, cut, kind="svg"),
     }
-    for name, content in files.items():
-        path = found.path / name
-        write_changed(path, content)
-    return [found.path / name for name in files]
+    return write_report(found.path, files)
 
 
 def model_row(model: ModelLine) -> dict[str, Cell]:
@@ -297,7 +292,12 @@ def group_row(group: GroupLine) -> dict[str, Cell]:
         "flagged_after": group.after,
         **_rate("rate_after", group.after, n),
         "cleared": group.before - group.after,
-        "p_value": group.p_value,
+        "flagged_again": group.again,
+        **with_bounds(
+            "rate_again",
+            group.again / n if n and group.again is not None else None,
+            None if group.again is None else rate(group.again, n),
+        ),
         "looked_again": len(group.looked_again),
         "cleared_by_second_look": group.by_chance,
         "p_value_against_second_look": group.against_second_look,
@@ -327,12 +327,7 @@ def rate(flagged: int, n: int) -> Interval | None:
 
 
 def _rate(name: str, flagged: int, n: int) -> dict[str, Cell]:
-    bounds = rate(flagged, n)
-    return {
-        name: flagged / n if n else None,
-        f"{name}_low": bounds.low if bounds else None,
-        f"{name}_high": bounds.high if bounds else None,
-    }
+    return with_bounds(name, flagged / n if n else None, rate(flagged, n))
 
 
 def _mean(values: Sequence[float]) -> float | None:

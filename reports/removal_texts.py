@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from moth_eval.text import markdown, visible
 
-from .hardening_study import MOST_NAMED, Average, shortened
-from .hardening_summary import columns
+from .averages import Average
 from .removal import FIGURES, NONE, Line, RemovalFindings, Result
 from .removal_tables import ORIGINALS, floor_of
-from .wording import count, number
+from .study_cells import missing_lines, models_by_note, shortened
+from .wording import MOST_NAMED, columns, count, number
 
 Table = list[list[str]]
 
@@ -81,12 +81,12 @@ def method_table(found: RemovalFindings, models: set[str] | None = None) -> Tabl
         found: the figures.
         models: only these; None: all.
     """
-    used = [c for c in found.compared(found.scored) if models is None or c.model in models]
+    everyone = [c for c in found.scored if models is None or c.model in models]
+    used = found.compared(everyone)
     shown = [*_SHOWN]
     if found.manifest.reactivation.images:
         shown.append("reactivated_asr")
     table = [["method", "models", "cells", *(_HEADS[name] for name in shown), "seconds"]]
-    everyone = [c for c in found.scored if models is None or c.model in models]
     for line in (ORIGINALS, *found.lines):
         results = found.results(line, used)
         asked = sum(cell.method == line.method for cell in everyone)
@@ -128,7 +128,7 @@ def control_table(found: RemovalFindings) -> Table:
 
 def difference_table(found: RemovalFindings) -> Table:
     """Head and rows: every method minus the control, model by model."""
-    table = [["method", "figure", "models", "difference", "p", "p (Holm)"]]
+    table = [["method", "figure", "models", "difference", "p", "p (corrected)"]]
     for one in found.differences:
         average = Average(
             value=one.found.mean,
@@ -144,7 +144,7 @@ def difference_table(found: RemovalFindings) -> Table:
                 str(one.found.models),
                 as_text(average, sign=True),
                 number(one.found.p_value, 2),
-                number(one.p_holm, 2),
+                number(one.p_corrected, 2),
             ]
         )
     return table
@@ -167,23 +167,14 @@ def remarks(found: RemovalFindings) -> list[str]:
     """What is missing, what was not scored, and what speaks against the figures."""
     left_out = found.unimplanted.items()
     lines = [visible(f"not implanted, never scored: {name}: {why}") for name, why in left_out]
-    missing = found.missing
-    if missing:
-        lines.append(f"without a result, in no mean: {count(len(missing), 'cell')}")
-        named = [visible(f"{c.label}: {c.status} {c.reason}").rstrip() for c in missing]
-        lines += [f"  {line}" for line in named[:MOST_NAMED]]
-        more = len(missing) - MOST_NAMED
-        lines += [f"  and {more} more"] if more > 0 else []
+    lines += missing_lines("a result", found.missing)
     lines += [f"note: {visible(note)}" for note in _notes(found)]
     return lines
 
 
 def _notes(found: RemovalFindings) -> list[str]:
-    notes: dict[str, dict[str, None]] = {}
-    for cell in found.cells:
-        for note in cell.card.notes if cell.card else ():
-            notes.setdefault(note, {})[cell.model] = None
-    lines = [f"{', '.join(list(models)[:MOST_NAMED])}: {note}" for note, models in notes.items()]
+    notes = models_by_note(found.cells)
+    lines = [f"{', '.join(models[:MOST_NAMED])}: {note}" for note, models in notes.items()]
     oracles = [line.label for line in found.lines if line.oracle]
     if oracles:
         lines.append(
@@ -193,6 +184,11 @@ def _notes(found: RemovalFindings) -> list[str]:
     empty = sorted({c.method for c in found.scored} - {c.method for c in found.scored if c.card})
     if empty and any(c.card for c in found.scored):
         lines.append(f"{', '.join(map(shortened, empty))}: no result at all, so in no comparison")
+    if not found.manifest.test:
+        lines.append(
+            "test images were held out of --data: where models were trained on --data, they know "
+            "them, and every figure flatters; give others with --test"
+        )
     check = found.manifest.reactivation
     if check.images:
         lines.append(

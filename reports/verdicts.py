@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from moth_eval.errors import RunError
+from moth_eval.errors import ExitCode, RunError
 from moth_eval.records import ScanRecord
 from moth_eval.run_files import read_file
 from moth_eval.scan_calibration import (
@@ -21,7 +21,15 @@ from moth_eval.scan_calibration import (
 )
 
 from .rows import Row, Run
-from .wording import NO_EVIDENCE, STATUS_WORDS, evidence_words, number, percent
+from .wording import (
+    CUTS,
+    NO_EVIDENCE,
+    STATUS_WORDS,
+    evidence_words,
+    false_alarms,
+    number,
+    percent,
+)
 
 SUSPICIOUS = "suspicious"
 BACKDOORED = "backdoored"
@@ -98,10 +106,12 @@ def read_policy(run: Path) -> ScanPolicy | None:
 
 def judge(run: Run, policy: ScanPolicy) -> list[ModelVerdict]:
     """The verdict on every model, in the order of the manifest."""
+    asked = set(policy.scanners) or {row.scanner for row in run.rows}
+    rows = [row for row in run.rows if row.scanner in asked]
     found = []
     for entry in run.manifest.entries:
         verdicts = tuple(
-            _verdict(row, policy, len(run.scanners)) for row in run.rows if row.model == entry.name
+            _verdict(row, policy, len(asked)) for row in rows if row.model == entry.name
         )
         grade = min((v.grade for v in verdicts), key=GRADES.index)
         if grade == NOT_JUDGED and any(v.grade == NO_EVIDENCE for v in verdicts):
@@ -110,12 +120,12 @@ def judge(run: Run, policy: ScanPolicy) -> list[ModelVerdict]:
     return found
 
 
-def exit_code(verdicts: Sequence[ModelVerdict]) -> int:
-    """3: a model has no answer or was not judged; else 1: something was found; else 0."""
+def exit_code(verdicts: Sequence[ModelVerdict]) -> ExitCode:
+    """Incomplete if a model has no answer or was not judged, which counts more than a finding."""
     answers = [verdict.grade for one in verdicts for verdict in one.verdicts]
     if NO_ANSWER in answers or any(one.grade == NOT_JUDGED for one in verdicts):
-        return 3
-    return int(any(one.grade in FINDINGS for one in verdicts))
+        return ExitCode.INCOMPLETE
+    return ExitCode.FOUND if any(one.grade in FINDINGS for one in verdicts) else ExitCode.DONE
 
 
 def _verdict(row: Row, policy: ScanPolicy, scanners: int) -> Verdict:
@@ -131,7 +141,7 @@ def _verdict(row: Row, policy: ScanPolicy, scanners: int) -> Verdict:
     missing = ""
     if policy.calibration is not None:
         missing = f"no clean model of {_group_name(policy, record)} in the calibration; "
-    return _by_published_rule(row, record, record.score, missing)
+    return _by_own_rule(row, record, record.score, missing)
 
 
 def _group_name(policy: ScanPolicy, record: ScanRecord) -> str:
@@ -174,18 +184,17 @@ def _calibrated(
     return Verdict(row=row, grade=grade, basis=basis, p_value=p)
 
 
-def _by_published_rule(row: Row, record: ScanRecord, score: float, missing: str) -> Verdict:
+def _by_own_rule(row: Row, record: ScanRecord, score: float, missing: str) -> Verdict:
     rule = record.rule
     if rule is None:
         basis = (
-            f"score {number(score)}; {missing}no cut is published for this scanner: calibrate it "
-            "on clean models"
+            f"score {number(score)}; {missing}this scanner has no cut of its own: calibrate it on "
+            "clean models"
         )
         return Verdict(row=row, grade=NOT_JUDGED, basis=basis)
-    above = score > rule.threshold
+    above = record.above_cut
     basis = (
-        f"{rule.name} {number(score)}, {'above' if above else 'not above'} the published cut of "
-        f"{number(rule.threshold)}; {missing}by simulation that cut flags "
-        f"{percent(rule.false_alarm_rate)} of clean models"
+        f"{rule.name} {number(score)}, {'above' if above else 'not above'} {CUTS[rule.origin]} of "
+        f"{number(rule.threshold)}; {missing}{false_alarms(rule.false_alarm_rate)}"
     )
     return Verdict(row=row, grade=SUSPICIOUS if above else NO_EVIDENCE, basis=basis)

@@ -11,8 +11,11 @@ from pathlib import Path
 
 from ..errors import RoundError
 from ..records import Truth
-from .bounded import read_json
+from .bounded import leads_outside, read_json
+from .sidecars import sidecar_path
 from .truths import TriggerFacts, build_truth, flag, integer, integers, trigger_kind
+
+CONFIGS = ("config.json", "reduced-config.json")
 
 
 def read_config(path: Path) -> dict[str, object]:
@@ -25,6 +28,45 @@ def read_config(path: Path) -> dict[str, object]:
     if not isinstance(content, dict):
         raise RoundError(f"{path} holds a JSON {type(content).__name__}, expected an object")
     return _unwrap(content)
+
+
+def configs_of(file: Path) -> tuple[str, ...]:
+    """Names of the files that describe a model, what counts most first."""
+    return (*CONFIGS, *_sidecars(file))
+
+
+def _sidecars(file: Path) -> tuple[str, str]:
+    return sidecar_path(file).name, "arch.json"
+
+
+def facts_beside(file: Path, names: set[str], root: Path) -> tuple[dict[str, object], list[str]]:
+    """Facts of all configs beside a model file, and what is wrong with them.
+
+    The normalisation is taken from the side-car alone, as `sidecars.read_sidecar` finds it.
+
+    Args:
+        file: the model file.
+        names: of the files in its folder.
+        root: the folder that no link may lead out of (resolved).
+    """
+    facts: dict[str, object] = {}
+    problems = []
+    sidecar = next((name for name in _sidecars(file) if name in names), "")
+    for name in configs_of(file):
+        if name not in names:
+            continue
+        path = file.parent / name
+        try:
+            if leads_outside(path, root):
+                raise RoundError(f"{name} is a link that leads out of {root}; copy the file")
+            read = read_config(path)
+        except RoundError as error:
+            problems.append(str(error))
+            continue
+        if name != sidecar:
+            read.pop("normalisation", None)
+        facts = {**read, **facts}
+    return facts, problems
 
 
 def _unwrap(content: Mapping[object, object]) -> dict[str, object]:

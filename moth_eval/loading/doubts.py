@@ -21,12 +21,23 @@ _BATCH_TOLERANCE = 1e-2
 
 def doubts_of_choice(choice: Choice) -> Iterator[str]:
     """Doubts about the normalisation, from the clean examples that it was chosen by."""
-    accuracy = choice.tried[choice.name]
-    if accuracy < EXPECTED_ACCURACY:
+    accuracy, n = choice.tried[choice.name], len(choice.logits)
+    if choice.better:
         yield (
-            f"clean accuracy is {accuracy:.3f} on {len(choice.logits)} examples under "
-            f"{choice.name}, the best of {len(choice.tried)} normalisations tried, below "
-            f"{EXPECTED_ACCURACY:g}: the examples, their labels or the normalisation may "
+            f"the side-car states the normalisation {choice.name}, under which clean accuracy is "
+            f"{accuracy:.3f} on {n} examples; under {choice.better} it is "
+            f"{choice.tried[choice.better]:.3f}, better by more than chance: either the side-car "
+            f"or the examples are not this model's; --normalisation {choice.better} reads it so"
+        )
+    if accuracy < EXPECTED_ACCURACY:
+        origin = {
+            "found": f"the best of {len(choice.tried)} normalisations tried",
+            "stated": "the normalisation that the side-car states",
+            "given": "the normalisation that was given",
+        }[choice.origin]
+        yield (
+            f"clean accuracy is {accuracy:.3f} on {n} examples under {choice.name}, {origin}, "
+            f"below {EXPECTED_ACCURACY:g}: the examples, their labels or the normalisation may "
             "not be those of this model"
         )
 

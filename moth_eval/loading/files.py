@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ArchitectureError, InputError, RefusedFile
+from ..subject import Preprocessing
 from .architectures import (
     AUXILIARY,
     ArchitectureSource,
@@ -31,6 +32,7 @@ from .inert_tree import Instance
 from .layouts import MODEL_SUFFIXES as MODEL_SUFFIXES
 from .module_tree import state_of, unwrapped
 from .native_layers import SHORTCUTS
+from .preprocessing import name_of
 from .quarantine import HandedOver, handed_over
 from .realise import check_attributes, known_classes, realise, unknown_class
 from .rebuild import has_auxiliary, rebuild, why_not
@@ -148,7 +150,14 @@ def load_network(
     return _with_class_note(loaded, num_classes)
 
 
-def save_network(path: Path, module: nn.Module, *, architecture: str, num_classes: int) -> None:
+def save_network(
+    path: Path,
+    module: nn.Module,
+    *,
+    architecture: str,
+    num_classes: int,
+    preprocessing: Preprocessing | None = None,
+) -> None:
     """Writes the weights as safetensors and, beside them, `<stem>.arch.json`.
 
     Args:
@@ -156,6 +165,8 @@ def save_network(path: Path, module: nn.Module, *, architecture: str, num_classe
         module: the network, on any device.
         architecture: what :func:`load_network` shall rebuild, such as `resnet18`.
         num_classes: number of logits.
+        preprocessing: what the network was trained with, which the side-car then states; None: it
+            is found again by trial whenever the model is opened.
 
     Raises:
         InputError: the path does not end in `.safetensors`.
@@ -164,7 +175,12 @@ def save_network(path: Path, module: nn.Module, *, architecture: str, num_classe
     if path.suffix != ".safetensors":
         raise InputError(f"{path}: networks are saved as safetensors; end the name in .safetensors")
     write_safetensors(path, module.state_dict())
-    write_sidecar(path, architecture=architecture, num_classes=num_classes)
+    write_sidecar(
+        path,
+        architecture=architecture,
+        num_classes=num_classes,
+        normalisation="" if preprocessing is None else name_of(preprocessing),
+    )
 
 
 def sha256_of(path: Path) -> str:

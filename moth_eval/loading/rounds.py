@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..errors import RoundError
+from ..errors import InputError, RoundError
 from ..records import Truth
 from .bounded import leads_outside
-from .configs import read_config, truth_of_config
+from .configs import configs_of, facts_beside, truth_of_config
 from .ground_truth import Named, attack_claims, claims_of, mark_errata, named_claims, settle
 from .layouts import (
     FILES,
@@ -24,6 +24,7 @@ from .layouts import (
     png_side,
 )
 from .metadata import present, read_metadata
+from .sidecars import stated_normalisation
 from .truths import integer
 
 METADATA = "METADATA.csv"
@@ -65,7 +66,8 @@ class RoundModel:
         architecture: name of the architecture as stated, without its task; empty if unknown.
         num_classes: number of classes as stated.
         crop: side in pixels of the centre crop that the network eats; None: the whole image.
-        normalisation: name of the only one that comes into question; empty: the best is found.
+        normalisation: the only one that comes into question; empty: the best is found.
+        stated_normalisation: what its side-car says that it was trained with; empty if nothing.
         metadata: other facts as stated, none of which tells whether the model is poisoned.
         problems: sentences on what is missing or unreadable.
         usable: whether there is a model file and examples that may be opened; if not, `problems`
@@ -80,6 +82,7 @@ class RoundModel:
     num_classes: int | None = None
     crop: int | None = None
     normalisation: str = ""
+    stated_normalisation: str = ""
     metadata: Mapping[str, str]
     problems: tuple[str, ...] = ()
     usable: bool = True
@@ -267,7 +270,7 @@ def _read_folder(
     try:
         names = {entry.name for entry in folder.iterdir()}
         file = find_model_file(folder, names)
-        config, flaws = _config_of(file, names, found.root)
+        config, flaws = facts_beside(file, names, found.root)
         examples, missing = (given, "") if given else find_examples(folder, names, found.root)
         side = png_side(first_image(examples) if examples and examples.is_dir() else None)
     except OSError as error:
@@ -275,7 +278,8 @@ def _read_folder(
     facts = {**row, **config}
     layout = layout_of(names, facts, side)
     architecture, mismatch = _architecture(config, row)
-    obstacles = [p for p in (_file_problem(file, found.root), missing, mismatch) if p]
+    normalisation, wrong = _stated_normalisation(config)
+    obstacles = [p for p in (_file_problem(file, found.root), missing, mismatch, wrong) if p]
     model = RoundModel(
         name=folder.name,
         file=file,
@@ -284,6 +288,7 @@ def _read_folder(
         architecture=architecture,
         num_classes=_num_classes(config, row),
         crop=crop_of(layout, facts, side),
+        stated_normalisation=normalisation,
         metadata=_shown(config, row),
         problems=(*obstacles, *flaws),
         usable=not obstacles,
@@ -303,38 +308,17 @@ def _unreadable(folder: Path, problem: str) -> RoundModel:
     )
 
 
-def _configs_of(file: Path) -> tuple[str, ...]:
-    """Names of the files that describe a model, what counts most first."""
-    return ("config.json", "reduced-config.json", f"{file.stem}.arch.json", "arch.json")
-
-
-def _config_of(file: Path, names: set[str], root: Path) -> tuple[dict[str, object], list[str]]:
-    """Facts of all configs beside a model file, and what is wrong with them."""
-    facts: dict[str, object] = {}
-    problems = []
-    for name in _configs_of(file):
-        if name not in names:
-            continue
-        path = file.parent / name
-        try:
-            if leads_outside(path, root):
-                raise RoundError(f"{name} is a link that leads out of {root}; copy the file")
-            facts = {**read_config(path), **facts}
-        except RoundError as error:
-            problems.append(str(error))
-    return facts, problems
-
-
 def _read_file(file: Path, found: Found, row: dict[str, str], given: Path | None) -> RoundModel:
-    beside = {name for name in _configs_of(file) if (file.parent / name).exists()}
-    config, flaws = _config_of(file, beside, found.root)
+    beside = {name for name in configs_of(file) if (file.parent / name).exists()}
+    config, flaws = facts_beside(file, beside, found.root)
     examples = given or _examples_beside(file)
     missing = (
         f"no example images: no {file.stem}.npz beside it; name a folder of images or an .npz "
         "with --examples"
     )
     architecture, mismatch = _architecture(config, row)
-    obstacles = [_file_problem(file, found.root), mismatch, "" if examples else missing]
+    normalisation, wrong = _stated_normalisation(config)
+    obstacles = [_file_problem(file, found.root), mismatch, wrong, "" if examples else missing]
     obstacles = [obstacle for obstacle in obstacles if obstacle]
     return RoundModel(
         name=found.name_of(file),
@@ -343,6 +327,7 @@ def _read_file(file: Path, found: Found, row: dict[str, str], given: Path | None
         layout=FILES,
         architecture=architecture,
         num_classes=_num_classes(config, row),
+        stated_normalisation=normalisation,
         metadata=_shown(config, row),
         problems=(*obstacles, *flaws),
         usable=not obstacles,
@@ -375,6 +360,14 @@ def _architecture(config: Mapping[str, object], row: Mapping[str, str]) -> tuple
     if task == _CLASSIFICATION:
         return architecture, ""
     return architecture, f"its task is {task}; only image classifiers can be scanned"
+
+
+def _stated_normalisation(config: Mapping[str, object]) -> tuple[str, str]:
+    """The normalisation that the side-car states, and a problem if it states none that exists."""
+    try:
+        return stated_normalisation(config), ""
+    except InputError as error:
+        return "", f"its side-car is wrong: {error}"
 
 
 def _num_classes(config: Mapping[str, object], row: Mapping[str, str]) -> int | None:

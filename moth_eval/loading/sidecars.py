@@ -1,13 +1,15 @@
-"""The small JSON file beside a weights file that says which network the weights belong to."""
+"""The small JSON file beside a model file that says which network it holds, and what that eats."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError
 from .naming import LONGEST_SHOWN, shown
+from .normalisations import stated, to_json
 
 LARGEST = 1 << 20
 MOST_CLASSES = 1_000_000
@@ -21,11 +23,14 @@ class SideCar:
         path: where it was read.
         architecture: a torchvision name, or the name of a factory that the user gave.
         num_classes: number of logits, or None if it does not say.
+        normalisation: what the network was trained with, as `normalisations.canonical` writes it;
+            empty if it does not say.
     """
 
     path: Path
     architecture: str
     num_classes: int | None
+    normalisation: str = ""
 
 
 def sidecar_path(model: Path) -> Path:
@@ -45,10 +50,24 @@ def read_sidecar(model: Path) -> SideCar | None:
     return None
 
 
-def write_sidecar(model: Path, *, architecture: str, num_classes: int) -> None:
-    """Writes the side-car of `model`."""
-    content = {"architecture": architecture, "num_classes": num_classes}
+def write_sidecar(
+    model: Path, *, architecture: str, num_classes: int, normalisation: str = ""
+) -> None:
+    """Writes the side-car of `model`; `normalisation` is canonical, or empty: not stated."""
+    content: dict[str, object] = {"architecture": architecture, "num_classes": num_classes}
+    if normalisation:
+        content["normalisation"] = to_json(normalisation)
     sidecar_path(model).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def stated_normalisation(content: Mapping[str, object]) -> str:
+    """What the content of a side-car says of the normalisation; empty if nothing.
+
+    Raises:
+        InputError: it says something that is none.
+    """
+    value = content.get("normalisation")
+    return "" if value is None else stated(value)
 
 
 def name_in_sidecar(option: str, architecture: str) -> str:
@@ -90,4 +109,10 @@ def _read(path: Path) -> SideCar:
     classes = content.get("num_classes")
     if classes is not None and not (type(classes) is int and 0 < classes <= MOST_CLASSES):
         raise InputError(f"{path}: {expected}, got {shown(repr(classes))} classes")
-    return SideCar(path=path, architecture=architecture, num_classes=classes)
+    try:
+        normalisation = stated_normalisation(content)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    return SideCar(
+        path=path, architecture=architecture, num_classes=classes, normalisation=normalisation
+    )

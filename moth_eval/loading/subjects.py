@@ -38,7 +38,7 @@ class Opened:
 
     Attributes:
         subject: with the normalisation chosen, and doubts.
-        normalisation: name of the one that was chosen.
+        normalisation: the one that was chosen, as `normalisations.canonical` writes it.
         tried: name of every normalisation -> accuracy under it, on the examples looked at.
         format: format of the model file.
         guards: what the kernel held the process to that opened the file.
@@ -62,6 +62,9 @@ def open_subject(
     require_sandbox: bool = False,
 ) -> Opened:
     """Reads a model file and its clean examples, and finds out the normalisation.
+
+    What the model's side-car states of that counts, and is doubted where the examples speak against
+    it; the model's own `normalisation` alone counts where it is set.
 
     The state of the global random number generators is left as it was.
 
@@ -108,6 +111,7 @@ def open_subject(
             layout=model.layout,
             batch_size=measured.batch_size,
             only=model.normalisation,
+            stated=model.stated_normalisation,
         )
         few = examples.images[: min(_REPEATED, measured.batch_size)]
         doubts_of_passes = _repeated(module, choice, few)

@@ -239,6 +239,7 @@ def test_a_given_model_keeps_the_normalisation_that_it_was_trained_with(tmp_path
     )
     start = from_model(tmp_path / "given.safetensors", arch, scenes)
     assert start.normalisation == "unit-imagenet"
+    assert start.doubts == ()
     inside = start.build(0).eval()
     with torch.no_grad():
         right = inside(to_float(scenes.images)).argmax(1) == scenes.labels
@@ -248,6 +249,33 @@ def test_a_given_model_keeps_the_normalisation_that_it_was_trained_with(tmp_path
         tmp_path / "model.safetensors", architecture=ArchitectureSource.parse(arch)
     )
     assert saved.module.state_dict().keys() == network.state_dict().keys()
+    # What was found is stated from then on, and looked at first.
+    again = from_model(tmp_path / "model.safetensors", arch, scenes)
+    assert again.normalisation == "unit-imagenet"
+    sidecar = tmp_path / "model.arch.json"
+    content = json.loads(sidecar.read_text())
+    sidecar.write_text(json.dumps({**content, "normalisation": "unit"}))
+    doubted = from_model(tmp_path / "model.safetensors", arch, scenes)
+    assert doubted.normalisation == "unit"
+    assert doubted.doubts[0].startswith("the side-car states the normalisation unit, under")
+    given = from_model(tmp_path / "model.safetensors", arch, scenes, normalisation="unit-imagenet")
+    assert (given.normalisation, given.doubts) == ("unit-imagenet", ())
+
+
+def test_a_fresh_network_is_trained_under_the_normalisation_that_was_asked_for(
+    task: Path, tmp_path: Path
+) -> None:
+    short = replace(QUICK, recipe=replace(QUICK.recipe, epochs=1))
+    out = tmp_path / "out"
+    record = inject(
+        wish(task, out, attack="none", injector=short, with_twin=False, normalisation="unit-svhn")
+    )
+    assert record.training is not None
+    assert record.training.normalisation == "unit-svhn"
+    assert json.loads((out / "model.arch.json").read_text())["normalisation"] == "unit-svhn"
+    assert inject_module.from_scratch(ARCH, num_classes=4).normalisation == "unit"
+    with pytest.raises(InputError, match="is for images of 3 channels, these have 1"):
+        from_scratch(ARCH, num_classes=4, normalisation="unit-svhn", channels=1)
 
 
 @pytest.mark.parametrize(

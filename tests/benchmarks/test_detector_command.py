@@ -11,9 +11,13 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from PIL import Image
+from torch import nn
 
+from benchmarks import detector
 from benchmarks.detector import _placed
 from benchmarks.detector_settings import Metaparameters, read_learned, schema, write_learned
+from benchmarks.mitigation import labelled_subject
+from benchmarks.trojai import Plan, TrojaiStudy
 from moth_eval.cli import main
 from moth_eval.errors import InputError, RefusedFile
 from moth_eval.loading.architectures import ArchitectureSource, build_torchvision
@@ -22,6 +26,7 @@ from moth_eval.loading.rounds import read_round
 from moth_eval.loading.subjects import open_subject
 from moth_eval.platt import Logistic
 from moth_eval.plugins import build, resolve
+from moth_eval.records import ScanRecord
 from moth_eval.runner import run_scan
 from moth_eval.scan import Scanner
 from scanners import ENTRY_POINTS, SCANNERS
@@ -176,14 +181,37 @@ def test_a_model_that_cannot_be_read_gets_one_half_and_says_why(
     assert (tmp_path / "result.txt").read_text() == "0.500000\n"
 
 
-@pytest.mark.slow
-def test_a_scanner_without_a_cut_needs_a_centre(active: Path, tmp_path: Path) -> None:
-    spec = "nc:max_images=30,statistic=size"
-    without = infer(active, tmp_path, infer_scanner=spec)
+SIZE = "nc:max_images=30,statistic=size"
+
+
+def test_a_scanner_without_a_cut_is_refused_before_anything_is_scanned(
+    active: Path, tmp_path: Path
+) -> None:
+    without = infer(active, tmp_path, infer_scanner=SIZE)
     assert without.exit_code == 2
+    assert f"scanner {SIZE!r} has no cut: statistic=size compares models" in without.output
     assert "set infer_centre in the metaparameters, or learn the curve" in without.output
     assert not (tmp_path / "result.txt").exists()
-    given = infer(active, tmp_path, infer_scanner=spec, infer_centre=2.5, infer_slope=3.0)
+    assert not (tmp_path / "scratch").exists()
+
+
+def test_a_score_without_a_cut_gets_one_half_and_says_why(
+    active: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a plug-in that does not say beforehand whether it has one."""
+    scored = ScanRecord(
+        key="k", model="model", scanner="own", sha256="s", status="scored", score=1.5
+    )
+    monkeypatch.setattr("benchmarks.detector._scanned", lambda *_: (scored,))
+    result = infer(active, tmp_path)
+    assert result.exit_code == 3
+    assert "score 1.5, and no cut to put one half at: set infer_centre" in result.output
+    assert (tmp_path / "result.txt").read_text() == "0.500000\n"
+
+
+@pytest.mark.slow
+def test_a_centre_takes_the_place_of_a_cut(active: Path, tmp_path: Path) -> None:
+    given = infer(active, tmp_path, infer_scanner=SIZE, infer_centre=2.5, infer_slope=3.0)
     assert given.exit_code == 0, given.output
 
 
@@ -275,6 +303,10 @@ def test_the_metaparameters_fit_their_schema_and_the_schema_the_contract(tmp_pat
     made = json.loads((tmp_path / "metaparameters_schema.json").read_text())
     assert made == schema()
     jsonschema.Draft7Validator.check_schema(made)
+    described = {name: value["description"] for name, value in made["properties"].items()}
+    assert described["infer_least"] == "No probability is closer to 0 or 1 than this."
+    assert described["infer_slope"] == "Of the logistic curve, per unit of score."
+    assert all(text.endswith(".") for text in described.values())
     values = json.loads((tmp_path / "metaparameters.json").read_text())
     jsonschema.validate(values, made, cls=jsonschema.Draft7Validator)
     assert set(values) == set(made["properties"]) == set(made["required"])
@@ -302,10 +334,7 @@ def write_mitigation_data(folder: Path, side: int = 32, each: int = 6) -> Path:
 
 
 def test_a_mitigated_model_is_written_whole_and_answers_the_test(tmp_path: Path) -> None:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network = build_torchvision("resnet18", num_classes=2).eval()
-    torch.save(network, tmp_path / "model.pt")
+    network = write_net(tmp_path)
     data = write_mitigation_data(tmp_path / "data")
     result = call(
         "mitigate", "--model_filepath", tmp_path / "model.pt", "--dataset", data,
@@ -331,6 +360,184 @@ def test_a_mitigated_model_is_written_whole_and_answers_the_test(tmp_path: Path)
     pixels = torch.from_numpy(np.array(Image.open(data / "3.png"))).permute(2, 0, 1)
     expected = mitigated.module.eval()(pixels[None].float() / 255)[0].tolist()
     assert found["3.png"] == pytest.approx(expected, rel=1e-4, abs=1e-4)
+
+
+def write_net(folder: Path, *, seed: int = 0) -> nn.Module:
+    """A whole module of two classes, as rounds 11 and later have them."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = build_torchvision("resnet18", num_classes=2).eval()
+    torch.save(network, folder / "model.pt")
+    return network
+
+
+def mitigated(tmp_path: Path, data: Path, **values: object) -> Result:
+    return call(
+        "mitigate", "--model_filepath", tmp_path / "model.pt", "--dataset", data,
+        "--output_dirpath", tmp_path / "out", "--device", "cpu", "--metaparameters_filepath",
+        settings(tmp_path, **values),
+    )  # fmt: skip
+
+
+def changed(network: nn.Module, tmp_path: Path) -> set[str]:
+    """Names of the weights in which the mitigated model differs."""
+    after = load_network(tmp_path / "out" / "mitigated.pt").module.state_dict()
+    before = network.state_dict()
+    assert before.keys() == after.keys()
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+def test_one_image_is_enough_for_a_mitigated_model(tmp_path: Path) -> None:
+    """The mitigation round gives one clean example, of which MOTH makes nothing."""
+    network = write_net(tmp_path)
+    with torch.no_grad():  # one channel of one layer can change far more than all others
+        network.layer1[0].conv1.weight[3] *= 50
+    torch.save(network, tmp_path / "model.pt")
+    data = write_mitigation_data(tmp_path / "data", each=1)
+    for path in data.glob("1.*"):
+        path.unlink()
+    result = mitigated(tmp_path, data)
+    assert result.exit_code == 0, result.output
+    out = tmp_path / "out" / "mitigated.pt"
+    assert f"wrote {out}: hardened with clp, as moth left none\n" in result.output
+    assert (
+        "moth leaves no model (model: expected images of at least two classes to harden with, got "
+        "1): clp takes its place"
+    ) in result.output
+    assert {"layer1.0.bn1.weight"} <= changed(network, tmp_path)
+    assert all(".bn" in name or "downsample" in name for name in changed(network, tmp_path))
+
+
+@pytest.mark.parametrize("hidden", ["absent", "minus one", "no class of the model"])
+def test_labels_that_are_not_told_are_the_models_own_answers(hidden: str, tmp_path: Path) -> None:
+    network = write_net(tmp_path)
+    data = write_mitigation_data(tmp_path / "data", each=3)
+    for label in data.glob("*.json"):
+        if hidden == "absent":
+            label.unlink()
+        else:
+            label.write_text("-1" if hidden == "minus one" else "7")
+    method = "fine-tuning:epochs=1,batch=2"
+    result = mitigated(tmp_path, data, mitigate_method=method)
+    assert result.exit_code == 0, result.output
+    assert "6 of 6 images have no label of the model's 2 classes: its own answers are" in (
+        result.output
+    )
+    assert ("labels cannot be read: no labelled images in" in result.output) == (hidden == "absent")
+    assert f"mitigated.pt: hardened with {method}\n" in result.output
+    assert changed(network, tmp_path)
+
+
+def test_labels_that_are_told_are_kept_and_the_others_are_answers(tmp_path: Path) -> None:
+    network = write_net(tmp_path)
+    data = write_mitigation_data(tmp_path / "data", each=2)
+    for number, label in enumerate((1, -1, 0, 2)):
+        (data / f"{number}.json").write_text(str(label))
+    notes = list[str]()
+    subject = labelled_subject(tmp_path / "model.pt", data, None, torch.device("cpu"), notes)
+    images = [np.array(Image.open(data / f"{n}.png")) for n in range(4)]
+    stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
+    with torch.no_grad():
+        answers = network(stacked).argmax(1).tolist()
+    found = {
+        tuple(image.flatten().tolist()): label
+        for image, label in zip(
+            subject.examples.images, subject.examples.labels.tolist(), strict=True
+        )
+    }
+    labels = [found[tuple(image.flatten().tolist())] for image in stacked]
+    assert labels == [1, answers[1], 0, answers[3]]
+    assert notes == [
+        "2 of 4 images have no label of the model's 2 classes: its own answers are taken for "
+        "their labels"
+    ]
+
+
+def test_a_model_without_channels_to_prune_is_written_as_it_was(tmp_path: Path) -> None:
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 2)).eval()
+    torch.save(plain, tmp_path / "model.pt")
+    data = write_mitigation_data(tmp_path / "data", each=1)
+    (data / "1.png").unlink()
+    result = mitigated(tmp_path, data)
+    assert result.exit_code == 0, result.output
+    assert "wrote " in result.output and "the original model, as moth left none" in result.output
+    assert "clp leaves no model (no convolution feeds a BatchNorm" in result.output
+    assert "): the model is written as it was" in result.output
+    assert changed(plain, tmp_path) == set()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({}, "no labelled images in"),
+        ({"0.png": b"no picture"}, "cannot be read as an image"),
+    ],
+)
+def test_images_that_cannot_be_used_leave_the_model_as_it_was(
+    content: dict[str, bytes], message: str, tmp_path: Path
+) -> None:
+    network = write_net(tmp_path)
+    (tmp_path / "data").mkdir()
+    for name, raw in content.items():
+        (tmp_path / "data" / name).write_bytes(raw)
+    result = mitigated(tmp_path, tmp_path / "data")
+    assert result.exit_code == 0, result.output
+    assert "the clean images cannot be used (" in result.output
+    assert message in result.output
+    assert "mitigated.pt: the original model, as moth left none" in result.output
+    assert changed(network, tmp_path) == set()
+
+
+def test_without_a_model_or_a_dataset_nothing_is_written(tmp_path: Path) -> None:
+    data = write_mitigation_data(tmp_path / "data", each=1)
+    (tmp_path / "model.pt").write_bytes(b"no model")
+    refused = mitigated(tmp_path, data)
+    assert refused.exit_code == 2
+    write_net(tmp_path)
+    absent = mitigated(tmp_path, tmp_path / "nowhere")
+    assert absent.exit_code == 2
+    assert "nowhere is not there: expected clean images (--dataset_dirpath)" in absent.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_given_normalisation_counts_in_mitigation_and_its_test(tmp_path: Path) -> None:
+    network = write_net(tmp_path)
+    data = write_mitigation_data(tmp_path / "data", each=2)
+    subjects = [
+        labelled_subject(
+            tmp_path / "model.pt", data, None, torch.device("cpu"), [], normalisation=name
+        )
+        for name in ("", "unit-half")
+    ]
+    assert [one.preprocessing.mean for one in subjects] == [None, (0.5,)]
+    tested = call(
+        "test", "--model_filepath", tmp_path / "model.pt", "--dataset_dirpath", data,
+        "--output_dirpath", tmp_path / "results", "--device", "cpu", "--normalisation", "0.5/0.5",
+    )  # fmt: skip
+    assert tested.exit_code == 0, tested.output
+    found = json.loads((tmp_path / "results" / "results.json").read_text())
+    pixels = torch.from_numpy(np.array(Image.open(data / "3.png"))).permute(2, 0, 1)
+    with torch.no_grad():
+        expected = network(pixels[None].float() / 127.5 - 1)[0].tolist()
+    assert found["3.png"] == pytest.approx(expected, rel=1e-3, abs=1e-4)
+
+
+def test_a_given_normalisation_counts_in_scans_of_the_contract(
+    active: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = list[str]()
+
+    def noted(study: TrojaiStudy) -> Plan:
+        asked.append(study.normalisation)
+        raise InputError("looked at")
+
+    monkeypatch.setattr(detector, "plan", noted)
+    infer(active, tmp_path, "--normalisation", "minmax")
+    call(
+        "configure", "--configure_models_dirpath", tmp_path, "--learned_parameters_dirpath",
+        tmp_path, "--scratch_dirpath", tmp_path / "scratch", "--normalisation", "unit-svhn",
+    )  # fmt: skip
+    assert asked == ["minmax", "unit-svhn"]
 
 
 def test_a_name_that_leads_elsewhere_is_refused(tmp_path: Path) -> None:

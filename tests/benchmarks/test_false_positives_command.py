@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import pickle
 import shutil
@@ -14,8 +15,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from benchmarks import false_positives as study_module
+from benchmarks import false_positives_command
 from benchmarks.cells import Cell
+from benchmarks.harden_data import divide, per_class
 from moth_eval.cli import main
+from moth_eval.loading.images import read_examples
 from moth_eval.records import RunFolder
 from tests.support.subjects import write_prototype_round
 
@@ -74,6 +78,16 @@ def test_flagged_models_are_hardened_and_scanned_again_and_no_others(
     assert "published cut of nc:max_images=30" in result.output
 
 
+def test_a_scanner_without_a_cut_is_refused_before_anything_is_scanned(
+    models: Path, tmp_path: Path
+) -> None:
+    result = false_positives(models, tmp_path / "run", "--scanner", "nc:statistic=size")
+    assert result.exit_code == 2
+    assert "scanner 'nc:statistic=size' has no cut" in result.output
+    assert "give --threshold as a number" in result.output
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_scan_before_is_the_one_that_trojai_makes(undisturbed: tuple[Path, Result]) -> None:
     run, _ = undisturbed
     result = CliRunner().invoke(main, ["report", str(run / "scan-before")])
@@ -96,6 +110,42 @@ def test_the_hardened_model_is_scanned_as_the_original_was(
     # Another normalisation, chosen anew, would be another question.
     assert len(one.normalisations_tried) > 1
     assert list(other.normalisations_tried) == [one.normalisation]
+    [card] = (run / "cells").glob("*/card.json")
+    assert json.loads(card.read_text())["run"]["normalisation"] == one.normalisation
+
+
+@pytest.mark.parametrize(
+    ("data", "share", "trained"),
+    [(False, None, 1.0), (True, None, 0.05), (False, 0.5, 0.5), (True, 0.5, 0.5)],
+)
+def test_a_models_own_examples_are_trained_on_whole_unless_asked_otherwise(
+    data: bool, share: float | None, trained: float, models: Path, tmp_path: Path
+) -> None:
+    study = study_module.FalsePositivesStudy(
+        models=models, run=tmp_path / "run", architecture=ARCH, device="cpu", share=share,
+        data=models / "model-0.npz" if data else None,
+    )  # fmt: skip
+    plan = study_module.plan(study)
+    assert plan.manifest.share == trained
+    cell = study_module._cell(plan, study, plan.scan.tasks[0])
+    assert cell.study.share == trained
+    examples = read_examples(cell.study.data, layout="files", crop=None, num_classes=5)
+    divided = divide(examples, None, share=cell.study.share, seed=0)
+    of_a_class = {1.0: 10, 0.05: 1, 0.5: 5}[trained]  # of 12, of which 2 are held out
+    assert per_class(divided.training, 5) == (of_a_class,) * 5
+
+
+def test_the_command_leaves_the_share_to_the_study(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = list[study_module.FalsePositivesStudy]()
+    monkeypatch.setattr(
+        false_positives_command, "run_study", lambda context, study: asked.append(study) or 0
+    )
+    command = ["false-positives", "--models", str(models), "--out", str(tmp_path / "run")]
+    for more in ([], ["--share", "0.2"]):
+        assert CliRunner().invoke(main, [*command, *more]).exit_code == 0
+    assert [study.share for study in asked] == [None, 0.2]
 
 
 def test_the_same_command_again_does_nothing_and_gives_the_same_bytes(
@@ -182,6 +232,7 @@ def test_other_settings_in_the_same_folder_are_refused_and_nothing_is_touched(
         (("--threshold", "high"), "--threshold: expected a number or 'published', got 'high'"),
         (("--threshold", "nan"), "--threshold must be 'published' or a number"),
         (("--harden", "moss"), "unknown name 'moss'"),
+        (("--harden", "moth:stamped=0"), "--harden moth:stamped=0: expected at least 1, got"),
         (("--scanner", "moss"), "unknown name 'moss'"),
         (("--data", "nowhere"), "nowhere does not exist"),
     ],

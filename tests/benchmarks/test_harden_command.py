@@ -21,7 +21,6 @@ from torchvision.models import squeezenet1_1
 from benchmarks import harden_study
 from benchmarks.harden_data import divide, draw_share
 from benchmarks.harden_journal import DiskJournal
-from benchmarks.harden_model import name_in_sidecar
 from moth_eval import hardening_records
 from moth_eval.cli import main
 from moth_eval.errors import InputError
@@ -30,6 +29,7 @@ from moth_eval.hardening import LogEntry
 from moth_eval.loading.architectures import ArchitectureSource
 from moth_eval.loading.files import save_network, sha256_of
 from moth_eval.loading.rounds import read_round
+from moth_eval.loading.sidecars import name_in_sidecar
 from moth_eval.loading.subjects import open_subject
 from moth_eval.subject import Examples
 from tests.support.subjects import write_prototype_round
@@ -96,6 +96,14 @@ def test_the_new_model_and_its_card_are_left_and_nothing_unfinished(
     after = load_file(out / "model.safetensors")
     assert before.keys() == after.keys()
     assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_the_new_model_states_the_normalisation_that_it_was_trained_with(
+    undisturbed: tuple[Path, Result],
+) -> None:
+    out, _ = undisturbed
+    sidecar = json.loads((out / "model.arch.json").read_text())
+    assert sidecar["normalisation"] == card_of(out)["run"]["normalisation"] == "unit"
 
 
 def test_the_original_keeps_its_bytes(models: Path, tmp_path: Path) -> None:

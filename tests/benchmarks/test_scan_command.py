@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from benchmarks.rules import require_rules
 from moth_eval.cli import main
+from moth_eval.errors import InputError
 from moth_eval.records import RunFolder
 from moth_eval.scan_calibration import read_calibration
 from tests.support.subjects import write_prototype_round
@@ -143,6 +145,34 @@ def test_bad_input_is_named_and_leaves_no_folder(
     assert result.exit_code == 2
     assert message in result.output
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("scanner", "message"),
+    [
+        (
+            "trodo",
+            "scanner 'trodo' has no cut: one network has nothing to hold its growth of confidence "
+            "against, so that the cut has to come from clean models; calibrate it on clean models "
+            "and give --calibration",
+        ),
+        ("nc:statistic=size", "scanner 'nc:statistic=size' has no cut"),
+    ],
+)
+def test_a_scanner_without_a_cut_is_refused_before_it_scans(
+    scanner: str, message: str, folder: Path, tmp_path: Path
+) -> None:
+    words = ["scan", str(folder / "suspects"), "--out", str(tmp_path / "run")]
+    result = CliRunner().invoke(main, [*words, "--scanner", scanner])
+    assert result.exit_code == 2
+    assert message in result.output
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_scanner_without_a_cut_may_scan_beside_one_that_has_one() -> None:
+    require_rules(["trodo", "nc"], instead="calibrate")
+    with pytest.raises(InputError, match=r"scanner 'trodo' has no cut: .*; calibrate"):
+        require_rules(["trodo", "nc:statistic=size"], instead="calibrate")
 
 
 @pytest.mark.slow

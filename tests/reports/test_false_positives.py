@@ -14,7 +14,7 @@ from moth_eval.errors import RunError
 from moth_eval.false_positive_records import FalsePositivesManifest, flag
 from moth_eval.intervals import wilson
 from tests.support.false_positive_runs import Case, make_false_positives_run
-from tests.support.runs import clean, poisoned
+from tests.support.runs import clean, poisoned, record
 
 FILES = ("false_positives.csv", "summary.csv", "false_positives.png", "false_positives.svg")
 HEADER = (
@@ -25,7 +25,8 @@ HEADER = (
 )
 SUMMARY_HEADER = (
     "group,models,answered,without_answer,flagged_before,rate_before,rate_before_low,"
-    "rate_before_high,flagged_after,rate_after,rate_after_low,rate_after_high,cleared,p_value,"
+    "rate_before_high,flagged_after,rate_after,rate_after_low,rate_after_high,cleared,flagged_again,"
+    "rate_again,rate_again_low,rate_again_high,"
     "looked_again,cleared_by_second_look,p_value_against_second_look,hardened,accuracy_before,"
     "accuracy_after,untouched,change_of_all"
 )
@@ -57,22 +58,25 @@ EXPECTED = """\
 9 models under nc, flagged ones hardened with moth
 threshold 2, published cut of nc (anomaly index, simulated, 10 classes), fixed before the scan
 images: each model's own clean examples; 0.05 of each class of what is not held out
+new models are scanned on the same examples as before, those that they were trained on among \
+them
 
-clean, false positives: 2/3 (21% to 94%) before, 0/3 (0% to 56%) after hardening; \
-p = 0.5 (exact McNemar)
-  a second look under another seed, without hardening, clears 1 of 2; hardening against that: p = 1
-  accuracy of 3 hardened models on held-out images: 90.00% before, 88.00% after; \
-change over these and 1 untouched: -1.50%
-backdoored, true positives: 1/2 (9% to 91%) before, 1/2 (9% to 91%) after hardening; \
-p = 1 (exact McNemar)
-  a second look under another seed, without hardening, clears 0 of 1; hardening against that: p = 1
-  accuracy of 1 hardened model on held-out images: 90.00% before, 88.00% after; \
-change over these and 1 untouched: -1.00%
-unknown, flagged: 0/1 (0% to 79%) before, 0/1 (0% to 79%) after hardening; p = 1 (exact McNemar)
-all, flagged: 3/6 (19% to 81%) before, 1/6 (3% to 56%) after hardening; p = 0.5 (exact McNemar)
-  a second look under another seed, without hardening, clears 1 of 3; hardening against that: p = 1
-  accuracy of 4 hardened models on held-out images: 90.00% before, 88.00% after; \
-change over these and 3 untouched: -1.14%
+clean, false positives: 2/3 (21% to 94%) before, 0/3 (0% to 56%) after hardening
+  a second look under another seed, without hardening, clears 1 of 2 and leaves 1/3 (6% to \
+79%); hardening against that: p = 1 (exact McNemar)
+  accuracy of 3 hardened models on held-out images: 90.00% before, 88.00% after; change over \
+these and 1 untouched: -1.50%
+backdoored, true positives: 1/2 (9% to 91%) before, 1/2 (9% to 91%) after hardening
+  a second look under another seed, without hardening, clears 0 of 1 and leaves 1/2 (9% to \
+91%); hardening against that: p = 1 (exact McNemar)
+  accuracy of 1 hardened model on held-out images: 90.00% before, 88.00% after; change over \
+these and 1 untouched: -1.00%
+unknown, flagged: 0/1 (0% to 79%) before, 0/1 (0% to 79%) after hardening
+all, flagged: 3/6 (19% to 81%) before, 1/6 (3% to 56%) after hardening
+  a second look under another seed, without hardening, clears 1 of 3 and leaves 2/6 (10% to \
+70%); hardening against that: p = 1 (exact McNemar)
+  accuracy of 4 hardened models on held-out images: 90.00% before, 88.00% after; change over \
+these and 3 untouched: -1.14%
 no first answer, in no rate: broken
 not hardened, in no rate: late
 no second answer, in no rate: mute
@@ -141,7 +145,7 @@ def test_enough_cleared_models_are_more_than_chance(tmp_path: Path) -> None:
     run = make_false_positives_run(tmp_path, {f"m{n}": cleared for n in range(8)})
     report(run)
     line = table(run / "summary.csv")["clean"]
-    assert float(line["p_value"]) == pytest.approx(2 / 2**8, rel=1e-5)
+    assert (line["flagged_again"], line["rate_again"]) == ("8", "1")
     assert float(line["p_value_against_second_look"]) == pytest.approx(2 / 2**8, rel=1e-5)
     assert line["cleared_by_second_look"] == "0"
 
@@ -199,10 +203,12 @@ def test_rebuilding_gives_the_same_bytes_and_pictures(tmp_path: Path) -> None:
 
 
 def test_a_score_without_any_cut_to_hold_it_against_is_an_error() -> None:
-    assert flag(None, None, None) is None
-    assert (flag(2.0, 2.0, None), flag(2.1, 2.0, None), flag(2.1, 2.0, 3.0)) == (False, True, False)
-    with pytest.raises(RunError, match="states no published cut"):
-        flag(1.0, None, None)
+    at, above, bare = record("m", 2.0), record("m", 2.1), record("m", 1.0, rule=None)
+    assert flag(record("m"), None) is None
+    assert (flag(at, None), flag(above, None), flag(above, 3.0)) == (False, True, False)
+    assert flag(bare, 0.5) is True
+    with pytest.raises(RunError, match="states no cut"):
+        flag(bare, None)
 
 
 def test_a_damaged_manifest_is_an_input_error(tmp_path: Path) -> None:

@@ -20,10 +20,17 @@ from moth_eval.scan_calibration import (
     Policy,
     ScanPolicy,
 )
-from reports.build import build_reports
 from reports.rows import read_run
 from reports.verdict_files import Judged, read_verdicts
-from tests.support.runs import entry, make_run, record, sha, with_triggers
+from tests.support.runs import (
+    RULE,
+    build_reports,
+    entry,
+    make_run,
+    record,
+    sha,
+    with_triggers,
+)
 
 GROUP = "5 classes, 3x32x32, resnet"
 NINETEEN = tuple(float(n) for n in range(19))
@@ -46,6 +53,7 @@ def judged(
     budgets: tuple[float, float] = (0.05, 0.2),
     scanners: Sequence[str] = ("nc",),
     names: Sequence[str] = (),
+    asked: tuple[str, ...] = (),
 ) -> Judged:
     """The verdicts of a run over models called as the records are."""
     models = names or list(dict.fromkeys(r.model for r in records))
@@ -55,6 +63,7 @@ def judged(
     policy = ScanPolicy(
         policy=Policy(backdoored=budgets[0], suspicious=budgets[1]), dataset="",
         calibration=calibration, calibration_file="/c.json" if calibration else "",
+        scanners=asked,
     )  # fmt: skip
     (run / POLICY).write_text(policy.model_dump_json())
     found = read_verdicts(read_run(run))
@@ -100,13 +109,40 @@ def test_several_scanners_share_the_budget(tmp_path: Path) -> None:
     assert grades(whole) == {"m": "backdoored"}
 
 
+def test_scanners_of_earlier_calls_neither_judge_nor_take_from_the_budget(tmp_path: Path) -> None:
+    names = ("nc", "other")
+    records = [one("m", 18.5), one("m", 19.5, scanner="other")]
+    found = judged(tmp_path, records, calibration=calibrated(*names), scanners=names, asked=("nc",))
+    [only] = found.verdicts[0].verdicts
+    assert (only.row.scanner, only.grade) == ("nc", "backdoored")
+    assert only.basis.endswith("budget 0.05")
+
+
 def test_without_a_calibration_the_published_cut_makes_suspects_at_most(tmp_path: Path) -> None:
     found = judged(tmp_path, [one("above", 99.0), one("below", 2.0)])
     assert grades(found) == {"above": "suspicious", "below": "no evidence found"}
     assert found.verdicts[0].verdicts[0].basis == (
-        "anomaly index 99, above the published cut of 2; by simulation that cut flags 33 % of "
-        "clean models"
+        "anomaly index 99, above the published cut of 2; by simulation 33 % of clean models are "
+        "above it"
     )
+
+
+@pytest.mark.parametrize(
+    ("origin", "rate", "words"),
+    [
+        ("ours", 0.05, "our cut of 2; by simulation 5 % of clean models are above it"),
+        ("given", 0.1, "the given cut of 2; by simulation 10 % of clean models are above it"),
+        ("published", None, "the published cut of 2; how many clean models are above it is not "
+         "known"),
+    ],
+)  # fmt: skip
+def test_a_grade_says_whose_cut_it_rests_on_and_what_that_is_worth(
+    origin: str, rate: float | None, words: str, tmp_path: Path
+) -> None:
+    rule = RULE.model_copy(update={"origin": origin, "false_alarm_rate": rate})
+    found = judged(tmp_path, [one("m", 99.0, rule=rule)])
+    assert grades(found) == {"m": "suspicious"}
+    assert found.verdicts[0].verdicts[0].basis == f"anomaly index 99, above {words}"
 
 
 def test_models_of_another_group_fall_back_on_the_published_cut_and_say_so(tmp_path: Path) -> None:
@@ -264,7 +300,7 @@ def test_the_page_shows_grades_and_their_basis(tmp_path: Path) -> None:
     build_reports(tmp_path)
     page = (tmp_path / "report.html").read_text()
     assert '<span class="chip above">suspicious</span>' in page
-    assert "by simulation that cut flags 33 % of clean models" in page
+    assert "by simulation 33 % of clean models are above it" in page
     assert "m&lt;b&gt;&amp;\\x1b[31m" in page
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from moth_eval.errors import InputError
 from moth_eval.loading import image_arrays, images
 from moth_eval.loading.images import read_examples, read_image
-from moth_eval.loading.preprocessing import MINMAX, UNIT
+from moth_eval.loading.preprocessing import preprocessing_of
 from moth_eval.subject import Examples
 from tests.support.round_folders import write_image, write_named_examples
 
@@ -42,10 +42,10 @@ def test_real_images_span_their_range_under_minmax_and_are_unchanged_under_unit(
 ) -> None:
     source = shared / "trojai" / "round2-clean-images"
     examples = read(source, layout="trojai-2", crop=224, num_classes=6)
-    stretched = MINMAX(examples.images)
+    stretched = preprocessing_of("minmax")(examples.images)
     assert torch.equal(stretched.amin(dim=(1, 2, 3)), torch.zeros(24))
     torch.testing.assert_close(stretched.amax(dim=(1, 2, 3)), torch.ones(24))
-    assert torch.equal(UNIT(examples.images), examples.images)
+    assert torch.equal(preprocessing_of("unit")(examples.images), examples.images)
     differs = (stretched - examples.images).abs().amax(dim=(1, 2, 3)) > 0.02
     assert 0 < int(differs.sum()) < 24
 

@@ -16,7 +16,12 @@ from moth_eval.loading import files, subjects
 from moth_eval.loading.architectures import ArchitectureSource
 from moth_eval.loading.files import LoadedNetwork
 from moth_eval.loading.layouts import MODEL_SUFFIXES
-from moth_eval.loading.preprocessing import ENOUGH, candidates, choose_preprocessing
+from moth_eval.loading.preprocessing import (
+    ENOUGH,
+    candidates,
+    choose_preprocessing,
+    preprocessing_of,
+)
 from moth_eval.loading.rounds import RoundModel, read_round
 from moth_eval.loading.subjects import Opened, open_subject
 from moth_eval.subject import Examples, Preprocessing
@@ -189,14 +194,15 @@ def test_a_stated_normalisation_is_the_only_one_that_is_looked_at() -> None:
     )
     choice = choose_preprocessing(DarkestIsZero(), examples, layout="trojai-2", only="unit")
     assert choice.tried == {"unit": 0.0}
-    with pytest.raises(InputError, match="no normalisation 'unit-bgr': expected one of unit, min"):
-        choose_preprocessing(DarkestIsZero(), examples, layout="trojai-2", only="unit-bgr")
+    with pytest.raises(InputError, match="no normalisation 'unit-rgb': expected one of unit, min"):
+        choose_preprocessing(DarkestIsZero(), examples, layout="trojai-2", only="unit-rgb")
 
 
 def test_the_standardised_candidates_go_by_different_names() -> None:
-    named = candidates("files", 3)
-    assert named["unit-imagenet"].name == named["unit-cifar10"].name == "unit-standardised"
-    assert named["unit-imagenet"] != named["unit-cifar10"]
+    imagenet, cifar10 = candidates("files", 3)[2:]
+    assert (imagenet, cifar10) == ("unit-imagenet", "unit-cifar10")
+    assert preprocessing_of(imagenet).name == preprocessing_of(cifar10).name == "unit-standardised"
+    assert preprocessing_of(imagenet) != preprocessing_of(cifar10)
     assert list(candidates("files", 1)) == ["unit", "minmax"]
 
 
