@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,26 +10,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from moth_eval.errors import InputError
-from moth_eval.loading.image_arrays import MAX_VALUES, read_arrays
-from moth_eval.loading.images import read_examples
+from moth_eval.loading.image_arrays import require_room
+from moth_eval.loading.images import read_pictures
 from moth_eval.loading.layouts import FILES
-from moth_eval.seeds import generator_for
+from moth_eval.pictures import memory_for_images, to_bytes
+from moth_eval.splits import HELD_OUT, hash_of, hold_out, in_both
 
 from .attack_records import DataRecord
 from .injector import Splits
-from .poisoning import to_bytes
 from .scenes import Scenes
 
-HELD_OUT = 0.2
-"""Fraction of each class that is held out for testing where no test images are given."""
-
 TORCHVISION = "torchvision:"
-
-MOST_VALUES = 8 * MAX_VALUES
-"""Pixels times channels of the training images: 1 GiB of bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +58,8 @@ def read_data(data: str, test: str, *, seed: int) -> GivenData:
     if test:
         tested = read_scenes(test, training=False)
     else:
-        training, tested = _divided(training, seed)
+        trained, held = hold_out(training.labels, seed)
+        training, tested = training.take(trained), training.take(held)
     _check_fit(training, tested, data, test)
     classes = int(torch.cat([training.labels, tested.labels]).max()) + 1
     nothing = training.take(torch.zeros(0, dtype=torch.int64))
@@ -92,39 +85,11 @@ def read_scenes(source: str, *, training: bool) -> Scenes:
             f"{source} does not exist: expected an .npz, a folder of labelled images, or "
             "torchvision:NAME:FOLDER, such as torchvision:CIFAR10:/data"
         )
-    if path.suffix.lower() == ".npz":
-        arrays, classes = read_arrays(path, most=MOST_VALUES)
-        images, labels = torch.from_numpy(arrays), torch.from_numpy(classes)
-        images = images if images.dtype == torch.uint8 else to_bytes(images)
-        if not len(labels) or int(labels.min()) < 0:
-            raise InputError(f"{source}: expected images, labelled with classes from 0 on")
-    else:
-        examples = read_examples(path, layout=FILES, crop=None, num_classes=None)
-        images, labels = to_bytes(examples.images), examples.labels
-    return Scenes(images=images.expand(-1, 3, -1, -1).contiguous(), labels=labels)
-
-
-def hash_of(scenes: Scenes) -> str:
-    """SHA-256 of the images as bytes `(N, 3, H, W)` and the labels as int64, hexadecimal."""
-    digest = hashlib.sha256(scenes.images.contiguous().numpy().tobytes())
-    digest.update(scenes.labels.numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _divided(scenes: Scenes, seed: int) -> tuple[Scenes, Scenes]:
-    """A share of each class held out, never its last image; what is drawn depends on the class."""
-    held = torch.zeros(len(scenes), dtype=torch.bool)
-    for label in sorted(set(scenes.labels.tolist())):
-        members = (scenes.labels == label).nonzero().flatten()
-        count = min(max(1, round(HELD_OUT * len(members))), len(members) - 1)
-        order = torch.randperm(len(members), generator=generator_for(seed, "held out", label))
-        held[members[order[:count]]] = True
-    if not held.any():
-        raise InputError(
-            "no class of --data has two images, so none can be held out for testing: give more "
-            "images, or others with --test"
-        )
-    return scenes.take(~held), scenes.take(held)
+    read = read_pictures(
+        path, layout=FILES, crop=None, num_classes=None, most_bytes=memory_for_images()
+    )
+    images = to_bytes(read.images).expand(-1, 3, -1, -1).contiguous()
+    return Scenes(images=images, labels=read.labels)
 
 
 def _check_fit(training: Scenes, tested: Scenes, data: str, test: str) -> None:
@@ -149,13 +114,8 @@ def _record(splits: Splits, data: str, test: str, held_out: float | None) -> Dat
         training_sha256=hash_of(splits.training),
         tested=len(splits.test),
         test_sha256=hash_of(splits.test),
-        in_both=_in_both(splits.training.images, splits.test.images),
+        in_both=in_both(splits.training, splits.test),
     )
-
-
-def _in_both(training: Tensor, tested: Tensor) -> int:
-    known = {image.tobytes() for image in training.numpy()}
-    return sum(image.tobytes() in known for image in tested.numpy())
 
 
 def _torchvision(source: str, *, training: bool) -> Scenes:
@@ -211,8 +171,10 @@ def _stacked(source: str, data_set: Any) -> Scenes:
                 f"{source}: images have the shapes {images[0].shape} and {pixels.shape}; expected "
                 "images of one size: give them resized, as a folder or an .npz"
             )
-        if len(data_set) * pixels.size > MOST_VALUES:
-            raise InputError(f"{source} is larger than can be held in memory at once")
+        if not images:
+            size = len(data_set) * pixels.size
+            what = f"{source} holds {len(data_set)} images of shape {pixels.shape}"
+            require_room(what, size, size, memory_for_images())
         images.append(pixels)
         labels.append(int(label))
     stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()

@@ -9,7 +9,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -39,9 +39,9 @@ from moth_eval.loading.rounds import RoundModel, read_round
 from moth_eval.loading.subjects import Opened, open_subject
 from moth_eval.records import LEDGER, TRIGGERS, canonical, write_whole
 from moth_eval.runner import resolve_device
+from moth_eval.splits import hash_of
 from moth_eval.subject import Subject
 
-from .harden_data import first_of, hash_of
 from .sittings import refuse_differences, same_ground
 from .versions import versions
 
@@ -243,10 +243,13 @@ def _opened(study: DistanceStudy) -> tuple[RoundModel, Opened]:
         source = ArchitectureSource.parse(study.architecture, forbidden=study.model.resolve())
     device = resolve_device(study.device)
     opened = open_subject(
-        models[0], architecture=source, device=device, require_sandbox=study.require_sandbox
+        models[0],
+        architecture=source,
+        device=device,
+        require_sandbox=study.require_sandbox,
+        select=lambda pictures: pictures.first(study.first),
     )
-    examples = first_of(opened.subject.examples, study.first)
-    return models[0], replace(opened, subject=replace(opened.subject, examples=examples))
+    return models[0], opened
 
 
 def _manifest(

@@ -266,7 +266,13 @@ def _hardened_model(folder: Path, original: RoundModel) -> RoundModel:
     if not weights.is_file():  # its scan will say so
         return replace(original, file=weights)
     [found] = read_round(weights, examples=original.examples).models
-    return replace(found, name=original.name, layout=original.layout, crop=original.crop)
+    return replace(
+        found,
+        name=original.name,
+        examples_named=original.examples_named,
+        layout=original.layout,
+        crop=original.crop,
+    )
 
 
 def _further_scan(

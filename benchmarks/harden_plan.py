@@ -28,12 +28,14 @@ from moth_eval.inversion.frozen import Precision
 from moth_eval.loading.files import sha256_of
 from moth_eval.loading.rounds import RoundModel, read_round
 from moth_eval.loading.subjects import Opened, open_subject
+from moth_eval.pictures import check_room
 from moth_eval.plugins import build, parse_spec, resolve
 from moth_eval.records import MANIFEST, Record, canonical
 from moth_eval.runner import resolve_device
+from moth_eval.splits import HELD_OUT
 from moth_eval.subject import Subject
 
-from .harden_data import HardeningData, divide, first_of, read_test
+from .harden_data import Drawing, HardeningData, read_test
 from .harden_measure import draw_pairs
 from .harden_model import Reopening
 from .oracles import refuse_oracle
@@ -154,7 +156,7 @@ def plan(study: HardenStudy) -> HardenPlan:
         refuse_oracle(method, parameters)
     hardener = cast(Hardener, build(resolve(method, HARDENERS, ENTRY_POINTS), parameters))
     found, opened, data = _opened(study)
-    subject = replace(opened.subject, examples=data.training)
+    subject = opened.subject
     reopening = Reopening.of(subject, option=study.architecture, forbidden=study.model)
     reopening.check(subject)
     manifest = _manifest(study, protocol, (method, parameters), found, opened, data)
@@ -185,12 +187,33 @@ def _opened(study: HardenStudy) -> tuple[RoundModel, Opened, HardeningData]:
     source = Reopening.source(study.architecture, study.model)
     device = resolve_device(study.device)
     known = replace(models[0], normalisation=study.normalisation)
-    opened = open_subject(
-        known, architecture=source, device=device, require_sandbox=study.require_sandbox
+    drawing = Drawing(
+        share=study.share, seed=study.seed, first=study.first, held_out=study.test is None
     )
-    test = None if study.test is None else read_test(study.test, models[0], opened.subject)
-    given = first_of(opened.subject.examples, study.first)
-    return models[0], opened, divide(given, test, share=study.share, seed=study.seed)
+    drawing.check()
+    opened = open_subject(
+        known,
+        architecture=source,
+        device=device,
+        require_sandbox=study.require_sandbox,
+        select=drawing.training,
+    )
+    return models[0], opened, _data(study, drawing, models[0], opened)
+
+
+def _data(study: HardenStudy, drawing: Drawing, model: RoundModel, opened: Opened) -> HardeningData:
+    if study.test is not None:
+        test = read_test(study.test, model, opened.subject)
+    else:
+        held = drawing.test(opened.pictures)
+        check_room(held)
+        test = held.examples().to(opened.subject.examples.images.device)
+    return HardeningData(
+        training=opened.subject.examples,
+        test=test,
+        given=len(opened.pictures.first(study.first)),
+        held_out=HELD_OUT if study.test is None else None,
+    )
 
 
 def _manifest(

@@ -27,9 +27,10 @@ from moth_eval.patch_curves import KINDS, Kind, Pair
 from moth_eval.records import canonical
 from moth_eval.robustness import PGD
 from moth_eval.runner import resolve_device
+from moth_eval.splits import hash_of
 from moth_eval.subject import Subject
 
-from .harden_data import first_of, hash_of, per_class
+from .harden_data import per_class
 from .honesty_pairs import FEW_CLASSES, check_patches, default_pairs
 from .sittings import refuse_differences, same_ground
 from .versions import versions
@@ -190,6 +191,7 @@ def _open(role: str, model: RoundModel, option: str, study: HonestyStudy) -> Ope
             architecture=source,
             device=device,
             require_sandbox=study.require_sandbox,
+            select=lambda pictures: pictures.first(study.first),
         )
     except MothError as error:
         raise type(error)(f"{role}: {error}") from error
@@ -227,8 +229,7 @@ def _comparable(study: HonestyStudy, opened: Both) -> tuple[Subject, Subject]:
             f"{before.image_shape}, AFTER ({study.after}) has {after.num_classes} and "
             f"{after.image_shape}: expected the same network before and after hardening"
         )
-    examples = first_of(before.examples, study.first)
-    return replace(before, examples=examples), replace(after, examples=examples)
+    return before, replace(after, examples=before.examples)
 
 
 def _kinds(named: Sequence[str]) -> tuple[Kind, ...]:

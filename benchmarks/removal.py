@@ -11,8 +11,9 @@ from typing import Any
 from attacks.trigger import Threat
 from moth_eval.errors import InputError
 from moth_eval.hardening_cells import CELLS, CellOutcome, write_outcome
-from moth_eval.loading.images import read_examples
+from moth_eval.loading.images import read_pictures
 from moth_eval.loading.rounds import RoundModel
+from moth_eval.pictures import memory_for_images
 from moth_eval.removal_records import (
     CONTROL,
     AttackedModel,
@@ -21,10 +22,10 @@ from moth_eval.removal_records import (
     RemovalManifest,
     RemovalState,
 )
+from moth_eval.splits import in_both
 
 from .budget import Budget
 from .cells import Cell, folder_names, is_open, model_path, run_cells
-from .harden_data import in_both
 from .harden_plan import HardenStudy
 from .hardening import (
     ORIGINALS,
@@ -154,7 +155,13 @@ def _refuse_overlap(study: RemovalStudy, found: tuple[Attacked, ...]) -> None:
     if study.test is None or model is None:
         return
     data, test = (
-        read_examples(path, layout=model.layout, crop=model.crop, num_classes=None)
+        read_pictures(
+            path,
+            layout=model.layout,
+            crop=model.crop,
+            num_classes=None,
+            most_bytes=memory_for_images(),
+        )
         for path in (study.data, study.test)
     )
     doubled = in_both(data, test)

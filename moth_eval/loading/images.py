@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,8 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import InputError
+from ..pictures import Pictures
 from ..subject import Examples
-from .image_arrays import MAX_SIDE, MAX_VALUES, read_arrays
+from .image_arrays import MAX_SIDE, read_arrays, require_room
 from .labelled_files import LabelledFile, labelled_files
 
 MAX_IMAGE_BYTES = 128_000_000
@@ -31,6 +33,28 @@ def read_examples(
 ) -> Examples:
     """Clean examples in image space: float32 `(N, C, H, W)`, RGB, in `[0, 1]`; labels `(N,)`.
 
+    See `read_pictures`, which does not turn all of them into numbers at once.
+    """
+    return read_pictures(
+        source,
+        layout=layout,
+        crop=crop,
+        num_classes=num_classes,
+        limit_per_class=limit_per_class,
+    ).examples()
+
+
+def read_pictures(
+    source: Path,
+    *,
+    layout: str,
+    crop: int | None,
+    num_classes: int | None,
+    limit_per_class: int | None = None,
+    most_bytes: int | None = None,
+) -> Pictures:
+    """Clean examples as they are stored, `(N, C, H, W)` and RGB.
+
     Args:
         source: folder of images in one of the spellings of `labelled_files`, always read as RGB
             (alpha is dropped), or an `.npz` with `images` and `labels` (see `read_arrays`).
@@ -38,6 +62,8 @@ def read_examples(
         crop: side of a centre crop in pixels, or None for the whole image.
         num_classes: labels must be below it; None leaves them unchecked.
         limit_per_class: only so many of each class, the first by name or position.
+        most_bytes: that the images may take; None: they lie with a model, and may hold
+            `MAX_VALUES` values.
 
     Raises:
         InputError: no images, or one that is damaged, too big, of another size than the first or
@@ -46,17 +72,31 @@ def read_examples(
     if limit_per_class is not None and limit_per_class < 1:
         raise InputError(f"at least 1 example per class must be read, got {limit_per_class}")
     if source.is_dir():
-        images, labels = _read_folder(source, layout, crop, num_classes, limit_per_class)
+        read = _read_folder(source, layout, crop, num_classes, limit_per_class, most_bytes)
     elif source.suffix.lower() == ".npz":
-        images, labels = read_arrays(source)
-        _require_classes(labels, num_classes, source)
-        kept = _first_of_each(labels.tolist(), limit_per_class)
-        images, labels = _cropped(images[kept], crop, source), labels[kept]
+        read = _read_archive(source, crop, num_classes, limit_per_class, most_bytes)
     else:
         raise InputError(f"{source} is neither a folder of images nor an .npz file")
+    images, labels = read
     if not len(images):
         raise InputError(f"{source} holds no clean example images")
-    return Examples(images=_to_unit(images), labels=torch.from_numpy(labels))
+    return Pictures(images=torch.from_numpy(images), labels=torch.from_numpy(labels))
+
+
+def _read_archive(
+    path: Path,
+    crop: int | None,
+    num_classes: int | None,
+    limit_per_class: int | None,
+    most_bytes: int | None,
+) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Images `(N, C, H, W)`, uint8 or float32, and labels `(N,)` of an `.npz`."""
+    images, labels = read_arrays(path, most_bytes=most_bytes)
+    _require_classes(labels, num_classes, path)
+    if limit_per_class is not None:
+        kept = _first_of_each(labels.tolist(), limit_per_class)
+        images, labels = images[kept], labels[kept]
+    return _cropped(images, crop, path), labels
 
 
 def _read_folder(
@@ -65,6 +105,7 @@ def _read_folder(
     crop: int | None,
     num_classes: int | None,
     limit_per_class: int | None,
+    most_bytes: int | None,
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Images uint8 `(N, 3, H, W)` and labels `(N,)` of a folder."""
     files = labelled_files(folder, layout=layout)
@@ -72,25 +113,27 @@ def _read_folder(
         _require_classes(np.array([file.label]), num_classes, file.path)
     files = [files[i] for i in _first_of_each([file.label for file in files], limit_per_class)]
     labels = np.array([file.label for file in files], dtype=np.int64)
-    return _stack(files, crop), labels
+    return _stack(files, crop, most_bytes), labels
 
 
-def _stack(files: list[LabelledFile], crop: int | None) -> NDArray[np.uint8]:
-    images: list[NDArray[np.uint8]] = []
-    for file in files:
+def _stack(
+    files: list[LabelledFile], crop: int | None, most_bytes: int | None
+) -> NDArray[np.uint8]:
+    stacked = np.zeros((0, 3, 1, 1), dtype=np.uint8)
+    for number, file in enumerate(files):
         image = _cropped(read_image(file.path)[None], crop, file.path)[0]
-        if images and image.shape != images[0].shape:
+        if not number:
+            what = f"{file.path.parent} holds {len(files)} images of {_size(image)} pixels"
+            size = len(files) * image.size
+            require_room(what, size, size, most_bytes)
+            stacked = np.empty((len(files), *image.shape), dtype=np.uint8)
+        if image.shape != stacked.shape[1:]:
             raise InputError(
                 f"{file.path} is {_size(image)} pixels, {files[0].path.name} is "
-                f"{_size(images[0])}: all examples of a model must have the same size; resize them"
+                f"{_size(stacked[0])}: all examples of a model must have the same size; resize them"
             )
-        images.append(image)
-        if len(files) * image.size > MAX_VALUES:
-            raise InputError(
-                f"{file.path.parent} holds {len(files)} images of {_size(image)} pixels, more than "
-                "can be held in memory at once; read fewer per class"
-            )
-    return np.stack(images) if images else np.zeros((0, 3, 1, 1), dtype=np.uint8)
+        stacked[number] = image
+    return stacked
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
@@ -178,9 +221,3 @@ def _first_of_each(labels: list[int], limit: int | None) -> list[int]:
         if seen[label] <= limit:
             kept.append(position)
     return kept
-
-
-def _to_unit(images: NDArray[np.generic]) -> torch.Tensor:
-    """Images as float32 in `[0, 1]`: bytes are divided by 255, floats are so already."""
-    tensor = torch.from_numpy(np.ascontiguousarray(images))
-    return tensor.float().div_(255) if tensor.dtype == torch.uint8 else tensor.float()

@@ -107,7 +107,7 @@ def choose_preprocessing(
     known = candidates(layout, examples.images.shape[1])
     if only and only not in known:
         raise InputError(f"no normalisation {only!r}: expected one of {', '.join(known)}")
-    rows = torch.linspace(0, len(examples) - 1, min(len(examples), ENOUGH)).round().long()
+    rows = looked_at(len(examples))
     images, labels = examples.images[rows], examples.labels[rows]
     for name in [only] if only else known:
         preprocessing = known[name]
@@ -123,6 +123,11 @@ def choose_preprocessing(
             f"{', '.join(tried)}; its weights are damaged or do not fit its architecture"
         )
     return best
+
+
+def looked_at(count: int) -> Tensor:
+    """Which of so many examples a choice rests on: int64 `(M,)`, evenly spaced."""
+    return torch.linspace(0, count - 1, min(count, ENOUGH)).round().long()
 
 
 def forward(

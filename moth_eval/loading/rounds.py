@@ -61,6 +61,7 @@ class RoundModel:
         name: name of its folder (`id-00000003`), or of its file without the suffix.
         file: the model file; may be missing, see `problems`.
         examples: folder of clean example images, or an `.npz`; None if there are none.
+        examples_named: whether the user named them; what lies with a model may be less large.
         layout: one of the layouts that `moth_eval.loading.layouts` lists.
         architecture: name of the architecture as stated, without its task; empty if unknown.
         num_classes: number of classes as stated.
@@ -75,6 +76,7 @@ class RoundModel:
     name: str
     file: Path
     examples: Path | None
+    examples_named: bool = False
     layout: str
     architecture: str = ""
     num_classes: int | None = None
@@ -280,6 +282,7 @@ def _read_folder(
         name=folder.name,
         file=file,
         examples=examples,
+        examples_named=given is not None,
         layout=layout,
         architecture=architecture,
         num_classes=_num_classes(config, row),
@@ -340,6 +343,7 @@ def _read_file(file: Path, found: Found, row: dict[str, str], given: Path | None
         name=found.name_of(file),
         file=file,
         examples=examples,
+        examples_named=given is not None,
         layout=FILES,
         architecture=architecture,
         num_classes=_num_classes(config, row),

@@ -19,7 +19,7 @@ from torchvision import datasets
 from attacks import inject as inject_module
 from attacks.artefacts import Artefact, read_artefact
 from attacks.inject import INJECTOR, Injection, inject, parse_attack
-from attacks.inject_data import hash_of, read_data, read_scenes
+from attacks.inject_data import read_data, read_scenes
 from attacks.inject_networks import Start, from_model, from_scratch
 from attacks.injector import Injector, Measured
 from attacks.patch import Patch
@@ -31,6 +31,7 @@ from moth_eval.errors import ArchitectureError, InputError
 from moth_eval.loading.architectures import ArchitectureSource
 from moth_eval.loading.files import load_network, save_network
 from moth_eval.loading.rounds import read_round
+from moth_eval.splits import hash_of
 from tests.support.toy_task import SIDE, brightness_factory, toy_scenes, write_toy_data
 
 ARCH = "tests.support.toy_task:toy_factory"
@@ -508,10 +509,11 @@ def test_a_command_that_is_told_to_end_leaves_nothing_behind(
 
 
 def test_arrays_without_images_or_with_negative_classes_are_refused(tmp_path: Path) -> None:
-    for labels in (np.zeros(0, int), np.array([0, -1])):
+    cases = ((np.zeros(0, int), "holds no clean"), (np.array([0, -1]), "is labelled class -1"))
+    for labels, complaint in cases:
         images = np.zeros((len(labels), 8, 8, 3), np.uint8)
         np.savez(tmp_path / "odd.npz", images=images, labels=labels)
-        with pytest.raises(InputError, match="expected images, labelled with classes from 0 on"):
+        with pytest.raises(InputError, match=complaint):
             read_scenes(str(tmp_path / "odd.npz"), training=True)
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from safetensors.torch import load_file
 from torchvision.models import squeezenet1_1
 
 from benchmarks import harden_study
-from benchmarks.harden_data import divide, draw_share
+from benchmarks.harden_data import Drawing
 from benchmarks.harden_journal import DiskJournal
 from benchmarks.harden_model import name_in_sidecar
 from moth_eval import hardening_records
@@ -31,7 +32,7 @@ from moth_eval.loading.architectures import ArchitectureSource
 from moth_eval.loading.files import save_network, sha256_of
 from moth_eval.loading.rounds import read_round
 from moth_eval.loading.subjects import open_subject
-from moth_eval.subject import Examples
+from moth_eval.pictures import Pictures
 from tests.support.subjects import write_prototype_round
 
 ARCH = "tests.support.subjects:prototype_network"
@@ -474,39 +475,35 @@ def test_a_network_without_a_name_is_refused_before_it_is_trained(tmp_path: Path
     assert not (tmp_path / "out").exists()
 
 
-def numbered(counts: list[int]) -> Examples:
+def numbered(counts: list[int]) -> Pictures:
     """Images each of its own value, so that they can be told apart."""
     labels = torch.cat([torch.full((n,), k) for k, n in enumerate(counts)])
-    images = torch.arange(len(labels)).float().view(-1, 1, 1, 1) / len(labels)
-    return Examples(images=images, labels=labels)
+    images = torch.arange(len(labels)).to(torch.uint8).view(-1, 1, 1, 1)
+    return Pictures(images=images, labels=labels)
 
 
 def test_every_class_gives_its_share_and_nothing_is_on_both_sides() -> None:
-    data = divide(numbered([100, 40, 3, 1]), None, share=0.1, seed=0)
-    assert torch.bincount(data.test.labels, minlength=4).tolist() == [20, 8, 1, 0]
-    assert torch.bincount(data.training.labels, minlength=4).tolist() == [8, 3, 1, 1]
-    both = set(data.test.images.flatten().tolist()) & set(data.training.images.flatten().tolist())
-    assert both == set()
+    drawing, data = Drawing(share=0.1, seed=0), numbered([100, 40, 3, 1])
+    training, test = drawing.training(data), drawing.test(data)
+    assert torch.bincount(test.labels, minlength=4).tolist() == [20, 8, 1, 0]
+    assert torch.bincount(training.labels, minlength=4).tolist() == [8, 3, 1, 1]
+    assert not set(test.images.flatten().tolist()) & set(training.images.flatten().tolist())
 
 
-def test_the_draw_depends_on_the_seed_and_on_each_class_alone() -> None:
-    labels = numbered([30, 30]).labels
-    one, again, other = (draw_share(labels, 0.5, (s, "x")) for s in (0, 0, 1))
-    assert torch.equal(one, again)
-    assert not torch.equal(one, other)
-    alone = draw_share(labels[:30], 0.5, (0, "x"))
-    assert torch.equal(one[one < 30], alone)
-
-
-def test_single_images_cannot_be_held_out() -> None:
-    with pytest.raises(InputError, match="no class of --data has two images"):
-        divide(numbered([1, 1]), None, share=0.5, seed=0)
+def test_only_the_first_images_are_drawn_from_and_all_of_them_without_a_test_set() -> None:
+    data = numbered([10, 10])
+    drawing = Drawing(share=1, seed=0, first=12, held_out=False)
+    assert torch.equal(drawing.training(data).images, data.images[:12])
+    assert len(drawing.test(data)) == 0
+    few = replace(drawing, held_out=True)
+    drawn = torch.cat([few.training(data).images, few.test(data).images]).flatten()
+    assert torch.equal(drawn.sort().values, data.images[:12].flatten())
 
 
 @pytest.mark.parametrize("share", [0.0, 1.5])
 def test_a_share_out_of_range_is_refused(share: float) -> None:
     with pytest.raises(InputError, match="--share must be above 0 and at most 1"):
-        divide(numbered([4, 4]), None, share=share, seed=0)
+        Drawing(share=share, seed=0).check()
 
 
 @pytest.mark.parametrize(
