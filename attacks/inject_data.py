@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 
 from moth_eval.errors import InputError
-from moth_eval.loading.image_arrays import require_room
 from moth_eval.loading.images import read_pictures
 from moth_eval.loading.layouts import FILES
-from moth_eval.pictures import memory_for_images, to_bytes
-from moth_eval.splits import HELD_OUT, hash_of, hold_out, in_both
+from moth_eval.loading.sources import ImageSource, default_test, parse_source, require_source
+from moth_eval.pictures import Pictures, memory_for_images, to_bytes
+from moth_eval.splits import HELD_OUT, check_names, hash_of, hold_out, in_both
 
 from .attack_records import DataRecord
 from .injector import Splits
 from .scenes import Scenes
-
-TORCHVISION = "torchvision:"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,15 +44,19 @@ def read_data(data: str, test: str, *, seed: int) -> GivenData:
     Raises:
         InputError: they cannot be read, do not fit together, or leave nothing to test on.
     """
-    training = read_scenes(data, training=True)
-    if not test and data.startswith(TORCHVISION):
-        test = data
-    held_out = None if test else HELD_OUT
-    if test:
-        tested = read_scenes(test, training=False)
+    source = parse_source(data, training=True)
+    given = default_test(source, parse_source(test, training=False) if test else None)
+    pictures = _read(source, "--data")
+    training, held_out = scenes_of(pictures), None
+    if given is not None:
+        others = _read(given, "--test")
+        check_names(pictures.classes, others.classes)
+        tested = scenes_of(others)
     else:
+        held_out = HELD_OUT
         trained, held = hold_out(training.labels, seed)
         training, tested = training.take(trained), training.take(held)
+    test = test or ("" if given is None else data)
     _check_fit(training, tested, data, test)
     classes = int(torch.cat([training.labels, tested.labels]).max()) + 1
     nothing = training.take(torch.zeros(0, dtype=torch.int64))
@@ -77,19 +74,20 @@ def read_scenes(source: str, *, training: bool) -> Scenes:
     Raises:
         InputError: they cannot be read.
     """
-    if source.startswith(TORCHVISION):
-        return _torchvision(source, training=training)
-    path = Path(source)
-    if not path.exists():
-        raise InputError(
-            f"{source} does not exist: expected an .npz, a folder of labelled images, or "
-            "torchvision:NAME:FOLDER, such as torchvision:CIFAR10:/data"
-        )
-    read = read_pictures(
-        path, layout=FILES, crop=None, num_classes=None, most_bytes=memory_for_images()
+    return scenes_of(_read(parse_source(source, training=training), "--data"))
+
+
+def scenes_of(pictures: Pictures) -> Scenes:
+    """Pictures as bytes with three channels; grey ones are repeated."""
+    images = to_bytes(pictures.images).expand(-1, 3, -1, -1).contiguous()
+    return Scenes(images=images, labels=pictures.labels)
+
+
+def _read(source: ImageSource, option: str) -> Pictures:
+    require_source(source, option)
+    return read_pictures(
+        source, layout=FILES, crop=None, num_classes=None, most_bytes=memory_for_images()
     )
-    images = to_bytes(read.images).expand(-1, 3, -1, -1).contiguous()
-    return Scenes(images=images, labels=read.labels)
 
 
 def _check_fit(training: Scenes, tested: Scenes, data: str, test: str) -> None:
@@ -116,66 +114,3 @@ def _record(splits: Splits, data: str, test: str, held_out: float | None) -> Dat
         test_sha256=hash_of(splits.test),
         in_both=in_both(splits.training, splits.test),
     )
-
-
-def _torchvision(source: str, *, training: bool) -> Scenes:
-    name, _, root = source.removeprefix(TORCHVISION).partition(":")
-    kind = _data_set(name)
-    if not root or not Path(root).is_dir():
-        raise InputError(
-            f"{source}: {root or 'no folder'} is not there: expected torchvision:{name}:FOLDER "
-            f"with the files of {name} in FOLDER; nothing is downloaded"
-        )
-    try:
-        data_set = kind(root, **_part(kind, training))
-        return _stacked(source, data_set)
-    except (RuntimeError, OSError, ImportError, ValueError) as error:
-        raise InputError(
-            f"{source}: torchvision does not find a whole {name} in {root} ({error}): put its "
-            "files there as torchvision unpacks them; nothing is downloaded"
-        ) from error
-
-
-def _data_set(name: str) -> Callable[..., Any]:
-    from torchvision import datasets
-
-    kind = getattr(datasets, name, None)
-    if not (isinstance(kind, type) and issubclass(kind, datasets.VisionDataset)):
-        raise InputError(f"torchvision has no data set {name!r}: expected one such as CIFAR10")
-    if not _part(kind, True):
-        raise InputError(
-            f"torchvision's {name} has no training and test part: give its images as a folder"
-        )
-    made: Callable[..., Any] = kind
-    return made
-
-
-def _part(kind: Callable[..., Any], training: bool) -> dict[str, object]:
-    """The options that choose the training or the test part, and forbid any download."""
-    known = inspect.signature(kind).parameters
-    options: dict[str, object] = {"download": False} if "download" in known else {}
-    if "train" in known:
-        return {"train": training, **options}
-    if "split" in known:
-        return {"split": "train" if training else "test", **options}
-    return {}
-
-
-def _stacked(source: str, data_set: Any) -> Scenes:
-    images: list[np.ndarray[tuple[int, ...], np.dtype[np.uint8]]] = []
-    labels = []
-    for picture, label in data_set:
-        pixels = np.asarray(picture.convert("RGB"), dtype=np.uint8)
-        if images and pixels.shape != images[0].shape:
-            raise InputError(
-                f"{source}: images have the shapes {images[0].shape} and {pixels.shape}; expected "
-                "images of one size: give them resized, as a folder or an .npz"
-            )
-        if not images:
-            size = len(data_set) * pixels.size
-            what = f"{source} holds {len(data_set)} images of shape {pixels.shape}"
-            require_room(what, size, size, memory_for_images())
-        images.append(pixels)
-        labels.append(int(label))
-    stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
-    return Scenes(images=stacked, labels=torch.tensor(labels, dtype=torch.int64))

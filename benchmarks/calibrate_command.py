@@ -22,6 +22,8 @@ from .options import (
 from .sittings import INCOMPLETE, sitting
 
 if TYPE_CHECKING:
+    from moth_eval.loading.sources import ImageSource
+
     from .budget import Budget
     from .trojai import TrojaiStudy
 
@@ -67,7 +69,7 @@ def calibrate(
     run_folder: Path | None,
     architecture: str,
     require_sandbox: bool,
-    examples: Path | None,
+    examples: ImageSource | None,
     device: str,
     seed: int,
     retry: bool,
@@ -101,7 +103,7 @@ def calibrate(
     ctx.exit(_calibrated(study, out, dataset))
 
 
-def _refuse_backdoored(models: Path, examples: Path | None) -> None:
+def _refuse_backdoored(models: Path, examples: ImageSource | None) -> None:
     """Make sure that no ground truth in the folder contradicts that its models are clean.
 
     Raises:

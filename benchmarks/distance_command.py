@@ -11,11 +11,13 @@ from click.core import ParameterSource
 from moth_eval.errors import InputError
 
 from .comma_lists import number, pair
+from .image_sources import test_images
 from .options import require_sandbox
 from .sittings import sitting
 
 if TYPE_CHECKING:
     from moth_eval.inversion.frozen import Precision
+    from moth_eval.loading.sources import ImageSource
 
     from .distance_study import DistancePlan, DistanceStudy
     from .progress import Reporter
@@ -33,9 +35,9 @@ if TYPE_CHECKING:
 @require_sandbox
 @click.option(
     "--examples",
-    type=click.Path(path_type=Path),
-    help="Clean images, if they do not lie with the model: a folder, or an .npz with images "
-    "and labels.",
+    type=test_images,
+    help="Clean images, if they do not lie with the model: a folder, an .npz with images "
+    "and labels, or torchvision:NAME:FOLDER.",
 )
 @click.option("--first", type=click.IntRange(min=1), help="Only the first so many images.")
 @click.option(
@@ -84,7 +86,7 @@ def distance(
     model: Path,
     architecture: str,
     require_sandbox: bool,
-    examples: Path | None,
+    examples: ImageSource | None,
     first: int | None,
     preset: str,
     seeds: str,

@@ -36,6 +36,7 @@ from moth_eval.errors import InputError
 from moth_eval.inversion.problems import Inversion
 from moth_eval.loading.architectures import ArchitectureSource
 from moth_eval.loading.rounds import RoundModel, read_round
+from moth_eval.loading.sources import ImageSource
 from moth_eval.loading.subjects import Opened, open_subject
 from moth_eval.records import LEDGER, TRIGGERS, canonical, write_whole
 from moth_eval.runner import resolve_device
@@ -76,7 +77,7 @@ class DistanceStudy:
     pairs: tuple[Pair, ...] | None = None
     architecture: str = ""
     require_sandbox: bool = False
-    examples: Path | None = None
+    examples: ImageSource | None = None
     first: int | None = None
     device: str = "auto"
     threads: int | None = None

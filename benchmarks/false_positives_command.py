@@ -11,11 +11,13 @@ import click
 from moth_eval.errors import InputError
 from moth_eval.text import visible
 
+from .image_sources import training_images
 from .options import budget_options, require_sandbox
 from .sittings import INCOMPLETE, sitting
 
 if TYPE_CHECKING:
     from moth_eval.hardening_cells import CellState
+    from moth_eval.loading.sources import ImageSource
     from moth_eval.records import ScanRecord
 
     from .budget import Budget
@@ -56,9 +58,9 @@ PUBLISHED = "published"
 )
 @click.option(
     "--data",
-    type=click.Path(path_type=Path),
-    help="Clean images for all models, to scan and to train with: a folder, or an .npz with "
-    "images and labels.  [default: each model's own clean examples]",
+    type=training_images,
+    help="Clean images for all models, to scan and to train with: a folder, an .npz with "
+    "images and labels, or torchvision:NAME:FOLDER.  [default: each model's own clean examples]",
 )
 @click.option(
     "--share",
@@ -109,7 +111,7 @@ def false_positives(
     scanner: str,
     threshold: str,
     method: str,
-    data: Path | None,
+    data: ImageSource | None,
     share: float,
     distance_pairs: int,
     architecture: str,

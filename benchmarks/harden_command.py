@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .image_sources import test_images, training_images
 from .options import require_sandbox
 from .sittings import INCOMPLETE, sitting
 
 if TYPE_CHECKING:
     from moth_eval.hardening_records import HardeningCard
     from moth_eval.inversion.frozen import Precision
+    from moth_eval.loading.sources import ImageSource
 
     from .harden_plan import HardenPlan, HardenStudy
 
@@ -29,8 +31,9 @@ if TYPE_CHECKING:
 @click.option(
     "--data",
     required=True,
-    type=click.Path(path_type=Path),
-    help="Clean images to train on: a folder, or an .npz with images and labels.",
+    type=training_images,
+    help="Clean images to train on: a folder, an .npz with images and labels, or "
+    "torchvision:NAME:FOLDER.",
 )
 @click.option(
     "--share",
@@ -41,9 +44,9 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--test",
-    type=click.Path(path_type=Path),
-    help="Images that accuracy and distance are measured on.  [default: a fifth of each class of "
-    "--data, held out]",
+    type=test_images,
+    help="Images that accuracy and distance are measured on.  [default: the test part of a "
+    "torchvision set, else a fifth of each class of --data, held out]",
 )
 @click.option(
     "--first", type=click.IntRange(min=1), help="Only the first so many images of --data."
@@ -91,9 +94,9 @@ def harden(
     ctx: click.Context,
     model: Path,
     method: str,
-    data: Path,
+    data: ImageSource,
     share: float,
-    test: Path | None,
+    test: ImageSource | None,
     first: int | None,
     architecture: str,
     require_sandbox: bool,

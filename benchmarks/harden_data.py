@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -12,9 +11,11 @@ from moth_eval.errors import InputError
 from moth_eval.hardening_records import DataRecord
 from moth_eval.loading.images import read_pictures
 from moth_eval.loading.rounds import RoundModel
+from moth_eval.loading.sources import ImageSource, require_source
+from moth_eval.loading.subjects import Opened
 from moth_eval.pictures import Pictures, check_room, memory_for_images
-from moth_eval.splits import draw_share, hash_of, hold_out, in_both
-from moth_eval.subject import Examples, Subject
+from moth_eval.splits import check_names, draw_share, hash_of, hold_out, in_both
+from moth_eval.subject import Examples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,7 @@ class HardeningData:
     held_out: float | None
 
     def record(
-        self, num_classes: int, *, data: Path, test: Path | None, share: float
+        self, num_classes: int, *, data: ImageSource, test: ImageSource | None, share: float
     ) -> DataRecord:
         """What the card says about the images."""
         return DataRecord(
@@ -103,14 +104,14 @@ class Drawing:
         return torch.arange(len(labels)), torch.arange(0)
 
 
-def read_test(path: Path, model: RoundModel, subject: Subject) -> Examples:
+def read_test(path: ImageSource, model: RoundModel, opened: Opened) -> Examples:
     """Test images, read as the subject's own are.
 
     Raises:
         InputError: there are none, they have another size or a class that the model does not have.
     """
-    if not path.exists():
-        raise InputError(f"{path} does not exist; name an existing file or folder (--test)")
+    require_source(path, "--test")
+    subject = opened.subject
     test = read_pictures(
         path,
         layout=model.layout,
@@ -118,6 +119,7 @@ def read_test(path: Path, model: RoundModel, subject: Subject) -> Examples:
         num_classes=subject.num_classes,
         most_bytes=memory_for_images(),
     )
+    check_names(opened.pictures.classes, test.classes)
     if test.image_shape[0] > subject.image_shape[0]:
         test = test.grey() or test
     if test.image_shape != subject.image_shape:

@@ -27,6 +27,7 @@ from moth_eval.hardening_records import (
 from moth_eval.inversion.frozen import Precision
 from moth_eval.loading.files import sha256_of
 from moth_eval.loading.rounds import RoundModel, read_round
+from moth_eval.loading.sources import ImageSource, default_test, require_source
 from moth_eval.loading.subjects import Opened, open_subject
 from moth_eval.pictures import check_room
 from moth_eval.plugins import build, parse_spec, resolve
@@ -48,11 +49,12 @@ class HardenStudy:
 
     Attributes:
         model: the model file, or the folder of one model.
-        data: clean, labelled images: a folder, or an `.npz`.
+        data: clean, labelled images: a folder, an `.npz`, or a torchvision set.
         run: folder for the results.
         method: hardener specification, `NAME` or `NAME:field=value,...`.
         share: fraction of each class that is trained on, of what is not held out, in `(0, 1]`.
-        test: images for testing; None: a fifth of each class of the data is held out.
+        test: images for testing; None: the test part of a torchvision set, else a fifth of each
+            class of the data is held out.
         first: only the first so many images of the data; None: all.
         architecture: where the network comes from if the file holds only weights (`--arch`).
         normalisation: the one that the model is known to want; empty: it is found.
@@ -69,11 +71,11 @@ class HardenStudy:
     """
 
     model: Path
-    data: Path
+    data: ImageSource
     run: Path
     method: str = "moth"
     share: float = 0.05
-    test: Path | None = None
+    test: ImageSource | None = None
     first: int | None = None
     architecture: str = ""
     normalisation: str = ""
@@ -145,6 +147,7 @@ def plan(study: HardenStudy) -> HardenPlan:
         InputError: an option, the model or the images are unusable; nothing was written.
         RunError: the folder holds another hardening, or a finished one that was altered.
     """
+    study = replace(study, test=default_test(study.data, study.test))
     if study.threads is not None:
         torch.set_num_threads(study.threads)
     protocol = study.protocol
@@ -176,8 +179,7 @@ def plan(study: HardenStudy) -> HardenPlan:
 
 
 def _opened(study: HardenStudy) -> tuple[RoundModel, Opened, HardeningData]:
-    if not study.data.exists():
-        raise InputError(f"{study.data} does not exist; name an existing file or folder (--data)")
+    require_source(study.data, "--data")
     models = read_round(study.model, examples=study.data).models
     if len(models) != 1:
         raise InputError(
@@ -203,7 +205,7 @@ def _opened(study: HardenStudy) -> tuple[RoundModel, Opened, HardeningData]:
 
 def _data(study: HardenStudy, drawing: Drawing, model: RoundModel, opened: Opened) -> HardeningData:
     if study.test is not None:
-        test = read_test(study.test, model, opened.subject)
+        test = read_test(study.test, model, opened)
     else:
         held = drawing.test(opened.pictures)
         check_room(held)

@@ -11,6 +11,7 @@ import click
 from moth_eval.text import visible
 
 from .comma_lists import number
+from .image_sources import test_images, training_images
 from .options import budget_options, only_option, require_sandbox, shard_option
 from .shards import Shard
 from .sittings import INCOMPLETE, sitting
@@ -18,6 +19,7 @@ from .sittings import INCOMPLETE, sitting
 if TYPE_CHECKING:
     from moth_eval.hardening_cells import CellState
     from moth_eval.inversion.frozen import Precision
+    from moth_eval.loading.sources import ImageSource
 
     from .budget import Budget
     from .hardening import HardeningStudy, HardeningStudyPlan
@@ -33,8 +35,9 @@ if TYPE_CHECKING:
 @click.option(
     "--data",
     required=True,
-    type=click.Path(path_type=Path),
-    help="Clean images for all models: a folder, or an .npz with images and labels.",
+    type=training_images,
+    help="Clean images for all models: a folder, an .npz with images and labels, or "
+    "torchvision:NAME:FOLDER.",
 )
 @click.option(
     "--methods",
@@ -60,9 +63,9 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--test",
-    type=click.Path(path_type=Path),
-    help="Images that accuracy and distance are measured on.  [default: a fifth of each class of "
-    "--data, held out]",
+    type=test_images,
+    help="Images that accuracy and distance are measured on.  [default: the test part of a "
+    "torchvision set, else a fifth of each class of --data, held out]",
 )
 @click.option(
     "--first", type=click.IntRange(min=1), help="Only the first so many images of --data."
@@ -113,12 +116,12 @@ if TYPE_CHECKING:
 def hardening(
     ctx: click.Context,
     models: Path,
-    data: Path,
+    data: ImageSource,
     methods: str,
     more_methods: tuple[str, ...],
     seeds: str,
     share: float,
-    test: Path | None,
+    test: ImageSource | None,
     first: int | None,
     architecture: str,
     require_sandbox: bool,

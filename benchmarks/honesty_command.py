@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 import click
 
 from .comma_lists import fraction, number, pair, words
+from .image_sources import test_images
 from .options import require_sandbox
 from .sittings import sitting
 
 if TYPE_CHECKING:
     from moth_eval.honesty_records import CheckRecord
     from moth_eval.inversion.frozen import Precision
+    from moth_eval.loading.sources import ImageSource
 
     from .honesty_plan import HonestyPlan, HonestyStudy
 
@@ -27,8 +29,8 @@ ALL = "all"
 @click.option(
     "--examples",
     required=True,
-    type=click.Path(path_type=Path),
-    help="Clean images: a folder, or an .npz with images and labels.",
+    type=test_images,
+    help="Clean images: a folder, an .npz with images and labels, or torchvision:NAME:FOLDER.",
 )
 @click.option("--first", type=click.IntRange(min=1), help="Only the first so many images.")
 @click.option(
@@ -99,7 +101,7 @@ def honesty(
     ctx: click.Context,
     before: Path,
     after: Path,
-    examples: Path,
+    examples: ImageSource,
     first: int | None,
     architecture: str,
     require_sandbox: bool,

@@ -22,6 +22,7 @@ from moth_eval.honesty_records import (
 from moth_eval.inversion.frozen import Precision
 from moth_eval.loading.architectures import ArchitectureSource
 from moth_eval.loading.rounds import RoundModel, read_round
+from moth_eval.loading.sources import ImageSource
 from moth_eval.loading.subjects import Opened, open_subject
 from moth_eval.patch_curves import KINDS, Kind, Pair
 from moth_eval.records import canonical
@@ -46,7 +47,7 @@ class HonestyStudy:
     Attributes:
         before: model file before hardening, or the folder of one model.
         after: the same after hardening.
-        examples: clean, labelled images: a folder, or an `.npz`.
+        examples: clean, labelled images: a folder, an `.npz`, or a torchvision set.
         run: folder for the results.
         architecture: where the first network comes from if its file holds only weights (`--arch`).
         require_sandbox: whether to refuse models where the kernel does not offer every guard for
@@ -68,7 +69,7 @@ class HonestyStudy:
 
     before: Path
     after: Path
-    examples: Path
+    examples: ImageSource
     run: Path
     architecture: str = ""
     require_sandbox: bool = False
@@ -197,7 +198,7 @@ def _open(role: str, model: RoundModel, option: str, study: HonestyStudy) -> Ope
         raise type(error)(f"{role}: {error}") from error
 
 
-def _only_model(role: str, path: Path, examples: Path) -> RoundModel:
+def _only_model(role: str, path: Path, examples: ImageSource) -> RoundModel:
     models = read_round(path, examples=examples).models
     if len(models) != 1:
         raise InputError(

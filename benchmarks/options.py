@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from pathlib import Path
 from typing import Any
 
 import click
 
 from .budget import Budget
+from .image_sources import test_images
 
 GIB = 1 << 30
 
@@ -40,8 +40,9 @@ architecture_option = click.option(
 )
 examples_option = click.option(
     "--examples",
-    type=click.Path(path_type=Path),
-    help="Clean images for all models: a folder, or an .npz with images and labels.",
+    type=test_images,
+    help="Clean images for all models: a folder, an .npz with images and labels, or "
+    "torchvision:NAME:FOLDER.",
 )
 dataset_option = click.option(
     "--dataset",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from moth_eval.errors import InputError
 from moth_eval.hardening_cells import CELLS, CellOutcome, write_outcome
 from moth_eval.loading.images import read_pictures
 from moth_eval.loading.rounds import RoundModel
+from moth_eval.loading.sources import ImageSource, content_hash, default_test, require_source
 from moth_eval.pictures import memory_for_images
 from moth_eval.removal_records import (
     CONTROL,
@@ -22,7 +23,7 @@ from moth_eval.removal_records import (
     RemovalManifest,
     RemovalState,
 )
-from moth_eval.splits import in_both
+from moth_eval.splits import check_names, in_both
 
 from .budget import Budget
 from .cells import Cell, folder_names, is_open, model_path, run_cells
@@ -31,7 +32,6 @@ from .hardening import (
     ORIGINALS,
     as_json,
     check_architecture,
-    content_hash,
     continued,
     model_hash,
     parse_hardener,
@@ -61,12 +61,13 @@ class RemovalStudy:
 
     Attributes:
         models: folder of model folders with an `attack.json` each, or of model files.
-        data: clean, labelled images for every model: a folder, or an `.npz`.
+        data: clean, labelled images for every model: a folder, an `.npz`, or a torchvision set.
         run: folder for the results.
         methods: specifications, `NAME` or `NAME:field=value,...`.
         seeds: of the repairs; each decides all that is random of its cells.
         clean_share: fraction of each class that a method is given, in `(0, 1]`.
-        test: images for testing; None: a fifth of each class of the data is held out.
+        test: images for testing; None: the test part of a torchvision set, else a fifth of each
+            class of the data is held out.
         architecture: where networks come from whose files hold only weights (`--arch`).
         require_sandbox: whether to refuse models where the kernel does not offer every guard for
             the process that opens them.
@@ -80,12 +81,12 @@ class RemovalStudy:
     """
 
     models: Path
-    data: Path
+    data: ImageSource
     run: Path
     methods: tuple[str, ...] = METHODS
     seeds: tuple[int, ...] = (0, 1, 2)
     clean_share: float = 0.05
-    test: Path | None = None
+    test: ImageSource | None = None
     architecture: str = ""
     require_sandbox: bool = False
     only: tuple[str, ...] = ()
@@ -121,14 +122,15 @@ def plan(study: RemovalStudy) -> RemovalPlan:
     """
     from moth_eval.runner import resolve_device
 
+    study = replace(study, test=default_test(study.data, study.test))
     study.budget.check()
     specs, control = with_control(study.methods)
     methods = {spec: parse_hardener(without_truth(spec), oracle=True) for spec in specs}
     if not study.seeds:
         raise InputError("expected at least one seed, got none")
     for path, option in ((study.data, "--data"), (study.test, "--test")):
-        if path is not None and not path.exists():
-            raise InputError(f"{path} does not exist; name an existing file or folder ({option})")
+        if path is not None:
+            require_source(path, option)
     check_architecture(study.architecture, study.models)
     everyone = find_attacked(study.models, examples=study.data)
     found = _asked_for(study, everyone)
@@ -164,6 +166,7 @@ def _refuse_overlap(study: RemovalStudy, found: tuple[Attacked, ...]) -> None:
         )
         for path in (study.data, study.test)
     )
+    check_names(data.classes, test.classes)
     doubled = in_both(data, test)
     if doubled:
         raise InputError(

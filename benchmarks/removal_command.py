@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 import click
 
 from .comma_lists import number
+from .image_sources import test_images, training_images
 from .options import budget_options, only_option, require_sandbox, shard_option
 from .shards import Shard
 from .sittings import INCOMPLETE, sitting
 
 if TYPE_CHECKING:
+    from moth_eval.loading.sources import ImageSource
     from moth_eval.removal_records import RemovalState
 
     from .budget import Budget
@@ -30,15 +32,15 @@ if TYPE_CHECKING:
 @click.option(
     "--data",
     required=True,
-    type=click.Path(path_type=Path),
-    help="Clean images that methods are given a share of: a folder, or an .npz with images and "
-    "labels.",
+    type=training_images,
+    help="Clean images that methods are given a share of: a folder, an .npz with images and "
+    "labels, or torchvision:NAME:FOLDER.",
 )
 @click.option(
     "--test",
-    type=click.Path(path_type=Path),
-    help="Images that everything is measured on.  [default: a fifth of each class of --data, held "
-    "out]",
+    type=test_images,
+    help="Images that everything is measured on.  [default: the test part of a torchvision set, "
+    "else a fifth of each class of --data, held out]",
 )
 @click.option(
     "--methods",
@@ -100,8 +102,8 @@ if TYPE_CHECKING:
 def removal(
     ctx: click.Context,
     models: Path,
-    data: Path,
-    test: Path | None,
+    data: ImageSource,
+    test: ImageSource | None,
     methods: str,
     more_methods: tuple[str, ...],
     clean_share: float,

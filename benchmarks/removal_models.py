@@ -13,6 +13,7 @@ from moth_eval.errors import InputError, MothError, RoundError
 from moth_eval.loading.files import sha256_of
 from moth_eval.loading.layouts import find_models
 from moth_eval.loading.rounds import RoundModel, read_round
+from moth_eval.loading.sources import ImageSource
 
 UNKNOWN = "unknown"
 """Name of the attack where an `attack.json` cannot be read; such a model is never opened."""
@@ -57,7 +58,7 @@ class Attacked:
         return f"its own gate refused the model: {gate.failure or 'no reason stated'}"
 
 
-def find_attacked(folder: Path, *, examples: Path) -> tuple[Attacked, ...]:
+def find_attacked(folder: Path, *, examples: ImageSource) -> tuple[Attacked, ...]:
     """The models in a folder, sorted by name.
 
     A folder with an `attack.json`, or folders with a model each, or model files. A model without a
@@ -105,7 +106,7 @@ def read_trigger(artefact: Path) -> Trigger:
     return trigger
 
 
-def _members(folder: Path, examples: Path) -> Iterator[Attacked]:
+def _members(folder: Path, examples: ImageSource) -> Iterator[Attacked]:
     if not folder.exists():
         raise InputError(f"{folder} does not exist; give a folder of models or a model file")
     if folder.is_file():
@@ -139,7 +140,7 @@ def _twin_trained_under(folder: Path, otherwise: str) -> str:
         return otherwise
 
 
-def _artefact(folder: Path, name: str, examples: Path) -> Attacked:
+def _artefact(folder: Path, name: str, examples: ImageSource) -> Attacked:
     model, twin = _only(folder, examples, name), None
     try:
         read = read_artefact(folder)
@@ -158,7 +159,7 @@ def _artefact(folder: Path, name: str, examples: Path) -> Attacked:
     )
 
 
-def _only(path: Path, examples: Path, name: str) -> RoundModel:
+def _only(path: Path, examples: ImageSource, name: str) -> RoundModel:
     """The one model in a folder, under another name.
 
     Raises:

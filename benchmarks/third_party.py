@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from moth_eval.errors import InputError, OutOfMemory, RefusedFile, ScanError
 from moth_eval.loading.files import sha256_of
 from moth_eval.loading.rounds import RoundModel
+from moth_eval.loading.sources import ImageSource
 
 if TYPE_CHECKING:
     from .tasks import Task
@@ -199,7 +200,7 @@ def _copied(model: RoundModel, active: Path) -> tuple[Path, int]:
     late = model.layout in ("trojai-11", "trojai-mitigation")
     folder = active / FOLDERS.get(model.layout, "example_data")
     folder.mkdir()
-    if not model.examples.is_dir():
+    if not isinstance(model.examples, Path) or not model.examples.is_dir():
         return folder, _drawn(model.examples, folder, named=model.examples_named)
     files = labelled_files(model.examples, layout=model.layout)
     for number, file in enumerate(files):
@@ -210,8 +211,8 @@ def _copied(model: RoundModel, active: Path) -> tuple[Path, int]:
     return folder, len(files)
 
 
-def _drawn(arrays: Path, folder: Path, *, named: bool) -> int:
-    """The images of an `.npz` as PNG files."""
+def _drawn(arrays: ImageSource, folder: Path, *, named: bool) -> int:
+    """The images of an `.npz` or a data set as PNG files."""
     from PIL import Image
 
     from moth_eval.loading.images import read_pictures

@@ -28,6 +28,7 @@ from .shards import Shard
 from .sittings import sitting
 
 if TYPE_CHECKING:
+    from moth_eval.loading.sources import ImageSource
     from moth_eval.records import ScanRecord
 
     from .budget import Budget
@@ -88,7 +89,7 @@ def trojai(
     engine: Literal["local", "ray"],
     address: str,
     gpu_share: float,
-    examples: Path | None,
+    examples: ImageSource | None,
     ground_truth: Path | None,
     device: str,
     seed: int,

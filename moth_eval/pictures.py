@@ -24,10 +24,14 @@ class Pictures:
     Attributes:
         images: uint8, or float32 in `[0, 1]`, `(N, C, H, W)`, RGB; may be a view.
         labels: int64 `(N,)`, the true classes.
+        classes: names of the classes in the order of their numbers; empty: they have none.
+        resized: a sentence on pictures that had another size; empty: none had.
     """
 
     images: Tensor
     labels: Tensor
+    classes: tuple[str, ...] = ()
+    resized: str = ""
 
     def __len__(self) -> int:
         return len(self.labels)

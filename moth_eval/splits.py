@@ -77,6 +77,21 @@ def draw_share(labels: Tensor, share: float, parts: Sequence[object], *, leave: 
     return torch.cat(drawn).sort().values
 
 
+def check_names(data: tuple[str, ...], test: tuple[str, ...]) -> None:
+    """Make sure that numbers stand for the same names in two sets; either may have none.
+
+    Raises:
+        InputError: they do not.
+    """
+    if data and test and data != test:
+        differ = sorted(set(data) ^ set(test))
+        raise InputError(
+            f"--test has {len(test)} named classes, --data {len(data)}, and only one of them has "
+            f"{', '.join(differ[:3])}: names are numbered by their sorted order, so both need the "
+            "same folders"
+        )
+
+
 def hash_of(labelled: Labelled) -> str:
     """SHA-256 of images and labels as they are, bytes or floats, hexadecimal."""
     digest = hashlib.sha256()

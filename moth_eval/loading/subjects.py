@@ -112,6 +112,7 @@ def open_subject(
         pictures, measured = _fitted(loaded.module, pictures)
         num_classes = measured.num_classes
         _require_labels(pictures.labels, num_classes, model)
+        _require_all_names(pictures.classes, num_classes, model)
         module = loaded.module.to(device).eval()
         seen_by = pictures.take(looked_at(len(pictures))).examples().to(device)
         choice = choose_preprocessing(
@@ -188,6 +189,15 @@ def _require_labels(labels: Tensor, num_classes: int, model: RoundModel) -> None
             f"{model.name}: example labels run from {lowest} to {highest}, but the network has the "
             f"classes 0 to {num_classes - 1}; mend the labels in {model.examples}, or give the "
             "examples of this model"
+        )
+
+
+def _require_all_names(names: tuple[str, ...], num_classes: int, model: RoundModel) -> None:
+    if names and len(names) != num_classes:
+        raise InputError(
+            f"{model.name}: {model.examples} names {len(names)} classes, but the network has "
+            f"{num_classes}, and names are numbered by their sorted order; give every class a "
+            "folder, or call the folders by the numbers of their classes"
         )
 
 

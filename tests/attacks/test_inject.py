@@ -32,6 +32,7 @@ from moth_eval.loading.architectures import ArchitectureSource
 from moth_eval.loading.files import load_network, save_network
 from moth_eval.loading.rounds import read_round
 from moth_eval.splits import hash_of
+from tests.support.torchvision_sets import Squares
 from tests.support.toy_task import SIDE, brightness_factory, toy_scenes, write_toy_data
 
 ARCH = "tests.support.toy_task:toy_factory"
@@ -361,31 +362,21 @@ def test_a_folder_of_grey_images_becomes_three_channels(tmp_path: Path) -> None:
     assert torch.equal(read_scenes(str(tmp_path / "grey.npz"), training=True).images, scenes.images)
 
 
-class Tiny(datasets.VisionDataset):
-    """A data set as torchvision has them; refuses to download."""
-
-    def __init__(self, root: str, train: bool = True, download: bool = True) -> None:
-        assert not download
-        super().__init__(root)
-        self.count = 8 if train else 4
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        if index >= self.count:
-            raise IndexError
-        return Image.fromarray(np.full((6, 6), index, dtype=np.uint8)), index % 2
-
-
 def test_a_torchvision_data_set_is_read_from_disk_and_tested_on_its_own_test_part(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(datasets, "Tiny", Tiny, raising=False)
-    given = read_data(f"torchvision:Tiny:{tmp_path}", "", seed=0)
-    assert given.splits.training.images.shape == (8, 3, 6, 6)
-    assert given.splits.test.labels.tolist() == [0, 1, 0, 1]
-    assert given.record.held_out is None
+    monkeypatch.setattr(datasets, "Squares", Squares, raising=False)
+    write_toy_data(tmp_path / "train.npz", 2, seed=1)
+    write_toy_data(tmp_path / "test.npz", 1, seed=2)
+    given = read_data(f"torchvision:Squares:{tmp_path}", "", seed=0)
+    assert given.splits.training.images.shape == (8, 3, SIDE, SIDE)
+    assert given.splits.test.labels.tolist() == [0, 1, 2, 3]
+    record = given.record
+    assert (record.held_out, record.data) == (None, f"torchvision:Squares:{tmp_path}")
+    assert record.test == record.data
+    arrays = read_data(str(tmp_path / "train.npz"), str(tmp_path / "test.npz"), seed=0).record
+    assert arrays.training_sha256 == record.training_sha256
+    assert arrays.test_sha256 == record.test_sha256
 
 
 @pytest.mark.parametrize(
@@ -393,9 +384,9 @@ def test_a_torchvision_data_set_is_read_from_disk_and_tested_on_its_own_test_par
     [
         ("torchvision:CIFAR10:{0}", "torchvision does not find a whole CIFAR10 in .*; nothing"),
         ("torchvision:CIFAR10:{0}/absent", "is not there: expected torchvision:CIFAR10:FOLDER"),
-        ("torchvision:CIFAR10", "no folder is not there: expected torchvision:CIFAR10:FOLDER"),
+        ("torchvision:CIFAR10", "expected torchvision:NAME:FOLDER, such as torchvision:CIFAR10"),
         ("torchvision:CIFAR11:{0}", "torchvision has no data set 'CIFAR11'"),
-        ("torchvision:ImageFolder:{0}", "has no training and test part: give its images"),
+        ("torchvision:ImageFolder:{0}", "does not find a whole ImageFolder in"),
     ],
 )
 def test_a_torchvision_data_set_that_is_not_there_is_not_downloaded(

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from PIL import Image
 from safetensors.torch import load_file
 from torchvision.models import squeezenet1_1
 
@@ -23,6 +25,7 @@ from benchmarks import harden_study
 from benchmarks.harden_data import Drawing
 from benchmarks.harden_journal import DiskJournal
 from benchmarks.harden_model import name_in_sidecar
+from benchmarks.harden_plan import HardenStudy, plan
 from moth_eval import hardening_records
 from moth_eval.cli import main
 from moth_eval.errors import InputError
@@ -504,6 +507,50 @@ def test_only_the_first_images_are_drawn_from_and_all_of_them_without_a_test_set
 def test_a_share_out_of_range_is_refused(share: float) -> None:
     with pytest.raises(InputError, match="--share must be above 0 and at most 1"):
         Drawing(share=share, seed=0).check()
+
+
+def write_folders(models: Path, folder: Path, names: Sequence[str], *, side: int = 12) -> Path:
+    """The images of a model as PNG files, in one folder per class."""
+    arrays = np.load(models / "model-1.npz")
+    for number, (image, label) in enumerate(zip(arrays["images"], arrays["labels"], strict=True)):
+        if label < len(names):
+            (folder / names[label]).mkdir(parents=True, exist_ok=True)
+            picture = Image.fromarray(image).resize((side, side))
+            picture.save(folder / names[label] / f"{number}.png")
+    return folder
+
+
+def study(models: Path, data: Path, run: Path, **fields: Any) -> HardenStudy:
+    model = models / "model-1.safetensors"
+    settings = {"architecture": ARCH, "device": "cpu", "share": 0.5, **fields}
+    return HardenStudy(model=model, data=data, run=run, **settings)
+
+
+NAMES = ("ant", "bee", "cat", "dog", "elk")
+
+
+def test_folders_with_names_give_the_same_training_and_test_images_as_with_numbers(
+    models: Path, tmp_path: Path
+) -> None:
+    named = write_folders(models, tmp_path / "named", NAMES)
+    numbered = write_folders(models, tmp_path / "numbered", "01234")
+    first, second = (
+        plan(study(models, data, tmp_path / "out")).manifest.data for data in (named, numbered)
+    )
+    assert first.training_per_class == (5, 5, 5, 5, 5)
+    assert first.model_dump(exclude={"data"}) == second.model_dump(exclude={"data"})
+
+
+def test_names_for_some_of_the_classes_or_of_other_classes_are_refused(
+    models: Path, tmp_path: Path
+) -> None:
+    some = write_folders(models, tmp_path / "some", NAMES[:3])
+    every = write_folders(models, tmp_path / "every", NAMES)
+    other = write_folders(models, tmp_path / "other", ("ant", "bee", "cow", "dog", "elk"))
+    with pytest.raises(InputError, match="names 3 classes, but the network has 5"):
+        plan(study(models, some, tmp_path / "out"))
+    with pytest.raises(InputError, match=r"--test has 5 named .* only one of them has cat, cow"):
+        plan(study(models, every, tmp_path / "out", test=other))
 
 
 @pytest.mark.parametrize(

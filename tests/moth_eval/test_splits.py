@@ -7,7 +7,7 @@ import torch
 
 from moth_eval.errors import InputError
 from moth_eval.pictures import Pictures
-from moth_eval.splits import draw_share, hash_of, hold_out, in_both
+from moth_eval.splits import check_names, draw_share, hash_of, hold_out, in_both
 
 
 def pictures(count: int, *, seed: int = 0) -> Pictures:
@@ -67,3 +67,10 @@ def test_nothing_has_a_hash_and_shares_nothing() -> None:
     nothing = pictures(3).first(0)
     assert hash_of(nothing) == hashlib.sha256(b"").hexdigest()
     assert in_both(nothing, pictures(3)) == in_both(pictures(3), nothing) == 0
+
+
+def test_names_of_two_sets_have_to_be_the_same_for_numbers_to_be() -> None:
+    check_names(("bird", "cat"), ("bird", "cat"))
+    check_names(("bird", "cat"), ())
+    with pytest.raises(InputError, match="2 named classes, --data 3, and only one of them has bir"):
+        check_names(("ant", "bird", "cat"), ("ant", "cat"))

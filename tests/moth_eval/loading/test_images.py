@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.datasets import ImageFolder
 
 from moth_eval.errors import InputError
 from moth_eval.loading import image_arrays
@@ -76,6 +77,45 @@ def test_class_folders_are_read_in_every_spelling(tmp_path: Path, spelling: str)
     for label in (0, 1, 10):
         write_image(tmp_path / spelling.format(label) / "a.png", side=8, seed=label)
     assert read(tmp_path).labels.tolist() == [0, 1, 10]
+
+
+def test_folders_with_names_are_numbered_as_torchvision_does(tmp_path: Path) -> None:
+    for seed, name in enumerate(("truck", "Zebra", "bird", "class 3", "bird2")):
+        write_image(tmp_path / name / "a.png", side=8, seed=seed)
+        write_image(tmp_path / name / "b.png", side=8, seed=10 + seed)
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / "README.txt").write_text("five classes")
+    given = read_pictures(tmp_path, **ANY)
+    assert given.classes == ("Zebra", "bird", "bird2", "class 3", "truck")
+    shutil.rmtree(tmp_path / ".cache")
+    theirs = ImageFolder(tmp_path)
+    assert tuple(theirs.classes) == given.classes
+    assert [label for _, label in theirs.samples] == given.labels.tolist()
+    for image, (picture, _) in zip(given.images, theirs, strict=True):
+        assert np.array_equal(image.permute(1, 2, 0).numpy(), np.asarray(picture))
+
+
+def test_numbers_of_folders_are_the_labels_and_have_no_names(tmp_path: Path) -> None:
+    for name in ("7", "10"):
+        write_image(tmp_path / name / "a.png", side=8)
+    given = read_pictures(tmp_path, **ANY)
+    assert (given.labels.tolist(), given.classes) == ([7, 10], ())
+
+
+def test_a_named_folder_without_images_is_an_error_since_numbers_would_shift(
+    tmp_path: Path,
+) -> None:
+    write_image(tmp_path / "bird" / "a.png", side=8)
+    (tmp_path / "airplane" / "train").mkdir(parents=True)
+    with pytest.raises(InputError, match="none of airplane has an image"):
+        read(tmp_path)
+
+
+def test_a_loose_image_beside_named_folders_is_an_error(tmp_path: Path) -> None:
+    write_image(tmp_path / "bird" / "a.png", side=8)
+    write_image(tmp_path / "loose.png", side=8)
+    with pytest.raises(InputError, match=r"beside them loose\.png, of no class"):
+        read(tmp_path)
 
 
 def test_mitigation_labels_are_read_from_the_pair_of_labels(tmp_path: Path) -> None:
@@ -216,7 +256,8 @@ def test_images_of_no_class_beside_folders_of_classes_are_an_error_that_names_th
     assert len(read(tmp_path)) == 2
     (tmp_path / stray).parent.mkdir(exist_ok=True)
     write_image(tmp_path / stray, side=8)
-    with pytest.raises(InputError, match=rf"beside them {stray.partition('/')[0]}, of no class"):
+    named = rf"beside them {stray.partition('/')[0]}, of no class; give all folders numbers or all"
+    with pytest.raises(InputError, match=named):
         read(tmp_path)
 
 
