@@ -37,6 +37,12 @@ part = click.FloatRange(min=0, max=1, min_open=True)
     "set, else a fifth of each class of --data, held out]",
 )
 @click.option(
+    "--image-size",
+    type=click.IntRange(min=1, max=4096),
+    help="Side of the squares that images are resized to (pixels).  [default: what the record of "
+    "MODEL says, else their own size]",
+)
+@click.option(
     "--attack",
     required=True,
     metavar="NAME[:FIELD=VALUE,...]",
@@ -156,6 +162,7 @@ def inject(
     model: Path | None,
     data: str,
     test: str,
+    image_size: int | None,
     attack: str,
     architecture: str,
     twin: Path | None,
@@ -227,6 +234,7 @@ def inject(
             architecture=architecture,
             twin=twin,
             with_twin=not without_twin,
+            image_size=image_size,
             injector=injector,
             seed=seed,
             device=device,
@@ -260,6 +268,8 @@ def summary_lines(record: AttackRecord) -> list[str]:
         lines.append(_poisoning_line(record.poisoning))
     if record.gate is not None:
         lines += _gate_lines(record.gate)
+    if record.data is not None:
+        lines += [f"note: {sentence}" for sentence in record.data.resized]
     if record.data is not None and record.data.in_both:
         lines.append(f"note: {record.data.in_both:,} test images are training images as well")
     return lines

@@ -31,7 +31,7 @@ class GivenData:
     record: DataRecord
 
 
-def read_data(data: str, test: str, *, seed: int) -> GivenData:
+def read_data(data: str, test: str, *, seed: int, size: tuple[int, int] | None = None) -> GivenData:
     """Training and test images.
 
     Args:
@@ -40,16 +40,19 @@ def read_data(data: str, test: str, *, seed: int) -> GivenData:
         test: the same; empty: the test part of a torchvision data set, or else a fifth of each
             class of the data, held out.
         seed: decides what is held out.
+        size: height and width that pictures are resized to; None: they have one size. Test
+            pictures are resized to the size of the others in any case.
 
     Raises:
         InputError: they cannot be read, do not fit together, or leave nothing to test on.
     """
     source = parse_source(data, training=True)
     given = default_test(source, parse_source(test, training=False) if test else None)
-    pictures = _read(source, "--data")
-    training, held_out = scenes_of(pictures), None
+    pictures = _read(source, "--data", size)
+    training, held_out, resized = scenes_of(pictures), None, [pictures.resized]
     if given is not None:
-        others = _read(given, "--test")
+        others = _read(given, "--test", pictures.image_shape[1:])
+        resized.append(others.resized)
         check_names(pictures.classes, others.classes)
         tested = scenes_of(others)
     else:
@@ -61,7 +64,9 @@ def read_data(data: str, test: str, *, seed: int) -> GivenData:
     classes = int(torch.cat([training.labels, tested.labels]).max()) + 1
     nothing = training.take(torch.zeros(0, dtype=torch.int64))
     splits = Splits(training=training, validation=nothing, test=tested, num_classes=classes)
-    return GivenData(splits=splits, record=_record(splits, data, test, held_out))
+    record = _record(splits, data, test, held_out)
+    said = tuple(sentence for sentence in resized if sentence)
+    return GivenData(splits=splits, record=record.model_copy(update={"resized": said}))
 
 
 def read_scenes(source: str, *, training: bool) -> Scenes:
@@ -74,7 +79,7 @@ def read_scenes(source: str, *, training: bool) -> Scenes:
     Raises:
         InputError: they cannot be read.
     """
-    return scenes_of(_read(parse_source(source, training=training), "--data"))
+    return scenes_of(_read(parse_source(source, training=training), "--data", None))
 
 
 def scenes_of(pictures: Pictures) -> Scenes:
@@ -83,10 +88,15 @@ def scenes_of(pictures: Pictures) -> Scenes:
     return Scenes(images=images, labels=pictures.labels)
 
 
-def _read(source: ImageSource, option: str) -> Pictures:
+def _read(source: ImageSource, option: str, size: tuple[int, int] | None) -> Pictures:
     require_source(source, option)
     return read_pictures(
-        source, layout=FILES, crop=None, num_classes=None, most_bytes=memory_for_images()
+        source,
+        layout=FILES,
+        crop=None,
+        num_classes=None,
+        most_bytes=memory_for_images(),
+        size=size,
     )
 
 

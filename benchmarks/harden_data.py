@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import torch
@@ -13,9 +14,11 @@ from moth_eval.loading.images import read_pictures
 from moth_eval.loading.rounds import RoundModel
 from moth_eval.loading.sources import ImageSource, require_source
 from moth_eval.loading.subjects import Opened
-from moth_eval.pictures import Pictures, check_room, memory_for_images
+from moth_eval.pictures import Pictures, memory_for_images
 from moth_eval.splits import check_names, draw_share, hash_of, hold_out, in_both
 from moth_eval.subject import Examples
+
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,8 +107,8 @@ class Drawing:
         return torch.arange(len(labels)), torch.arange(0)
 
 
-def read_test(path: ImageSource, model: RoundModel, opened: Opened) -> Examples:
-    """Test images, read as the subject's own are.
+def read_test(path: ImageSource, model: RoundModel, opened: Opened) -> Pictures:
+    """Test images, read as the subject's own are, and pictures resized to their size.
 
     Raises:
         InputError: there are none, they have another size or a class that the model does not have.
@@ -118,7 +121,10 @@ def read_test(path: ImageSource, model: RoundModel, opened: Opened) -> Examples:
         crop=model.crop,
         num_classes=subject.num_classes,
         most_bytes=memory_for_images(),
+        size=subject.image_shape[1:],
     )
+    if test.resized:
+        LOG.warning(test.resized)
     check_names(opened.pictures.classes, test.classes)
     if test.image_shape[0] > subject.image_shape[0]:
         test = test.grey() or test
@@ -127,8 +133,7 @@ def read_test(path: ImageSource, model: RoundModel, opened: Opened) -> Examples:
             f"--test: {path} holds images of shape {test.image_shape}, those of --data have "
             f"{subject.image_shape}: resize them"
         )
-    check_room(test)
-    return test.examples().to(subject.examples.images.device)
+    return test
 
 
 def per_class(examples: Examples, num_classes: int) -> tuple[int, ...]:

@@ -200,22 +200,25 @@ def _opened(study: HardenStudy) -> tuple[RoundModel, Opened, HardeningData]:
         require_sandbox=study.require_sandbox,
         select=drawing.training,
     )
-    return models[0], opened, _data(study, drawing, models[0], opened)
-
-
-def _data(study: HardenStudy, drawing: Drawing, model: RoundModel, opened: Opened) -> HardeningData:
-    if study.test is not None:
-        test = read_test(study.test, model, opened)
+    if study.test is None:
+        test = drawing.test(opened.pictures)
     else:
-        held = drawing.test(opened.pictures)
-        check_room(held)
-        test = held.examples().to(opened.subject.examples.images.device)
-    return HardeningData(
+        test = read_test(study.test, models[0], opened)
+        opened = _doubted(opened, test.resized)
+    check_room(test)
+    data = HardeningData(
         training=opened.subject.examples,
-        test=test,
+        test=test.examples().to(device),
         given=len(opened.pictures.first(study.first)),
         held_out=HELD_OUT if study.test is None else None,
     )
+    return models[0], opened, data
+
+
+def _doubted(opened: Opened, doubt: str) -> Opened:
+    """The same with one more doubt, unless that is empty."""
+    doubts = (*opened.subject.doubts, *filter(None, [doubt]))
+    return replace(opened, subject=replace(opened.subject, doubts=doubts))
 
 
 def _manifest(

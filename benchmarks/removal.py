@@ -12,9 +12,10 @@ from attacks.trigger import Threat
 from moth_eval.errors import InputError
 from moth_eval.hardening_cells import CELLS, CellOutcome, write_outcome
 from moth_eval.loading.images import read_pictures
+from moth_eval.loading.known_sizes import stated_size
 from moth_eval.loading.rounds import RoundModel
 from moth_eval.loading.sources import ImageSource, content_hash, default_test, require_source
-from moth_eval.pictures import memory_for_images
+from moth_eval.pictures import Pictures, memory_for_images
 from moth_eval.removal_records import (
     CONTROL,
     AttackedModel,
@@ -156,16 +157,8 @@ def _refuse_overlap(study: RemovalStudy, found: tuple[Attacked, ...]) -> None:
     model = next((one.model for one in found if one.model.usable), None)
     if study.test is None or model is None:
         return
-    data, test = (
-        read_pictures(
-            path,
-            layout=model.layout,
-            crop=model.crop,
-            num_classes=None,
-            most_bytes=memory_for_images(),
-        )
-        for path in (study.data, study.test)
-    )
+    data = _read(study.data, model, stated_size(model.file))
+    test = _read(study.test, model, data.image_shape[1:])
     check_names(data.classes, test.classes)
     doubled = in_both(data, test)
     if doubled:
@@ -173,6 +166,17 @@ def _refuse_overlap(study: RemovalStudy, found: tuple[Attacked, ...]) -> None:
             f"{doubled} of {len(test)} test images are, pixel by pixel, among the images of "
             "--data: take them out of --data or --test"
         )
+
+
+def _read(source: ImageSource, model: RoundModel, size: tuple[int, int] | None) -> Pictures:
+    return read_pictures(
+        source,
+        layout=model.layout,
+        crop=model.crop,
+        num_classes=None,
+        most_bytes=memory_for_images(),
+        size=size,
+    )
 
 
 def carry_out(

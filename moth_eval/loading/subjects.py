@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,8 +27,11 @@ from .doubts import (
 from .files import load_network
 from .forward import Measured, measure_forward
 from .images import read_pictures
+from .known_sizes import stated_size
 from .preprocessing import Choice, choose_preprocessing, forward, looked_at
 from .rounds import RoundModel
+
+LOG = logging.getLogger(__name__)
 
 _REPEATED = 8
 """Images of the second pass that shows whether a network is random."""
@@ -107,7 +111,10 @@ def open_subject(
         num_classes=loaded.num_classes,
         limit_per_class=max_examples_per_class,
         most_bytes=memory_for_images() if model.examples_named else None,
+        size=stated_size(model.file) if model.examples_named else None,
     )
+    if pictures.resized:
+        LOG.warning(pictures.resized)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         pictures, measured = _fitted(loaded.module, pictures)
         num_classes = measured.num_classes
@@ -138,6 +145,7 @@ def open_subject(
         sha256=loaded.sha256,
         doubts=(
             *doubts_of_choice(choice),
+            *filter(None, [pictures.resized]),
             *doubts_of_labels(pictures.labels, num_classes),
             *doubts_of_outputs(choice.logits),
             *doubts_of_passes,

@@ -396,6 +396,48 @@ def test_a_torchvision_data_set_that_is_not_there_is_not_downloaded(
         read_data(source.format(tmp_path), "", seed=0)
 
 
+def write_pictures(folder: Path, scenes: Scenes, *sides: int) -> Path:
+    """Scenes as files, in turn of each of these sizes."""
+    for number, (image, label) in enumerate(zip(scenes.images, scenes.labels, strict=True)):
+        (folder / str(int(label))).mkdir(parents=True, exist_ok=True)
+        side = sides[number % len(sides)]
+        picture = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((side, side))
+        picture.save(folder / str(int(label)) / f"{number}.png")
+    return folder
+
+
+def test_pictures_of_several_sizes_are_trained_on_at_the_size_that_is_named(
+    tmp_path: Path,
+) -> None:
+    data = write_pictures(tmp_path / "data", toy_scenes(5, seed=1), SIDE, 20, 9)
+    test = write_pictures(tmp_path / "test", toy_scenes(2, seed=2), 30)
+    out = str(tmp_path / "out")
+    words = ["--data", str(data), "--test", str(test), "--attack", "none", "--arch", ARCH]
+    refused = run(*words, "--out", out)
+    assert refused.exit_code == 2
+    assert "all examples of a model must have the same size; resize them" in refused.output
+    done = run(*words, "--image-size", str(SIDE), "--epochs", "1", "--least-accuracy", "0",
+               "--device", "cpu", "--out", out)  # fmt: skip
+    assert done.exit_code == 0, done.output
+    record = read_artefact(tmp_path / "out").record.data
+    assert record is not None and record.image_shape == (3, SIDE, SIDE)
+    assert record.resized == (
+        f"13 of 20 images of {data} were resized to {SIDE}x{SIDE} pixels (bilinear, antialiased)",
+        f"8 of 8 images of {test} were resized to {SIDE}x{SIDE} pixels (bilinear, antialiased)",
+    )
+    for sentence in record.resized:
+        assert f"note: {sentence}" in done.output.splitlines()
+
+
+def test_a_size_for_arrays_is_refused_since_they_are_read_as_they_are(
+    task: Path, tmp_path: Path
+) -> None:
+    result = run("--data", str(task / "train.npz"), "--image-size", "8", "--attack", "none",
+                 "--arch", ARCH, "--out", str(tmp_path / "out"))  # fmt: skip
+    assert result.exit_code == 2
+    assert "holds arrays of 12x12 pixels, which are read as they are" in result.output
+
+
 def test_test_images_of_another_size_are_refused(task: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "t.npz", images=np.zeros((2, 9, 9, 3), np.uint8), labels=np.arange(2))
     with pytest.raises(InputError, match=r"those of .* have \(3, 12, 12\): resize them"):

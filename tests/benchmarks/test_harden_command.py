@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,7 +29,7 @@ from benchmarks.harden_model import name_in_sidecar
 from benchmarks.harden_plan import HardenStudy, plan
 from moth_eval import hardening_records
 from moth_eval.cli import main
-from moth_eval.errors import InputError
+from moth_eval.errors import InputError, RefusedFile
 from moth_eval.hardeners.moth import Moth
 from moth_eval.hardening import LogEntry
 from moth_eval.loading.architectures import ArchitectureSource
@@ -539,6 +540,30 @@ def test_folders_with_names_give_the_same_training_and_test_images_as_with_numbe
     )
     assert first.training_per_class == (5, 5, 5, 5, 5)
     assert first.model_dump(exclude={"data"}) == second.model_dump(exclude={"data"})
+
+
+def test_pictures_of_another_size_get_that_of_the_record_beside_the_model_and_it_is_said(
+    models: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    shutil.copy(models / "model-1.safetensors", home / "model.safetensors")
+    record = {"attack": "none", "data": {"image_shape": [3, 12, 12]}}
+    (home / "attack.json").write_text(json.dumps(record))
+    data = write_folders(models, tmp_path / "data", "01234", side=24)
+    test = write_folders(models, tmp_path / "test", "01234", side=16)
+    given = replace(study(models, data, tmp_path / "out", test=test), model=home)
+    manifest = plan(given).manifest
+    assert manifest.image_shape == (3, 12, 12)
+    said = [
+        f"60 of 60 images of {folder} were resized to 12x12 pixels (bilinear, antialiased)"
+        for folder in (data, test)
+    ]
+    assert [doubt for doubt in manifest.doubts if "resized" in doubt] == said
+    assert [record.getMessage() for record in caplog.records] == said
+    (home / "attack.json").unlink()
+    with pytest.raises(RefusedFile, match=r"cannot be run on images of shape \(3, 24, 24\)"):
+        plan(given)
 
 
 def test_names_for_some_of_the_classes_or_of_other_classes_are_refused(
