@@ -29,6 +29,9 @@ class Composite:
         covers_per_poisoned: mixes of two images of the same class, which keep their label, for
             one poisoned image: without them any mix would do. Source: 0.5 of the set is mixed
             and 0.1 poisoned in the authors' code.
+        redrawn: whether the poisoned set is drawn anew for every epoch, with partners from all of
+            their class: few images of one class make many mixes. Source: the authors mix in every
+            batch.
         tensors: `partners`, made by `prepare`.
 
     Source: Lin, Xu, Liu, Zhang, "Composite backdoor attack", CCS 2020.
@@ -41,6 +44,7 @@ class Composite:
     partner: int = 2
     partners: int = 100
     covers_per_poisoned: float = 5.0
+    redrawn: bool = True
     tensors: Tensors = carried()
 
     def __post_init__(self) -> None:
@@ -82,6 +86,14 @@ class Composite:
         height, width = images.shape[-2:]
         fitting = [resized(partner, height, width) for partner in chosen]
         return _halves(images, torch.stack(fitting) if fitting else images)
+
+    def stamp_for_training(
+        self, images: Tensor, labels: Tensor, *, material: Material, generator: torch.Generator
+    ) -> Tensor:
+        """Copies whose right half is that of any training image of the partner class."""
+        pool = material.of_class(self.partner, "composite")
+        drawn = torch.randint(len(pool), (len(images),), generator=generator)
+        return _halves(images, to_float(pool[drawn]))
 
     def cover_candidates(self, labels: Tensor) -> Tensor:
         """Every image; a mix of its own class says nothing of the trigger."""

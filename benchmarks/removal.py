@@ -44,7 +44,7 @@ from .removal_models import Attacked, find_attacked
 from .shards import Shard, named
 from .versions import versions
 
-METHODS = ("moth", "nad", "fine-pruning")
+METHODS = ("moth-removal", "nad", "fine-pruning")
 """What is compared unless asked otherwise; fine-tuning always is."""
 
 TRUTH = "truth"

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     "--methods",
     default="",
     metavar="NAME,NAME,...",
-    help="Methods with their defaults; fine-tuning always is one.  [default: moth,nad,"
+    help="Methods with their defaults; fine-tuning always is one.  [default: moth-removal,nad,"
     "fine-pruning, unless --method is given]",
 )
 @click.option(

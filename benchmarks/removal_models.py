@@ -12,8 +12,9 @@ from attacks.trigger import Trigger
 from moth_eval.errors import InputError, MothError, RoundError
 from moth_eval.loading.files import sha256_of
 from moth_eval.loading.layouts import find_models
-from moth_eval.loading.rounds import RoundModel, read_round
+from moth_eval.loading.rounds import Round, RoundModel, read_round
 from moth_eval.loading.sources import ImageSource
+from moth_eval.records import Truth
 
 UNKNOWN = "unknown"
 """Name of the attack where an `attack.json` cannot be read; such a model is never opened."""
@@ -27,6 +28,7 @@ class Attacked:
         model: as its files describe it; never its ground truth.
         artefact: folder of its `attack.json`; None for a model without one.
         record: what that says; None for a model without one.
+        unrecorded: whether its ground truth calls it backdoored, and no record says how.
         threat: of its trigger; empty for a clean control.
         twin: its clean twin, if there is one.
     """
@@ -34,13 +36,14 @@ class Attacked:
     model: RoundModel
     artefact: Path | None = None
     record: AttackRecord | None = None
+    unrecorded: bool = False
     threat: str = ""
     twin: RoundModel | None = None
 
     @property
     def attack(self) -> str:
-        """Name of the attack; `none` for a clean control, `unknown` if the record is wrong."""
-        if self.artefact is not None and self.record is None:
+        """Name of the attack; `none` for a clean control, `unknown` if no good record tells it."""
+        if self.unrecorded or (self.artefact is not None and self.record is None):
             return UNKNOWN
         return self.record.attack if self.record else NONE
 
@@ -61,9 +64,10 @@ class Attacked:
 def find_attacked(folder: Path, *, examples: ImageSource) -> tuple[Attacked, ...]:
     """The models in a folder, sorted by name.
 
-    A folder with an `attack.json`, or folders with a model each, or model files. A model without a
-    record, or whose record names no attack, is a clean control; so is a clean twin that lies with
-    an attacked model, once for each file.
+    A folder with an `attack.json`, or folders with a model each, or model files, or a round. A
+    model without a record, or whose record names no attack, is a clean control; so is a clean twin
+    that lies with an attacked model, once for each file. One without a record that its ground
+    truth calls backdoored is neither: it is unusable, and says why.
 
     Args:
         folder: as `--models` names it; may be one model's folder or file.
@@ -110,18 +114,44 @@ def _members(folder: Path, examples: ImageSource) -> Iterator[Attacked]:
     if not folder.exists():
         raise InputError(f"{folder} does not exist; give a folder of models or a model file")
     if folder.is_file():
-        yield Attacked(model=_only(folder, examples, folder.stem))
+        yield _unrecorded(folder, examples, folder.stem)
         return
     if (folder / RECORD).is_file():
         yield _artefact(folder, folder.name, examples)
+        return
+    if _is_round(folder):
+        yield from _whole_round(folder, examples)
         return
     for inner in sorted(path for path in folder.iterdir() if path.is_dir()):
         if (inner / RECORD).is_file():
             yield _artefact(inner, inner.name, examples)
         elif _has_model(inner):
-            yield Attacked(model=_only(inner, examples, inner.name))
+            yield _unrecorded(inner, examples, inner.name)
     if _has_files(folder):
-        yield from (Attacked(model=one) for one in read_round(folder, examples=examples).models)
+        yield from _whole_round(folder, examples)
+
+
+def _whole_round(folder: Path, examples: ImageSource) -> Iterator[Attacked]:
+    found = read_round(folder, examples=examples)
+    yield from (_plain(model, found.truth.get(model.name)) for model in found.models)
+
+
+def _unrecorded(path: Path, examples: ImageSource, name: str) -> Attacked:
+    """The one model of a file or folder without a record."""
+    found = _only(path, examples)
+    truth = found.truth.get(found.models[0].name)
+    return _plain(replace(found.models[0], name=name), truth)
+
+
+def _plain(model: RoundModel, truth: Truth | None) -> Attacked:
+    """A model without a record: a clean control, unless its ground truth calls it backdoored."""
+    if truth is None or not truth.poisoned:
+        return Attacked(model=model)
+    problem = (
+        f"its ground truth calls it backdoored, and no {RECORD} says how, so there is no trigger "
+        f"to measure with: write a {RECORD} for it, or take it out of the folder"
+    )
+    return Attacked(model=replace(model, usable=False, problems=(problem,)), unrecorded=True)
 
 
 def _trained_under(record: AttackRecord) -> str:
@@ -141,14 +171,14 @@ def _twin_trained_under(folder: Path, otherwise: str) -> str:
 
 
 def _artefact(folder: Path, name: str, examples: ImageSource) -> Attacked:
-    model, twin = _only(folder, examples, name), None
+    model, twin = replace(_only(folder, examples).models[0], name=name), None
     try:
         read = read_artefact(folder)
     except MothError as error:
         return Attacked(model=replace(model, usable=False, problems=(str(error),)), artefact=folder)
     known = _trained_under(read.record)
     if read.twin is not None and _has_model(read.twin):
-        twin = _only(read.twin, examples, f"{name}-twin")
+        twin = replace(_only(read.twin, examples).models[0], name=f"{name}-twin")
         twin = replace(twin, normalisation=_twin_trained_under(read.twin, known))
     return Attacked(
         model=replace(model, normalisation=known),
@@ -159,17 +189,31 @@ def _artefact(folder: Path, name: str, examples: ImageSource) -> Attacked:
     )
 
 
-def _only(path: Path, examples: ImageSource, name: str) -> RoundModel:
-    """The one model in a folder, under another name.
+def _only(path: Path, examples: ImageSource) -> Round:
+    """The one model in a folder, and what is known of it.
 
     Raises:
         InputError: there are several, or none.
     """
-    models = read_round(path, examples=examples).models
-    if len(models) != 1:
-        names = ", ".join(model.file.name for model in models[:3])
-        raise InputError(f"{path} holds {len(models)} models ({names}): expected one per folder")
-    return replace(models[0], name=name)
+    found = read_round(path, examples=examples)
+    if len(found.models) != 1:
+        names = ", ".join(model.file.name for model in found.models[:3])
+        raise InputError(
+            f"{path} holds {len(found.models)} models ({names}): expected one per folder"
+        )
+    return found
+
+
+def _is_round(folder: Path) -> bool:
+    """Whether it holds the folders of a round, itself or under `models/`, and no artefact."""
+    try:
+        found = find_models(folder)
+    except MothError:
+        return False
+    if found.files and found.base == folder.resolve():
+        return False
+    homes = (member.parent if found.files else member for member in found.members)
+    return not any((home / RECORD).is_file() for home in homes)
 
 
 def _has_model(folder: Path) -> bool:

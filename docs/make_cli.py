@@ -17,10 +17,7 @@ HEAD = """\
 # Help texts
 
 Made by `python docs/make_cli.py`; a test compares this page with the commands. Each command has a
-page that explains it: [trojai](trojai.md), [generate](generate.md), [inject](inject.md),
-[distance](distance.md), [harden](harden.md), [hardening](hardening.md),
-[false-positives](false-positives.md), [honesty](honesty.md), [run](run.md),
-[reproduce](reproduce.md), [runs](runs.md), [report](report.md), [demo](demo.md).
+page that explains it: {pages}.
 """
 
 
@@ -29,7 +26,8 @@ def cli_page() -> str:
     front = click.Context(
         main, info_name="moth-eval", terminal_width=WIDTH, **main.context_settings
     )
-    parts = [HEAD, _section("moth-eval", main.get_help(front))]
+    pages = ",\n".join(f"[{word}]({word}.md)" for word in COMMANDS)
+    parts = [HEAD.format(pages=pages), _section("moth-eval", main.get_help(front))]
     for word in COMMANDS:
         command = load_command(word)
         context = click.Context(command, parent=front, info_name=word, terminal_width=WIDTH)

@@ -35,7 +35,7 @@ class HonestySettings:
         signed_schedule: of the inversions by signed pixels.
         attacks: whose robust accuracy is measured.
         patch_kinds: whose curves are measured.
-        patch_sizes: sides of the square patches (pixels).
+        patch_sizes: sides of the square patches (pixels); size 0, the floor, is always measured.
         patch_tries: patches per pair, size and kind.
         precision: of the gradients, `float32` or `bfloat16`; what counts is always float32.
     """
@@ -328,7 +328,7 @@ def _curves(
             patch_curve(
                 subject,
                 settings.pairs,
-                settings.patch_sizes,
+                (0, *settings.patch_sizes),
                 generator=generator_for(base, "patches", kind),
                 kind=kind,
                 tries=settings.patch_tries,

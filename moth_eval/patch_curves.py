@@ -48,7 +48,7 @@ class CurvePoint:
     """Attack success at one patch size.
 
     Attributes:
-        size: side of the square (pixels).
+        size: side of the square (pixels); 0: no patch, the floor that the network has anyway.
         asr: fraction of stamped images classified as the target class, in `[0, 1]`; as every pair
             counts with equally many images, also the mean over the pairs.
         n: stamped images, all pairs together.
@@ -89,7 +89,7 @@ def patch_curve(
     Args:
         subject: left as it is.
         pairs: `(source, target)` classes.
-        sizes: sides of the squares (pixels).
+        sizes: sides of the squares (pixels); 0: images as they are.
         generator: decides images, places, colours and crops; on the CPU.
         kind: where patches come from.
         tries: patches per pair and size.
@@ -156,6 +156,9 @@ class _Search:
 
     def patches(self, size: int, network: FrozenNetwork, schedule: Schedule) -> list[list[Patch]]:
         """The tries of every pair."""
+        if not size:
+            nothing = torch.zeros(1, *self._shape[1:])
+            return [[(nothing, nothing)] for _ in self._pairs]
         if self._kind == "optimised":
             return self._optimised(size, network, schedule)
         make: Callable[[int, Pair, int], Patch] = {"solid": self._solid, "crop": self._crop}[

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 HARDENERS: Mapping[str, str] = {
     "moth": "moth_eval.hardeners.moth:Moth",
     "moth-paper": "moth_eval.hardeners.moth:moth_paper",
+    "moth-removal": "moth_eval.hardeners.moth:moth_removal",
     "pairwise": "moth_eval.hardeners.pairwise:Pairwise",
     "universal": "moth_eval.hardeners.universal:Universal",
     "nc-triggers": "moth_eval.hardeners.nc_triggers:NCTriggers",

@@ -25,9 +25,10 @@ def check_epochs(**counts: int) -> None:
         raise HardeningError(f"expected at least 1 for {', '.join(low)}")
 
 
-def steps_per_epoch(images: int, batch: int) -> int:
-    """Optimiser steps of `batch` images that make a pass over so many images."""
-    return math.ceil(images / batch)
+def batch_sizes(images: int, batch: int) -> list[int]:
+    """Images of every optimiser step of one pass: equal up to one, none over `batch`."""
+    steps = math.ceil(images / batch)
+    return [images * (step + 1) // steps - images * step // steps for step in range(steps)]
 
 
 def pass_over(
@@ -48,16 +49,16 @@ def pass_over(
         tally: takes in what came of it.
         recipe: how images are moved and mirrored.
         images: that a pass consists of.
-        batch: images per step, spread over the classes.
+        batch: images per step at most, spread over the classes.
         done: share of the training that is over at its start, in `[0, 1]`.
         share: of the training that the pass is.
         added: see `Trainer.step`.
     """
-    steps = steps_per_epoch(images, batch)
-    for step in range(steps):
+    sizes = batch_sizes(images, batch)
+    for step, size in enumerate(sizes):
         stamped_step(
             rounds.trainer, rounds.batches, [], tally,
-            stamped=0, clean=min(batch, images), done=done + share * step / steps,
+            stamped=0, clean=size, done=done + share * step / len(sizes),
             recipe=recipe, generator=rounds.generator, added=added,
         )  # fmt: skip
 

@@ -12,6 +12,7 @@ from ..errors import HardeningError
 from ..hardening import SILENT, Hardening, HardeningStatus, Journal, Variant, VariantKind
 from ..subject import Examples, Subject
 from .batches import augmented
+from .epochs import batch_sizes
 from .feature_channels import FeatureChannels, last_features
 from .plain_rounds import PlainRounds
 from .stamping import Tally
@@ -132,18 +133,18 @@ class FinePruning:
     def _trained(
         self, rounds: PlainRounds, features: FeatureChannels, silent: Tensor, training: Examples
     ) -> Hardening:
-        count = min(self.images, len(training))
-        steps, trainer = -(-len(training) // count), rounds.trainer
+        sizes, trainer = batch_sizes(len(training), self.images), rounds.trainer
 
         def epoch(done: float, tally: Tally) -> None:
-            for step in range(steps):
-                rows = rounds.batches.balanced(count)
+            for step, size in enumerate(sizes):
+                rows = rounds.batches.balanced(size)
                 images = augmented(
                     rounds.batches.images(rows), rounds.generator,
                     shift=self.recipe.shift, flip=self.recipe.flip,
                 )  # fmt: skip
                 loss, right = trainer.step(
-                    images, rounds.batches.labels(rows), done=done + step / steps / self.epochs,
+                    images, rounds.batches.labels(rows),
+                    done=done + step / len(sizes) / self.epochs,
                     answers=trainer.original_answers(images),
                 )  # fmt: skip
                 features.silence(trainer.network, silent)

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..errors import HardeningError
 from ..hardening import SILENT, Hardening, Journal
 from ..subject import Examples, Subject
-from .epochs import check_epochs, steps_per_epoch
+from .epochs import batch_sizes, check_epochs
 from .plain_rounds import PlainRounds
 from .stamping import Tally
 from .trainer import Recipe
@@ -94,19 +94,18 @@ class IBAU:
             HardeningError: there are no images to train on.
         """
         rounds = PlainRounds(subject, data, self.recipe, generator, journal)
-        batch = min(self.batch, len(data))
-        steps = steps_per_epoch(len(data), batch)
+        sizes = batch_sizes(len(data), self.batch)
         answers = rounds.trainer.answers
 
         def one(done: float, tally: Tally) -> None:
-            drawn = [rounds.batches.balanced(batch) for _ in range(steps)]
+            drawn = [rounds.batches.balanced(size) for size in sizes]
             delta = self._perturbation(answers, rounds, drawn)
             for step, rows in enumerate(drawn):
                 images, labels = rounds.batches.images(rows), rounds.batches.labels(rows)
                 order = torch.randperm(len(rows), generator=generator).to(images.device)
                 self._descend(
                     answers, rounds, tally, delta, images[order], labels[order],
-                    done + step / steps / self.rounds,
+                    done + step / len(sizes) / self.rounds,
                 )  # fmt: skip
 
         hardened = rounds.run(self.rounds, one, phase="perturbed images")
@@ -163,9 +162,8 @@ class IBAU:
             ahead = delta - self.fixed_point_rate * inner
         gradients = self._implicit(loss, ahead, delta, weights)
         rounds.trainer.descend(gradients, images=len(images), done=done)
-        passes = 1 + self.fixed_point_steps
-        rounds.passes[0] += len(images)
-        rounds.passes[1] += len(images) * passes
+        rounds.passes[0] += 2 * len(images)
+        rounds.passes[1] += len(images) * (2 + self.fixed_point_steps)
         tally.losses.append(float(loss.detach()))
         right = logits.detach().argmax(1) == labels
         tally.stamped.append(right[:count].cpu())
@@ -177,8 +175,8 @@ class IBAU:
         """Gradient of the loss by the weights, through the perturbation as it would follow them."""
         direct = torch.autograd.grad(loss, [delta, *weights], allow_unused=True)
         outer = direct[0] if direct[0] is not None else torch.zeros_like(delta)
-        way = outer
-        for _ in range(self.fixed_point_steps):
+        way = outer  # the first step, from zero
+        for _ in range(self.fixed_point_steps - 1):
             [back] = torch.autograd.grad(ahead, [delta], grad_outputs=way, retain_graph=True)
             way = back + outer
         through = torch.autograd.grad(ahead, weights, grad_outputs=way, allow_unused=True)

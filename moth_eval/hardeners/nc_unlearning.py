@@ -16,7 +16,7 @@ from ..inversion.frozen import FrozenNetwork, Precision
 from ..inversion.presets import UNIVERSAL
 from ..inversion.problems import Inversion, universal_problems
 from ..subject import Examples, Subject
-from .epochs import check_epochs, steps_per_epoch
+from .epochs import batch_sizes, check_epochs
 from .fine_tuning import CLEAN
 from .plain_rounds import PlainRounds
 from .stamping import Stamp, Tally, stamped_step
@@ -81,9 +81,10 @@ class NCUnlearning:
         """A copy of the subject's network from which flagged triggers were unlearned.
 
         Returns:
-            Figures: `flagged` classes, and where there was a search, the largest `anomaly_index`
-            and its class, `suspect`. `inapplicable` where a search would have too few classes to
-            compare.
+            Figures: `flagged` classes, `invalid` triggers, and where there was a search, the
+            largest `anomaly_index` and its class, `suspect`; no index, and no class is flagged,
+            where half of the triggers or more are not valid. `inapplicable` where a search would
+            have too few classes to compare.
 
         Raises:
             HardeningError: there are no images to train on, or the given target does not exist or
@@ -109,11 +110,17 @@ class NCUnlearning:
             phase="unlearning",
             pairs=[(-1, target) for target in flagged],
         )
-        figures = {"flagged": float(len(flagged))}
-        if self.target is None:
+        invalid = int(rounds.extra["invalid"])
+        figures = {"flagged": float(len(flagged)), "invalid": float(invalid)}
+        reason = "" if flagged else f"no class was flagged at {self.cut:g}: left as it was"
+        if self.target is None and 2 * invalid >= subject.num_classes:
+            reason = (
+                f"{invalid} of {subject.num_classes} triggers are not valid, so there is no median "
+                "of sizes to compare with: left as it was"
+            )
+        elif self.target is None:
             index, suspect = rounds.extra["index"].tolist()
             figures |= {"anomaly_index": index, "suspect": suspect}
-        reason = "" if flagged else f"no class was flagged at {self.cut:g}: left as it was"
         return replace(hardened, figures=figures, reason=reason)
 
     def _pass(self, rounds: PlainRounds, tally: Tally, images: int, done: float) -> None:
@@ -124,14 +131,13 @@ class NCUnlearning:
                 kept["targets"], kept["masks"], kept["patterns"], strict=True
             )
         ]
-        batch = min(self.batch, max(2, images))
-        each = max(1, round(batch * self.stamped_share / len(stamps)))
-        clean = max(1, batch - each * len(stamps))
-        steps = steps_per_epoch(images, batch)
-        for step in range(steps):
+        sizes = batch_sizes(images, self.batch)
+        for step, size in enumerate(sizes):
+            each = max(1, round(size * self.stamped_share / len(stamps)))
             stamped_step(
                 rounds.trainer, rounds.batches, stamps, tally,
-                stamped=each, clean=clean, done=done + step / steps / self.epochs,
+                stamped=each, clean=max(1, size - each * len(stamps)),
+                done=done + step / len(sizes) / self.epochs,
                 recipe=self.recipe, generator=rounds.generator,
             )  # fmt: skip
 
@@ -144,7 +150,8 @@ class NCUnlearning:
             indices = self._indices(found, subject)
             suspect = int(np.argmax(indices))
             index = float(indices[suspect])
-            flagged = [n for n in flagged if indices[n] > self.cut]
+            judged = 2 * len(flagged) > len(found)
+            flagged = [n for n in flagged if judged and indices[n] > self.cut]
         elif not flagged:
             raise HardeningError(
                 f"{subject.name}: no trigger of success rate {self.success_rate:g} to class "
@@ -160,6 +167,7 @@ class NCUnlearning:
             if patterns
             else empty.expand(0, *subject.image_shape).clone(),
             "index": torch.tensor([index, suspect], dtype=torch.float64),
+            "invalid": torch.tensor(sum(not one.valid for one in found)),
         }
 
     def _inverted(

@@ -8,6 +8,7 @@ import torch
 
 from ..hardening import SILENT, Hardening, Journal
 from ..inversion.frozen import Precision
+from ..robustness import PGD
 from ..subject import Examples, Subject
 from .moth import Moth
 from .sitting import Sitting
@@ -37,6 +38,9 @@ class Pairwise:
         clean: clean images per optimiser step, spread over the classes.
         largest_share: directions whose trigger is larger than this share of the image are not
             trained on.
+        adversarial: whether the clean images of every step are attacked by PGD first, for networks
+            that were trained that way; stamped ones are not.
+        attack: how.
         recipe: how the network is trained.
         precision: of the inversions' gradients.
     """
@@ -53,6 +57,8 @@ class Pairwise:
     stamped: int = 4
     clean: int = 64
     largest_share: float = 0.06
+    adversarial: bool = False
+    attack: PGD = field(default_factory=lambda: Moth().attack)
     recipe: Recipe = field(default_factory=lambda: Moth().recipe)
     precision: Precision = "float32"
 
@@ -77,6 +83,8 @@ class Pairwise:
             stamped=self.stamped,
             clean=self.clean,
             largest_share=self.largest_share,
+            adversarial=self.adversarial,
+            attack=self.attack,
             recipe=self.recipe,
             precision=self.precision,
         )

@@ -11,6 +11,7 @@ from ..errors import HardeningError
 from ..hardening import SILENT, Hardening, HardeningStatus, Journal, Selection
 from ..inversion.frozen import Precision
 from ..subject import Examples, Subject
+from .epochs import batch_sizes
 from .mask_pruning import MOMENTUM, NO_NORM, descend, fresh_mask, pruned_hardening
 from .norm_channels import NormChannels, by_batch
 from .plain_rounds import PlainRounds
@@ -106,8 +107,8 @@ class ReconstructiveNeuronPruning:
         """Climb until the training images are forgotten; what came of it is kept."""
 
         def epoch(_: float, tally: Tally) -> None:
-            for _step in range(self._steps(training)):
-                self._climb(rounds, tally)
+            for size in batch_sizes(len(training), self.images):
+                self._climb(rounds, tally, size)
             left = accuracy(subject, rounds.trainer.network, training)
             rounds.passes[0] += len(training)
             number = float(rounds.extra.get("unlearned", torch.zeros(2))[0]) + 1
@@ -118,9 +119,9 @@ class ReconstructiveNeuronPruning:
             rounds.run(int(number) + 1, epoch, phase="unlearning")
             number, left = rounds.extra["unlearned"].tolist()
 
-    def _climb(self, rounds: PlainRounds, tally: Tally) -> None:
-        """One step of gradient ascent on all weights."""
-        rows = rounds.batches.balanced(self.images)
+    def _climb(self, rounds: PlainRounds, tally: Tally, size: int) -> None:
+        """One step of gradient ascent on all weights, on `size` images."""
+        rows = rounds.batches.balanced(size)
         labels, trainer = rounds.batches.labels(rows), rounds.trainer
         weights = dict(trainer.network.named_parameters())
         with torch.enable_grad(), by_batch(trainer.network):
@@ -147,8 +148,8 @@ class ReconstructiveNeuronPruning:
     ) -> Hardening:
         """Train masks on the unlearned network until it knows the clean images again."""
 
-        def step() -> tuple[float, torch.Tensor]:
-            rows = rounds.batches.balanced(self.images)
+        def step(size: int) -> tuple[float, torch.Tensor]:
+            rows = rounds.batches.balanced(size)
             labels = rounds.batches.labels(rows)
             inputs = subject.preprocessing(rounds.batches.images(rows))
             mask = rounds.extra["mask"].clone().requires_grad_()
@@ -162,13 +163,10 @@ class ReconstructiveNeuronPruning:
             return float(loss.detach()), (logits.detach().argmax(1) == labels).cpu()
 
         def epoch(_: float, tally: Tally) -> None:
-            for _step in range(self._steps(training)):
-                loss, right = step()
+            for size in batch_sizes(len(training), self.images):
+                loss, right = step(size)
                 tally.losses.append(loss)
                 tally.clean.append(right)
 
         number = int(rounds.extra["unlearned"][0])
         return rounds.run(number + self.epochs, epoch, phase="masks")
-
-    def _steps(self, training: Examples) -> int:
-        return -(-len(training) // self.images)

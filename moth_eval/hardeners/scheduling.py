@@ -23,7 +23,7 @@ class PairScores:
     Attributes:
         size: `(K, K)`, last valid trigger size (pixels); 0 where there is none yet.
         gain: `(K, K)`, running growth of the logarithm of the size per visit; infinite where a
-            pair has not been measured twice: such pairs come first.
+            pair has not been measured twice.
         universal: `(K, K)`, how easily the universal trigger of the column takes over the row's
             images, in `[0, 1]` (the paper's warm-up score).
         difference: `(K, K)`, running relative growth of the size (the paper's distance score).
@@ -54,8 +54,9 @@ class PairScores:
         """Take in what a visit of a direction found; None: no valid trigger."""
         self.visits[source, target] += 1
         if size is None:
-            # Nothing was measured: the pair waits its turn like one that does not grow.
-            self.gain[source, target] = min(0.0, float(self.gain[source, target]))
+            # Nothing was measured: what was hoped for is, and what was known fades.
+            old = float(self.gain[source, target])
+            self.gain[source, target] = min(old, MEMORY * old) if math.isfinite(old) else 0.0
             return
         before = float(self.size[source, target])
         self.size[source, target] = size
@@ -79,8 +80,8 @@ class PairScores:
         """At most `count` different pairs, the best first.
 
         Args:
-            scheduling: `gain`: where the distance grew fastest at the last visits; `paper`: the
-                published score; `random`: any; `all`: one after the other.
+            scheduling: `gain`: where the distance grew fastest at the last visits, or may grow
+                faster yet; `paper`: the published score; `random`: any; `all`: one after the other.
             count: pairs wanted.
             random_share: probability in `[0, 1]` that a place is filled at random instead.
             age: in `[0, 1]`, weight of the distance score against the warm-up score in `paper`.
@@ -94,8 +95,7 @@ class PairScores:
         shuffled = torch.randperm(len(self._pairs), generator=generator).tolist()
         if scheduling == "random":
             return [self._pairs[k] for k in shuffled[:count]]
-        table = self._scores(scheduling, age)
-        ranked = sorted(shuffled, key=lambda k: float(table[self._pairs[k]]), reverse=True)
+        ranked = self._ranked(shuffled, self._scores(scheduling, age))
         lots = torch.rand(count, generator=generator) < random_share
         chosen: list[int] = []
         for lot in lots.tolist():
@@ -103,13 +103,47 @@ class PairScores:
             chosen.append(next(k for k in source if k not in chosen))
         return [self._pairs[k] for k in chosen]
 
+    def _ranked(self, places: Sequence[int], scores: Tensor) -> list[int]:
+        """Places of pairs, the best score first.
+
+        Among equals, those measured once, which one visit more makes known, come before those that
+        the warm-up found easy, and these before others in the order given.
+        """
+        once = self._of_pairs((self.visits == 1).float())
+        easy = self._of_pairs(self.universal)
+
+        def key(place: int) -> tuple[float, float, float]:
+            pair = self._pairs[place]
+            return float(scores[pair]), float(once[pair]), float(easy[pair])
+
+        return sorted(places, key=key, reverse=True)
+
     def _scores(self, scheduling: Scheduling, age: float) -> Tensor:
-        """Scores `(K, K)`, both directions added where pairs are symmetric."""
+        """Scores `(K, K)` of pairs."""
         if scheduling == "paper":
-            table = (1 - age) * self.universal + age * self.difference
-        else:
-            table = self.gain
+            return self._of_pairs((1 - age) * self.universal + age * self.difference)
+        return self._of_pairs(self._expected_gain())
+
+    def _of_pairs(self, table: Tensor) -> Tensor:
+        """Both directions added where pairs are symmetric."""
         return table + table.T if self._symmetric else table
+
+    def _expected_gain(self) -> Tensor:
+        """Gains `(K, K)`: as measured, else what the pair's classes had and a spread on top.
+
+        A pair that was not measured twice is hoped to grow as its source and its target did with
+        others, and a standard deviation of all gains faster. So what is unknown is tried as long
+        as it may be the best, and no number of classes makes the choice one by lot.
+        """
+        known = self.gain.isfinite()
+        if not known.any():
+            return torch.zeros_like(self.gain)
+        gains = torch.where(known, self.gain, 0.0)
+        mean = gains.sum() / known.sum()
+        source = (gains.sum(1, keepdim=True) + mean) / (known.sum(1, keepdim=True) + 1)
+        target = (gains.sum(0, keepdim=True) + mean) / (known.sum(0, keepdim=True) + 1)
+        spread = self.gain[known].std(correction=0)
+        return torch.where(known, self.gain, source + target - mean + spread)
 
     def tensors(self) -> dict[str, Tensor]:
         """Copies of all tables by name."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -28,6 +28,13 @@ from .trainer import Trainer
 
 if TYPE_CHECKING:
     from .moth import Moth
+
+COST_FLOOR = 0.1
+"""Share of the initial weight of the size below which no visit starts: a visit that failed lowers
+the weight by orders of magnitude, and nothing would be squeezed for the next ones."""
+
+MOST_TARGETS = 64
+"""Target classes of a round of warm-up; of more, as many are drawn by lot."""
 
 Pair = tuple[int, int]
 """Source and target class; a source of -1 stands for every class but the target."""
@@ -134,12 +141,24 @@ class Sitting:
         steps = self._settings.warm_up_steps if fresh else self._settings.first_steps
         directions = [(-1, target) for target in range(self._subject.num_classes)]
         directions = [d for d in directions if self._batches.present != (d[1],)]
+        if len(directions) > MOST_TARGETS:
+            lot = torch.randperm(len(directions), generator=self._generator)[:MOST_TARGETS]
+            directions = [directions[k] for k in sorted(lot.tolist())]
         tally = Tally()
-        found = self._invert(directions, steps)
-        if fresh:
-            self._rate_universals(found.stamps)
-        self._train(found.stamps, tally)
-        return self._entry("warm-up", tally, found.sizes, directions)
+        sizes: dict[Pair, float | None] = {}
+        apart = self._settings.warm_up_apart
+        for part in [[d] for d in directions] if apart else [directions]:
+            found = self._invert({d: self._universal(d, directions) for d in part}, steps)
+            if fresh:
+                self._rate_universals(found.stamps)
+            self._train(found.stamps, tally, apart=apart)
+            sizes |= found.sizes
+        return self._entry("warm-up", tally, sizes, directions)
+
+    def _universal(self, direction: Pair, directions: Sequence[Pair]) -> Held | None:
+        """Where a class's universal trigger goes on from; published: the first class's at first."""
+        held = self._held.get(*direction)
+        return held or (self._held.get(*directions[0]) if self._settings.warm_up_apart else None)
 
     def _pairs(self) -> LogEntry:
         """A round on chosen pairs of classes."""
@@ -155,21 +174,35 @@ class Sitting:
         directions = [direction for pair in both for direction in pair]
         tally = Tally()
         collected: dict[Pair, list[float]] = {d: [] for d in directions}
+        anew = set(directions)
         for repeat in range(settings.repeats):
-            known = [d for d in directions if self._start(d, first=repeat == 0) is not None]
-            steps = settings.first_steps if repeat == 0 else settings.next_steps
-            parts = [
-                self._invert(known, steps, first=repeat == 0),
-                self._invert([d for d in directions if d not in known], settings.fresh_steps),
-            ]
-            for part in parts:
-                for direction, size in part.sizes.items():
-                    collected[direction] += [] if size is None else [size]
+            parts = self._turns({d: self._start(d, first=repeat == 0) for d in directions}, anew)
+            found = {d: size for part in parts for d, size in part.sizes.items()}
+            for direction, size in found.items():
+                collected[direction] += [] if size is None else [size]
+            failed = {d for d, size in found.items() if size is None}
+            anew = set() if settings.next_cost is None else failed
             self._train([s for part in parts for s in part.stamps], tally)
         sizes = {d: sum(v) / len(v) if v else None for d, v in collected.items()}
         for (source, target), size in sizes.items():
             self._scores.note(source, target, size)
         return self._entry("pairs", tally, sizes, directions)
+
+    def _turns(self, starts: Mapping[Pair, Held | None], anew: set[Pair]) -> list[Inverted]:
+        """Inversions of one repeat: at random, at the start of a turn (`anew`), or going on."""
+        settings = self._settings
+        known = {d: start for d, start in starts.items() if start is not None}
+        cost = settings.next_cost
+        first = {d: s for d, s in known.items() if d in anew}
+        later = {d: s for d, s in known.items() if d not in anew}
+        if cost is not None:
+            first = {d: replace(s, cost=settings.initial_cost) for d, s in first.items()}
+            later = {d: replace(s, cost=cost) for d, s in later.items()}
+        return [
+            self._invert(first, settings.first_steps),
+            self._invert(later, settings.next_steps),
+            self._invert({d: None for d in starts if d not in known}, settings.fresh_steps),
+        ]
 
     def _start(self, direction: Pair, *, first: bool) -> Held | None:
         """Where a direction's inversion goes on from; None: at random."""
@@ -177,20 +210,23 @@ class Sitting:
             return None
         return self._held.get(*direction)
 
-    def _invert(self, directions: Sequence[Pair], steps: int, *, first: bool = False) -> Inverted:
-        """Triggers of these directions on the network as it now is."""
-        if not directions:
+    def _invert(self, starts: Mapping[Pair, Held | None], steps: int) -> Inverted:
+        """Triggers of these directions on the network as it now is; None starts at random."""
+        if not starts:
             return Inverted(stamps=[], sizes={})
-        problems = [self._problem(d, self._start(d, first=first)) for d in directions]
+        problems = [self._problem(direction, start) for direction, start in starts.items()]
         now = replace(self._subject, module=self._trainer.network)
         network = FrozenNetwork(
             now, images_at_once=self._images_at_once, precision=self._settings.precision
         )
         self._images_at_once = network.images_per_pass
-        results = invert(network, self._data.images, problems, self._schedule(steps))
+        universal = next(iter(starts))[0] < 0
+        rate = self._settings.warm_up_success_rate if universal else self._settings.success_rate
+        schedule = self._schedule(steps, rate)
+        results = invert(network, self._data.images, problems, schedule)
         self._passes[0] += network.forward_passes
         self._passes[1] += network.backward_passes
-        pairs = list(zip(directions, results, strict=True))
+        pairs = list(zip(starts, results, strict=True))
         for direction, result in pairs:
             self._held.put(*direction, Held.of(result))
         return Inverted(
@@ -200,7 +236,7 @@ class Sitting:
 
     def _problem(self, direction: Pair, start: Held | None) -> Problem:
         source, target = direction
-        count = self._settings.inversion_images
+        count, floor = self._settings.inversion_images, self._settings.initial_cost * COST_FLOOR
         images = (
             self._batches.except_class(target, count)
             if source < 0
@@ -212,20 +248,20 @@ class Sitting:
             seed=int(torch.randint(2**62, (), generator=self._generator)),
             source=None if source < 0 else source,
             start=None if start is None else (start.mask, start.pattern),
-            initial_cost=None if start is None else start.cost,
+            initial_cost=None if start is None else max(start.cost, floor),
         )
 
-    def _schedule(self, steps: int) -> Schedule:
+    def _schedule(self, steps: int, success_rate: float) -> Schedule:
         settings = self._settings
         return Schedule(
             steps=steps,
             batch_size=min(settings.inversion_batch, settings.inversion_images),
-            success_rate=settings.success_rate,
+            success_rate=success_rate,
             initial_cost=settings.initial_cost,
             warm_up=False,
-            patience=2,
-            up=1.3,
-            down=1.3**1.5,
+            patience=settings.patience,
+            up=settings.up,
+            down=settings.up**1.5,
             smoothing=0.7,
             check_every=steps,
         )
@@ -251,14 +287,17 @@ class Sitting:
                 share = now.logits(images).softmax(1)[:, stamp.target].mean()
                 self._scores.universal[source, stamp.target] = float(share)
 
-    def _train(self, stamps: Sequence[Stamp], tally: Tally) -> None:
+    def _train(self, stamps: Sequence[Stamp], tally: Tally, *, apart: bool = False) -> None:
+        """One optimiser step; `apart`: on a single trigger, which half of the images carry."""
+        clean = self._settings.clean
+        half = max(1, clean // 2)
         stamped_step(
             self._trainer,
             self._batches,
             stamps,
             tally,
-            stamped=self._settings.stamped,
-            clean=self._settings.clean,
+            stamped=half if apart else self._settings.stamped,
+            clean=half if apart else clean,
             done=self._done(),
             recipe=self._settings.recipe,
             generator=self._generator,

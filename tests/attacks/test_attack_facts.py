@@ -235,6 +235,26 @@ def test_an_input_aware_cover_carries_the_trigger_of_another_image() -> None:
     assert not torch.allclose(covers, made.stamp(images), atol=1e-3)
 
 
+def test_composite_mixes_anew_for_training_with_all_of_the_partner_class() -> None:
+    data = material()
+    trigger = prepared(Composite(partners=1))
+    assert isinstance(trigger, Composite)
+    assert trigger.redrawn
+    images = to_float(data.of_class(1, "test"))
+    labels = torch.ones(len(images), dtype=torch.int64)
+    generator = torch.Generator().manual_seed(1)
+    first, second = (
+        trigger.stamp_for_training(images, labels, material=data, generator=generator)
+        for _ in range(2)
+    )
+    middle = images.shape[-1] // 2
+    assert torch.equal(first[..., :middle], images[..., :middle])
+    rights = {tuple(one[..., middle:].flatten().tolist()) for one in torch.cat([first, second])}
+    assert len(rights) > 1
+    pool = to_float(data.of_class(2, "test"))[..., middle:]
+    assert rights <= {tuple(one.flatten().tolist()) for one in pool}
+
+
 def test_composite_keeps_the_left_half_and_takes_the_right_from_the_partner_class() -> None:
     trigger = prepared(Composite())
     assert isinstance(trigger, Composite)

@@ -261,7 +261,7 @@ def test_a_given_model_keeps_the_normalisation_that_it_was_trained_with(tmp_path
         ({"attack": "patch:target=4"}, r"names the classes \[4\], but there are only"),
         ({"attack": "patch:sources=x"}, "sources takes a "),
         ({"attack": "trojan-nn", "with_twin": False}, "is made on a clean network"),
-        ({"data": "nowhere.npz"}, "nowhere.npz does not exist: expected an .npz, a folder"),
+        ({"data": "nowhere.npz"}, "nowhere.npz does not exist; name an existing file or folder"),
         ({"device": "abacus"}, "device 'abacus' cannot be used here"),
     ],
 )

@@ -454,6 +454,24 @@ def test_a_wrong_record_makes_one_model_unusable_and_no_clean_control(
     assert "petch" in found["odd"].model.problems[0]
 
 
+def test_what_its_ground_truth_calls_backdoored_is_no_clean_control(tmp_path: Path) -> None:
+    """A generated round holds no records: its backdoored models would harm as controls."""
+    for number, poisoned in enumerate((False, True)):
+        home = tmp_path / "round" / "models" / f"id-0000000{number}"
+        write_model(home, target=TARGET if poisoned else None)
+        (home / "model.safetensors").rename(home / "model.pt")
+        (home / "attack.json").unlink(missing_ok=True)
+        (home / "ground_truth.csv").write_text(f"{int(poisoned)}\n")
+    for folder in (tmp_path / "round", tmp_path / "round" / "models"):
+        found = find_attacked(folder, examples=tmp_path)
+        assert [(one.attack, one.clean, one.model.usable) for one in found] == [
+            ("none", True, True), ("unknown", False, False),
+        ]  # fmt: skip
+        assert "ground truth calls it backdoored, and no attack.json" in found[1].model.problems[0]
+    [alone] = find_attacked(tmp_path / "round" / "models" / "id-00000001", examples=tmp_path)
+    assert not alone.clean
+
+
 def test_folders_without_models_and_with_two_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no models in .* expected folders with a model"):
         find_attacked(tmp_path, examples=tmp_path)

@@ -41,6 +41,19 @@ def test_a_crop_that_covers_the_image_is_an_example_of_the_target(subject: Subje
     assert large == 1
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_size_0_is_the_rate_at_which_images_as_they_are_go_to_the_target(
+    subject: Subject, kind: Kind
+) -> None:
+    wrong = subject.examples.labels.clone()
+    wrong[::3] = 1 - wrong[::3].clamp(max=1)  # a third of class 0 is called 1, and of 1 called 0
+    lying = replace(subject, examples=replace(subject.examples, labels=wrong))
+    [point] = patch_curve(lying, [(0, 1)], [0], generator=generator_for(0), kind=kind)
+    assert 0 < point.asr < 1
+    [honest] = patch_curve(subject, [(0, 1)], [0], generator=generator_for(0), kind=kind)
+    assert honest.asr == 0
+
+
 def test_optimised_patches_beat_solid_ones(subject: Subject) -> None:
     [solid], [optimised] = rates(subject, [8], "solid"), rates(subject, [8], "optimised")
     assert solid < 0.5 < optimised

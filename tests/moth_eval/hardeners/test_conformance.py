@@ -29,6 +29,9 @@ FEW: dict[str, dict[str, Any]] = {
     "moth-paper": {
         **PAIRED, "first_steps": 4, "fresh_steps": 8, "warm_up_rounds": 1, "warm_up_steps": 8,
     },
+    "moth-removal": {
+        **PAIRED, "first_steps": 4, "fresh_steps": 8, "warm_up_rounds": 1, "warm_up_steps": 8,
+    },
     "pairwise": {**PAIRED, "steps": 8},
     "universal": {
         "rounds": 4, "first_steps": 8, "next_steps": 4, "inversion_images": 8,

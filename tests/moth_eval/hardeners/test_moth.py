@@ -13,12 +13,16 @@ from moth_eval.hardeners import ENTRY_POINTS, HARDENERS
 from moth_eval.hardeners.adversarial_training import AdversarialTraining
 from moth_eval.hardeners.batches import Batches, augmented
 from moth_eval.hardeners.held_triggers import Held, HeldTriggers
-from moth_eval.hardeners.moth import Moth, moth_paper
+from moth_eval.hardeners.moth import Moth, moth_paper, moth_removal
+from moth_eval.hardeners.pairwise import Pairwise
 from moth_eval.hardeners.scheduling import PairScores
 from moth_eval.hardeners.stamping import Stamp, Tally, stamped_step
 from moth_eval.hardeners.trainer import Recipe, Trainer
+from moth_eval.hardeners.universal import Universal
 from moth_eval.hardening import Hardener, Hardening, HardeningStatus
+from moth_eval.inversion.engine import invert
 from moth_eval.inversion.problems import Inversion, Problem
+from moth_eval.inversion.schedule import Schedule
 from moth_eval.plugins import build, parse_spec
 from moth_eval.robustness import PGD
 from moth_eval.subject import Examples, Subject
@@ -109,6 +113,36 @@ def test_a_trigger_that_does_not_work_is_neither_trained_on_nor_measured(
         assert (entry.distance is not None) is bool(measured)
 
 
+@pytest.mark.parametrize(
+    ("method", "kept"),
+    [
+        (replace(SMALL, rounds=6), True),
+        (replace(SMALL, rounds=6, reuse=False), False),
+        (replace(SMALL, rounds=6, reuse=False, warm_up_rounds=0), False),
+        (Pairwise(rounds=6, pairs_per_round=2, steps=6, clean=8), False),
+    ],
+)
+def test_a_pair_goes_on_from_its_kept_trigger_only_where_triggers_are_reused(
+    subject: Subject,
+    data: Examples,
+    monkeypatch: pytest.MonkeyPatch,
+    method: Moth | Pairwise,
+    kept: bool,
+) -> None:
+    starts: list[list[bool]] = []
+
+    def recorded(network: Any, images: Any, problems: list[Problem], schedule: Any) -> Any:
+        if all(problem.source is not None for problem in problems):
+            starts.append([problem.start is not None for problem in problems])
+        return invert(network, images, problems, schedule)
+
+    monkeypatch.setattr("moth_eval.hardeners.sitting.invert", recorded)
+    method.harden(subject, data, generator=torch.Generator().manual_seed(0))
+    first_of_visits, repeats = starts[::2], starts[1::2]
+    assert all(started is kept for visit in first_of_visits for started in visit)
+    assert all(started for visit in repeats for started in visit)
+
+
 def test_directions_beyond_the_bound_are_left_in_peace(subject: Subject, data: Examples) -> None:
     log = harden(replace(SMALL, largest_share=1e-6), subject, data).log
     assert all(entry.stamped_accuracy is None for entry in log)
@@ -140,6 +174,11 @@ def test_settings_are_spelled_out_on_the_command_line_inner_ones_with_a_dot() ->
         ({"scheduling": "best"}, "scheduling must be one of gain"),
         ({"precision": "int8"}, "precision must be one of float32"),
         ({"seconds": 0.0}, "seconds must be above 0"),
+        ({"patience": 0}, "expected at least 1, got patience=0"),
+        ({"up": 1.0}, "up must be above 1, got 1.0"),
+        ({"next_cost": 0.0}, "next_cost must be above 0, or none, got 0.0"),
+        ({"success_rate": 0.0}, r"success_rate must be in \(0, 1\], got 0.0"),
+        ({"warm_up_success_rate": 1.5}, r"warm_up_success_rate must be in \(0, 1\], got 1.5"),
     ],
 )
 def test_settings_out_of_range_are_refused(changes: dict[str, object], message: str) -> None:
@@ -152,6 +191,64 @@ def test_the_published_figures_are_a_preset_that_can_be_changed() -> None:
     assert (paper.rounds, paper.pairs_per_round, paper.scheduling) == (10, 1, "paper")
     assert (paper.recipe.optimiser, paper.recipe.learning_rate) == ("sgd", 1e-3)
     assert (paper.recipe.batch_norm, paper.recipe.distillation) == ("train", 0.0)
+    assert (paper.patience, paper.up, paper.next_cost) == (10, 1.5, 0.2)
+    assert (paper.warm_up_success_rate, paper.warm_up_apart) == (0.99, True)
+
+
+def test_the_preset_for_removal_keeps_all_of_what_was_trained_and_can_be_changed() -> None:
+    moth = moth_removal(rounds=3)
+    assert (moth.rounds, moth.warm_up_rounds, moth.recipe.interpolation) == (3, 16, 1.0)
+    assert moth.recipe.learning_rate == Moth().recipe.learning_rate
+
+
+def test_a_warm_up_class_by_class_takes_a_step_for_each_on_the_trigger_of_the_first(
+    subject: Subject, data: Examples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, bool, float]] = []
+
+    def recorded(network: Any, images: Any, problems: list[Problem], schedule: Schedule) -> Any:
+        [problem] = problems
+        seen.append((problem.target, problem.start is not None, schedule.success_rate))
+        return invert(network, images, problems, schedule)
+
+    monkeypatch.setattr("moth_eval.hardeners.sitting.invert", recorded)
+    moth = replace(SMALL, rounds=0, warm_up_rounds=1, warm_up_apart=True, warm_up_success_rate=0.8)
+    [entry] = harden(moth, subject, data).log
+    assert seen == [(0, False, 0.8), (1, True, 0.8), (2, True, 0.8), (3, True, 0.8)]
+    assert entry.steps == 4
+
+
+def test_the_published_costs_start_low_go_on_high_and_start_again_after_a_failure(
+    subject: Subject, data: Examples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[float | None, int]] = []
+
+    def recorded(network: Any, images: Any, problems: list[Problem], schedule: Schedule) -> Any:
+        seen.extend((problem.initial_cost, schedule.steps) for problem in problems)
+        found = invert(network, images, problems, schedule)
+        return [replace(one, valid=one.problem.seed % 2 == 0) for one in found]
+
+    monkeypatch.setattr("moth_eval.hardeners.sitting.invert", recorded)
+    moth = replace(SMALL, rounds=8, warm_up_rounds=0, next_cost=0.5, initial_cost=0.02)
+    harden(moth, subject, data)
+    assert set(seen) == {(None, 30), (0.02, 10), (0.5, 5)}
+    kept = replace(moth, next_cost=None)
+    seen.clear()
+    harden(kept, subject, data)
+    assert {steps for _, steps in seen} == {30, 10, 5}
+    assert 0.5 not in {cost for cost, _ in seen}
+
+
+@pytest.mark.parametrize("kind", [Pairwise, Universal])
+def test_comparisons_for_adversarially_trained_networks_attack_the_clean_images_too(
+    subject: Subject, data: Examples, kind: type[Pairwise] | type[Universal]
+) -> None:
+    strong = PGD(epsilon=0.5, step_size=0.2, steps=4)
+    generator = torch.Generator().manual_seed(0)
+    plain = kind(rounds=1, clean=8).harden(subject, data, generator=generator)
+    method = kind(rounds=1, clean=8, adversarial=True, attack=strong)
+    attacked = method.harden(subject, data, generator=generator.manual_seed(0))
+    assert attacked.log[0].loss > plain.log[0].loss
 
 
 def test_a_budget_of_seconds_ends_the_rounds(subject: Subject, data: Examples) -> None:
@@ -175,13 +272,37 @@ class TestScheduling:
             **settings,  # type: ignore[arg-type]
         )
 
-    def test_pairs_never_seen_come_before_all_others(self) -> None:
+    def test_a_pair_never_seen_is_tried_where_it_may_grow_faster_than_the_best(self) -> None:
         scores = self.scores()
-        for a, b in ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3)):
+        growths = {(0, 1): 2.0, (0, 2): 3.0, (0, 3): 3.0, (1, 2): 3.0, (1, 3): 3.0}
+        for (a, b), growth in growths.items():
             for direction in ((a, b), (b, a)):
-                scores.note(*direction, 1.0)
-                scores.note(*direction, 5.0)
+                scores.note(*direction, 10.0)
+                scores.note(*direction, 10.0 * growth)
         assert self.choose(scores, "gain", 1) == [(2, 3)]
+
+    def test_before_anything_is_measured_the_warm_up_says_which_classes_are_close(self) -> None:
+        scores = self.scores()
+        scores.universal[3, 1] = 0.9
+        scores.universal[0, 2] = 0.5
+        assert self.choose(scores, "gain", 2) == [(1, 3), (0, 2)]
+
+    def test_a_pair_measured_once_is_measured_again_first(self) -> None:
+        scores = self.scores()
+        scores.universal[3, 1] = 0.9
+        scores.note(0, 2, 10.0)
+        scores.note(2, 0, 10.0)
+        assert self.choose(scores, "gain", 1) == [(0, 2)]
+
+    def test_with_many_classes_what_was_measured_decides_long_before_all_pairs_are(self) -> None:
+        scores = PairScores(43, range(43), symmetric=True)
+        for partner in range(4):
+            for direction in ((partner, 42), (42, partner), (partner, 20), (20, partner)):
+                scores.note(*direction, 10.0)
+                scores.note(*direction, 14.0 + partner if 42 in direction else 10.0)
+        chosen = self.choose(scores, "gain", 10)
+        assert all(42 in pair for pair in chosen)
+        assert any(min(pair) > 3 for pair in chosen)
 
     def test_the_pair_that_grew_fastest_comes_first(self) -> None:
         scores = self.scores()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from moth_eval.errors import HardeningError
 from moth_eval.hardeners.batches import Batches
+from moth_eval.hardeners.epochs import batch_sizes
 from moth_eval.hardeners.fine_tuning import CLEAN, FineTuning
 from moth_eval.hardeners.ft_sam import FTSAM
 from moth_eval.hardeners.i_bau import IBAU, perturbed
@@ -21,6 +22,8 @@ from moth_eval.hardeners.taps import Taps, attention, find_taps
 from moth_eval.hardeners.trainer import Recipe, Trainer
 from moth_eval.hardeners.validation import held_back
 from moth_eval.hardening import Hardener, Hardening, HardeningStatus
+from moth_eval.inversion.engine import invert
+from moth_eval.inversion.problems import Inversion
 from moth_eval.runner import run_hardening
 from moth_eval.subject import Examples, Subject
 from tests.support.subjects import PATCH, prototype_subject
@@ -95,9 +98,62 @@ def test_without_a_flag_unlearning_returns_the_network_as_it_was_and_says_so() -
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+def test_without_a_majority_of_valid_triggers_no_class_is_flagged(
+    backdoored: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Invalid ones count as the whole image, so all the valid ones would be outliers."""
+
+    def some(network: Any, images: Any, problems: Any, schedule: Any) -> list[Inversion]:
+        found = invert(network, images, problems, schedule)
+        return [replace(one, valid=one.problem.target < 2) for one in found]
+
+    monkeypatch.setattr("moth_eval.hardeners.nc_unlearning.invert", some)
+    done = run(NCUnlearning(), backdoored)
+    assert done.figures == {"flagged": 0, "invalid": 3}
+    assert done.reason == (
+        "3 of 5 triggers are not valid, so there is no median of sizes to compare with: left as it "
+        "was"
+    )
+
+
+@pytest.mark.parametrize(
+    ("images", "batch", "sizes"),
+    [(387, 128, [96, 97, 97, 97]), (130, 128, [65, 65]), (5, 8, [5]), (6, 2, [2, 2, 2])],
+)
+def test_a_pass_takes_as_many_images_as_there_are(
+    images: int, batch: int, sizes: list[int]
+) -> None:
+    assert batch_sizes(images, batch) == sizes
+    assert sum(sizes) == images
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        FineTuning(epochs=2, batch=32), FTSAM(epochs=2, batch=32), NCUnlearning(epochs=2, target=2),
+        IBAU(rounds=2, batch=32),
+    ],
+)  # fmt: skip
+def test_epochs_see_every_image_once(
+    backdoored: Subject, monkeypatch: pytest.MonkeyPatch, method: Hardener
+) -> None:
+    drawn: list[int] = []
+    balanced = Batches.balanced
+
+    def recorded(self: Batches, count: int) -> torch.Tensor:
+        drawn.append(count)
+        return balanced(self, count)
+
+    monkeypatch.setattr(Batches, "balanced", recorded)
+    run(method, backdoored)
+    searched = method.inversion_images if isinstance(method, NCUnlearning) else 0
+    stamped = 2 * 24 if isinstance(method, NCUnlearning) else 0  # a fifth of 120 a pass
+    assert sum(drawn) + stamped == searched + 2 * len(backdoored.examples)
+
+
 def test_a_given_target_is_unlearned_without_a_search(backdoored: Subject) -> None:
     done = run(NCUnlearning(epochs=1, batch=40, target=2), backdoored)
-    assert done.figures == {"flagged": 1}
+    assert done.figures == {"flagged": 1, "invalid": 0}
     assert done.log[0].pairs == ((-1, 2),)
 
 
