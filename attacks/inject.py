@@ -18,6 +18,7 @@ from torch import nn
 from moth_eval import __version__
 from moth_eval.errors import InputError
 from moth_eval.loading.known_sizes import stated_size
+from moth_eval.loading.stacking import Size
 from moth_eval.plugins import build, parse_spec, resolve
 from moth_eval.runner import resolve_device
 from moth_eval.seeds import generator_for
@@ -86,7 +87,7 @@ class Injection:
         twin: the clean twin; None: it is trained along.
         with_twin: whether there is a clean twin at all.
         image_size: side (pixels) of the squares that pictures are resized to; None: the size that
-            the record beside the model says, or else pictures have one size.
+            the record beside the model says if they have several sizes, or else they have one.
         injector: rates, recipe and gate.
         seed: decides everything random.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
@@ -179,10 +180,11 @@ def _checked(wish: Injection) -> _Task:
     )
 
 
-def _size(wish: Injection) -> tuple[int, int] | None:
-    """Height and width of the images, where that is known before they are read."""
-    if wish.image_size is not None:
-        return wish.image_size, wish.image_size
+def _size(wish: Injection) -> Size | None:
+    """What pictures become, where that is known before they are read."""
+    side = wish.image_size
+    if side is not None:
+        return Size(height=side, width=side, always=True)
     return None if wish.model is None else stated_size(wish.model)
 
 

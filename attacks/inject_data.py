@@ -10,6 +10,7 @@ from moth_eval.errors import InputError
 from moth_eval.loading.images import read_pictures
 from moth_eval.loading.layouts import FILES
 from moth_eval.loading.sources import ImageSource, default_test, parse_source, require_source
+from moth_eval.loading.stacking import Size
 from moth_eval.pictures import Pictures, memory_for_images, to_bytes
 from moth_eval.splits import HELD_OUT, check_names, hash_of, hold_out, in_both
 
@@ -31,7 +32,7 @@ class GivenData:
     record: DataRecord
 
 
-def read_data(data: str, test: str, *, seed: int, size: tuple[int, int] | None = None) -> GivenData:
+def read_data(data: str, test: str, *, seed: int, size: Size | None = None) -> GivenData:
     """Training and test images.
 
     Args:
@@ -40,8 +41,8 @@ def read_data(data: str, test: str, *, seed: int, size: tuple[int, int] | None =
         test: the same; empty: the test part of a torchvision data set, or else a fifth of each
             class of the data, held out.
         seed: decides what is held out.
-        size: height and width that pictures are resized to; None: they have one size. Test
-            pictures are resized to the size of the others in any case.
+        size: what pictures of several sizes are resized to; None: they have one, and test
+            pictures get it if they have several.
 
     Raises:
         InputError: they cannot be read, do not fit together, or leave nothing to test on.
@@ -51,7 +52,8 @@ def read_data(data: str, test: str, *, seed: int, size: tuple[int, int] | None =
     pictures = _read(source, "--data", size)
     training, held_out, resized = scenes_of(pictures), None, [pictures.resized]
     if given is not None:
-        others = _read(given, "--test", pictures.image_shape[1:])
+        _, height, width = pictures.image_shape
+        others = _read(given, "--test", size or Size(height=height, width=width))
         resized.append(others.resized)
         check_names(pictures.classes, others.classes)
         tested = scenes_of(others)
@@ -88,7 +90,7 @@ def scenes_of(pictures: Pictures) -> Scenes:
     return Scenes(images=images, labels=pictures.labels)
 
 
-def _read(source: ImageSource, option: str, size: tuple[int, int] | None) -> Pictures:
+def _read(source: ImageSource, option: str, size: Size | None) -> Pictures:
     require_source(source, option)
     return read_pictures(
         source,

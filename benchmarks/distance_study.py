@@ -35,6 +35,7 @@ from moth_eval.distance_table import Pair, SeedDistance
 from moth_eval.errors import InputError
 from moth_eval.inversion.problems import Inversion
 from moth_eval.loading.architectures import ArchitectureSource
+from moth_eval.loading.known_sizes import stated_size
 from moth_eval.loading.rounds import RoundModel, read_round
 from moth_eval.loading.sources import ImageSource
 from moth_eval.loading.subjects import Opened, open_subject
@@ -249,6 +250,7 @@ def _opened(study: DistanceStudy) -> tuple[RoundModel, Opened]:
         device=device,
         require_sandbox=study.require_sandbox,
         select=lambda pictures: pictures.first(study.first),
+        size=stated_size(models[0].file) if models[0].examples_named else None,
     )
     return models[0], opened
 

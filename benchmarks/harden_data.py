@@ -13,6 +13,7 @@ from moth_eval.hardening_records import DataRecord
 from moth_eval.loading.images import read_pictures
 from moth_eval.loading.rounds import RoundModel
 from moth_eval.loading.sources import ImageSource, require_source
+from moth_eval.loading.stacking import Size
 from moth_eval.loading.subjects import Opened
 from moth_eval.pictures import Pictures, memory_for_images
 from moth_eval.splits import check_names, draw_share, hash_of, hold_out, in_both
@@ -121,7 +122,7 @@ def read_test(path: ImageSource, model: RoundModel, opened: Opened) -> Pictures:
         crop=model.crop,
         num_classes=subject.num_classes,
         most_bytes=memory_for_images(),
-        size=subject.image_shape[1:],
+        size=Size(height=subject.image_shape[1], width=subject.image_shape[2]),
     )
     if test.resized:
         LOG.warning(test.resized)

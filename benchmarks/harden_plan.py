@@ -26,6 +26,7 @@ from moth_eval.hardening_records import (
 )
 from moth_eval.inversion.frozen import Precision
 from moth_eval.loading.files import sha256_of
+from moth_eval.loading.known_sizes import stated_size
 from moth_eval.loading.rounds import RoundModel, read_round
 from moth_eval.loading.sources import ImageSource, default_test, require_source
 from moth_eval.loading.subjects import Opened, open_subject
@@ -199,6 +200,7 @@ def _opened(study: HardenStudy) -> tuple[RoundModel, Opened, HardeningData]:
         device=device,
         require_sandbox=study.require_sandbox,
         select=drawing.training,
+        size=stated_size(known.file),
     )
     if study.test is None:
         test = drawing.test(opened.pictures)

@@ -21,6 +21,7 @@ from moth_eval.honesty_records import (
 )
 from moth_eval.inversion.frozen import Precision
 from moth_eval.loading.architectures import ArchitectureSource
+from moth_eval.loading.known_sizes import stated_size
 from moth_eval.loading.rounds import RoundModel, read_round
 from moth_eval.loading.sources import ImageSource
 from moth_eval.loading.subjects import Opened, open_subject
@@ -193,6 +194,7 @@ def _open(role: str, model: RoundModel, option: str, study: HonestyStudy) -> Ope
             device=device,
             require_sandbox=study.require_sandbox,
             select=lambda pictures: pictures.first(study.first),
+            size=stated_size(study.before),
         )
     except MothError as error:
         raise type(error)(f"{role}: {error}") from error

@@ -15,6 +15,7 @@ from moth_eval.loading.images import read_pictures
 from moth_eval.loading.known_sizes import stated_size
 from moth_eval.loading.rounds import RoundModel
 from moth_eval.loading.sources import ImageSource, content_hash, default_test, require_source
+from moth_eval.loading.stacking import Size
 from moth_eval.pictures import Pictures, memory_for_images
 from moth_eval.removal_records import (
     CONTROL,
@@ -158,7 +159,8 @@ def _refuse_overlap(study: RemovalStudy, found: tuple[Attacked, ...]) -> None:
     if study.test is None or model is None:
         return
     data = _read(study.data, model, stated_size(model.file))
-    test = _read(study.test, model, data.image_shape[1:])
+    _, height, width = data.image_shape
+    test = _read(study.test, model, Size(height=height, width=width))
     check_names(data.classes, test.classes)
     doubled = in_both(data, test)
     if doubled:
@@ -168,7 +170,7 @@ def _refuse_overlap(study: RemovalStudy, found: tuple[Attacked, ...]) -> None:
         )
 
 
-def _read(source: ImageSource, model: RoundModel, size: tuple[int, int] | None) -> Pictures:
+def _read(source: ImageSource, model: RoundModel, size: Size | None) -> Pictures:
     return read_pictures(
         source,
         layout=model.layout,

@@ -17,7 +17,7 @@ from ..subject import Examples
 from .image_arrays import MAX_SIDE, read_arrays
 from .labelled_files import LabelledFile, labelled_files
 from .sources import ImageSource, TorchvisionSet
-from .stacking import Stack, size_of
+from .stacking import Size, Stack, size_of
 from .torchvision_sets import read_torchvision
 
 MAX_IMAGE_BYTES = 128_000_000
@@ -54,7 +54,7 @@ def read_pictures(
     num_classes: int | None,
     limit_per_class: int | None = None,
     most_bytes: int | None = None,
-    size: tuple[int, int] | None = None,
+    size: Size | None = None,
 ) -> Pictures:
     """Clean examples as they are stored, `(N, C, H, W)` and RGB.
 
@@ -68,8 +68,8 @@ def read_pictures(
         limit_per_class: only so many of each class, the first by name or position.
         most_bytes: that the images may take; None: they lie with a model, and may hold
             `MAX_VALUES` values.
-        size: height and width that pictures of a folder or a data set are resized to, after the
-            crop; None: they have one size. Arrays stay as they are.
+        size: what pictures of a folder or a data set are resized to, after the crop, if they have
+            several sizes; None: they have one. Arrays stay as they are.
 
     Raises:
         InputError: no images, or one that is damaged, too big, of another size than the first or
@@ -95,7 +95,7 @@ def _read_set(
     num_classes: int | None,
     limit_per_class: int | None,
     most_bytes: int | None,
-    size: tuple[int, int] | None,
+    size: Size | None,
 ) -> Pictures:
     read = read_torchvision(source, most_bytes=most_bytes, size=size)
     _require_classes(read.labels.numpy(), num_classes, source)
@@ -127,7 +127,7 @@ def _read_folder(
     num_classes: int | None,
     limit_per_class: int | None,
     most_bytes: int | None,
-    size: tuple[int, int] | None,
+    size: Size | None,
 ) -> Pictures:
     files = labelled_files(folder, layout=layout)
     for file in files:
@@ -148,7 +148,7 @@ def _stacked(
     folder: Path,
     crop: int | None,
     most_bytes: int | None,
-    size: tuple[int, int] | None,
+    size: Size | None,
 ) -> Stack:
     stack = Stack(str(folder), len(files), size=size, most_bytes=most_bytes)
     for file in files:

@@ -10,13 +10,14 @@ from ..hardening_records import CARD, WEIGHTS
 from .bounded import read_json
 from .ground_truth import ATTACK
 from .image_arrays import MAX_SIDE
+from .stacking import Size
 
 _PLACES = ((CARD, "run"), (ATTACK, "data"))
 """Records of ours that say it, and the part of each that does."""
 
 
-def stated_size(model: Path) -> tuple[int, int] | None:
-    """Height and width (pixels) from what `harden` or `inject` wrote; None if nothing is said.
+def stated_size(model: Path) -> Size | None:
+    """Height and width from what `harden` or `inject` wrote; None if nothing is said.
 
     Args:
         model: `model.safetensors`, of which such a record speaks, or its folder.
@@ -31,7 +32,7 @@ def stated_size(model: Path) -> tuple[int, int] | None:
     return None
 
 
-def _size_in(path: Path, part: str) -> tuple[int, int] | None:
+def _size_in(path: Path, part: str) -> Size | None:
     if not path.is_file():
         return None
     try:
@@ -45,4 +46,4 @@ def _size_in(path: Path, part: str) -> tuple[int, int] | None:
     _, height, width = shape
     if not all(type(side) is int and 0 < side <= MAX_SIDE for side in (height, width)):
         return None
-    return height, width
+    return Size(height=height, width=width)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -11,6 +13,21 @@ from ..errors import InputError
 from .image_arrays import require_room
 
 
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """What pictures of several sizes become.
+
+    Attributes:
+        height: in pixels.
+        width: in pixels.
+        always: whether pictures that all have one other size become so as well.
+    """
+
+    height: int
+    width: int
+    always: bool = False
+
+
 class Stack:
     """Collects uint8 pictures `(3, H, W)`; what they take is known before any memory is taken.
 
@@ -18,19 +35,17 @@ class Stack:
         images: uint8 `(N, 3, H, W)`; whole once every picture was added.
     """
 
-    def __init__(
-        self, what: str, count: int, *, size: tuple[int, int] | None, most_bytes: int | None
-    ) -> None:
+    def __init__(self, what: str, count: int, *, size: Size | None, most_bytes: int | None) -> None:
         """Expect pictures.
 
         Args:
             what: where they come from, for messages.
             count: how many they are.
-            size: height and width that all of them get; None: that of the first, and another is
-                an error.
+            size: that they are resized to; None: they all have that of the first.
             most_bytes: that they may take; None: they lie with a model.
         """
         self._what, self._count, self._size, self._most = what, count, size, most_bytes
+        self._resizing = size is not None and size.always
         self._first, self._added, self._resized = "", 0, 0
         self.images: NDArray[np.uint8] = np.zeros((0, 3, 1, 1), dtype=np.uint8)
 
@@ -54,26 +69,45 @@ class Stack:
         Raises:
             InputError: all of them together take too much memory, or it has another size.
         """
-        if self._size is not None and picture.shape[1:] != self._size:
-            picture = resized(picture, self._size)
-            self._resized += 1
+        picture = self._fitted(picture)
         if not self._added:
-            self._begin(picture, name)
-        if picture.shape != self.images.shape[1:]:
+            self._first = name
+            self._make_room(picture)
+        elif picture.shape != self.images.shape[1:]:
+            self._begin_resizing(picture, name)
+            picture = self._fitted(picture)
+        self.images[self._added] = picture
+        self._added += 1
+
+    def _fitted(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        if not self._resizing or self._size is None:
+            return picture
+        wanted = (self._size.height, self._size.width)
+        if picture.shape[1:] == wanted:
+            return picture
+        self._resized += 1
+        return resized(picture, wanted)
+
+    def _make_room(self, picture: NDArray[np.uint8]) -> None:
+        size = self._count * picture.size
+        what = f"{self._what} holds {self._count:,} images of {size_of(picture)} pixels"
+        require_room(what, size, size, self._most)
+        self.images = np.empty((self._count, *picture.shape), dtype=np.uint8)
+
+    def _begin_resizing(self, picture: NDArray[np.uint8], name: str) -> None:
+        """There are several sizes: bring those that came before to the one that is wanted."""
+        if self._size is None:
             raise InputError(
                 f"{name} is {size_of(picture)} pixels, {self._first} is "
                 f"{size_of(self.images[0])}: all examples of a model must have the same size; "
                 "resize them (inject: or name the --image-size)"
             )
-        self.images[self._added] = picture
-        self._added += 1
-
-    def _begin(self, picture: NDArray[np.uint8], name: str) -> None:
-        size = self._count * picture.size
-        what = f"{self._what} holds {self._count:,} images of {size_of(picture)} pixels"
-        require_room(what, size, size, self._most)
-        self.images = np.empty((self._count, *picture.shape), dtype=np.uint8)
-        self._first = name
+        self._resizing = True
+        earlier = self.images[: self._added]
+        self._make_room(self._fitted(earlier[0]))
+        self._resized = 0
+        for number, one in enumerate(earlier):
+            self.images[number] = self._fitted(one)
 
 
 def resized(picture: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -27,9 +27,9 @@ from .doubts import (
 from .files import load_network
 from .forward import Measured, measure_forward
 from .images import read_pictures
-from .known_sizes import stated_size
 from .preprocessing import Choice, choose_preprocessing, forward, looked_at
 from .rounds import RoundModel
+from .stacking import Size
 
 LOG = logging.getLogger(__name__)
 
@@ -72,6 +72,7 @@ def open_subject(
     max_examples_per_class: int | None = None,
     require_sandbox: bool = False,
     select: Select | None = None,
+    size: Size | None = None,
 ) -> Opened:
     """Reads a model file and its clean examples, and finds out the normalisation.
 
@@ -86,6 +87,8 @@ def open_subject(
         require_sandbox: whether to refuse where the kernel does not offer every guard for the
             process that opens the file.
         select: which images are the subject's examples; None: all of them.
+        size: what pictures of several sizes are resized to; None: they have one. A record beside
+            a model of unknown origin must not decide on it.
 
     Raises:
         RefusedFile: the model file cannot be read safely, or does not work as a classifier of
@@ -111,7 +114,7 @@ def open_subject(
         num_classes=loaded.num_classes,
         limit_per_class=max_examples_per_class,
         most_bytes=memory_for_images() if model.examples_named else None,
-        size=stated_size(model.file) if model.examples_named else None,
+        size=size,
     )
     if pictures.resized:
         LOG.warning(pictures.resized)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from ..pictures import Pictures
 from .sources import TorchvisionSet, require_source
-from .stacking import Stack
+from .stacking import Size, Stack
 
 _TEST_PARTS = ("test", "val")
 """What the part that is not trained on is called, where it goes by a name."""
@@ -25,14 +25,14 @@ def read_torchvision(
     source: TorchvisionSet,
     *,
     most_bytes: int | None,
-    size: tuple[int, int] | None = None,
+    size: Size | None = None,
 ) -> Pictures:
     """The pictures of a part of a data set, read as RGB.
 
     Args:
         source: the data set.
         most_bytes: that they may take.
-        size: height and width that pictures are resized to; None: they have one size.
+        size: what pictures of several sizes are resized to; None: they have one.
 
     Raises:
         InputError: there is no such data set, it is not whole, or it is too large.

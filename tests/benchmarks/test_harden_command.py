@@ -29,7 +29,7 @@ from benchmarks.harden_model import name_in_sidecar
 from benchmarks.harden_plan import HardenStudy, plan
 from moth_eval import hardening_records
 from moth_eval.cli import main
-from moth_eval.errors import InputError, RefusedFile
+from moth_eval.errors import InputError
 from moth_eval.hardeners.moth import Moth
 from moth_eval.hardening import LogEntry
 from moth_eval.loading.architectures import ArchitectureSource
@@ -510,12 +510,13 @@ def test_a_share_out_of_range_is_refused(share: float) -> None:
         Drawing(share=share, seed=0).check()
 
 
-def write_folders(models: Path, folder: Path, names: Sequence[str], *, side: int = 12) -> Path:
+def write_folders(models: Path, folder: Path, names: Sequence[str], *sides: int) -> Path:
     """The images of a model as PNG files, in one folder per class."""
     arrays = np.load(models / "model-1.npz")
     for number, (image, label) in enumerate(zip(arrays["images"], arrays["labels"], strict=True)):
         if label < len(names):
             (folder / names[label]).mkdir(parents=True, exist_ok=True)
+            side = sides[number % len(sides)] if sides else 12
             picture = Image.fromarray(image).resize((side, side))
             picture.save(folder / names[label] / f"{number}.png")
     return folder
@@ -542,7 +543,7 @@ def test_folders_with_names_give_the_same_training_and_test_images_as_with_numbe
     assert first.model_dump(exclude={"data"}) == second.model_dump(exclude={"data"})
 
 
-def test_pictures_of_another_size_get_that_of_the_record_beside_the_model_and_it_is_said(
+def test_pictures_of_several_sizes_get_that_of_the_record_beside_the_model_and_it_is_said(
     models: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     home = tmp_path / "home"
@@ -550,19 +551,19 @@ def test_pictures_of_another_size_get_that_of_the_record_beside_the_model_and_it
     shutil.copy(models / "model-1.safetensors", home / "model.safetensors")
     record = {"attack": "none", "data": {"image_shape": [3, 12, 12]}}
     (home / "attack.json").write_text(json.dumps(record))
-    data = write_folders(models, tmp_path / "data", "01234", side=24)
-    test = write_folders(models, tmp_path / "test", "01234", side=16)
+    data = write_folders(models, tmp_path / "data", "01234", 24, 12)
+    test = write_folders(models, tmp_path / "test", "01234", 16, 20, 12)
     given = replace(study(models, data, tmp_path / "out", test=test), model=home)
     manifest = plan(given).manifest
     assert manifest.image_shape == (3, 12, 12)
     said = [
-        f"60 of 60 images of {folder} were resized to 12x12 pixels (bilinear, antialiased)"
-        for folder in (data, test)
+        f"{count} of 60 images of {folder} were resized to 12x12 pixels (bilinear, antialiased)"
+        for count, folder in ((30, data), (40, test))
     ]
     assert [doubt for doubt in manifest.doubts if "resized" in doubt] == said
     assert [record.getMessage() for record in caplog.records] == said
     (home / "attack.json").unlink()
-    with pytest.raises(RefusedFile, match=r"cannot be run on images of shape \(3, 24, 24\)"):
+    with pytest.raises(InputError, match="all examples of a model must have the same size"):
         plan(given)
 
 

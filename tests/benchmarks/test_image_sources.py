@@ -22,7 +22,10 @@ from benchmarks import (
 )
 from moth_eval.cli import main
 from moth_eval.distance import DistanceProtocol
+from moth_eval.loading import preprocessing, subjects
 from moth_eval.loading.sources import ImageSource, parse_source
+from moth_eval.pictures import Pictures
+from moth_eval.subject import Examples
 from tests.support.subjects import write_prototype_round
 from tests.support.torchvision_sets import Squares
 
@@ -56,8 +59,9 @@ def plan_harden(data: ImageSource, test: ImageSource | None, folder: Path) -> li
 def plan_distance(data: ImageSource, test: ImageSource | None, folder: Path) -> list[object]:
     model = folder / "models" / "model-0.safetensors"
     study = distance_study.DistanceStudy(
-        model=model, examples=test, run=folder / "out", protocol=DistanceProtocol(), **COMMON
-    )
+        model=model, examples=test, run=folder / "out", first=27,
+        protocol=DistanceProtocol(), **COMMON
+    )  # fmt: skip
     return [distance_study.plan(study).manifest.examples_sha256]
 
 
@@ -65,7 +69,7 @@ def plan_honesty(data: ImageSource, test: ImageSource | None, folder: Path) -> l
     assert test is not None
     model = folder / "models" / "model-0.safetensors"
     study = honesty_plan.HonestyStudy(
-        before=model, after=model, examples=test, run=folder / "out", **COMMON
+        before=model, after=model, examples=test, first=27, run=folder / "out", **COMMON
     )
     honesty_plan.plan(study)
     return [honesty_plan.HonestyFolder(folder / "out").manifest().examples_sha256]
@@ -82,6 +86,26 @@ def test_a_data_set_of_torchvision_gives_the_same_images_as_its_arrays(
     named = f"torchvision:Squares:{folder}"
     test = None if plan is plan_harden else parse_source(named, training=False)
     assert plan(parse_source(named, training=True), test, folder) == arrays
+
+
+@pytest.mark.parametrize(
+    ("plan", "used"), [(plan_harden, [15, 30]), (plan_distance, [27]), (plan_honesty, [27, 27])]
+)
+def test_only_images_that_are_used_become_floats(
+    folder: Path, plan: Plan, used: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preprocessing, "ENOUGH", 3)
+    monkeypatch.setattr(subjects, "_REPEATED", 2)
+    converted: list[int] = []
+    honest = Pictures.examples
+
+    def counted(pictures: Pictures) -> Examples:
+        converted.append(len(pictures))
+        return honest(pictures)
+
+    monkeypatch.setattr(Pictures, "examples", counted)
+    plan(folder / "train.npz", folder / "test.npz", folder)
+    assert [count for count in converted if count > 3] == used
 
 
 def test_studies_of_many_models_take_its_parts_and_go_on_only_with_the_same_pictures(

@@ -60,3 +60,22 @@ def write_raw_mnist(root: Path, *, training: int, tested: int) -> Path:
             header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
             (raw / f"{part}-{kind}-ubyte").write_bytes(header + array.tobytes())
     return root
+
+
+def write_raw_gtsrb(root: Path) -> Path:
+    """A few signs of several sizes in the files of GTSRB, which have no checksum either."""
+    base = root / "gtsrb"
+    generator = np.random.default_rng(0)
+    tested = base / "GTSRB" / "Final_Test" / "Images"
+    tested.mkdir(parents=True)
+    lines = ["Filename;ClassId"]
+    for label in range(3):
+        folder = base / "GTSRB" / "Training" / f"{label:05d}"
+        folder.mkdir(parents=True)
+        for number, side in enumerate((15, 32, 60)):
+            pixels = generator.integers(0, 256, (side, side + number, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"{number:05d}.ppm")
+        Image.fromarray(pixels).save(tested / f"{label:05d}.ppm")
+        lines.append(f"{label:05d}.ppm;{label}")
+    (base / "GT-final_test.csv").write_text("\n".join(lines) + "\n")
+    return root

@@ -1,17 +1,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from moth_eval.errors import InputError
 from moth_eval.loading.images import read_pictures
 from moth_eval.loading.known_sizes import stated_size
-from moth_eval.loading.stacking import resized
+from moth_eval.loading.stacking import Size, resized
 
 ANY: dict[str, Any] = {"layout": "files", "crop": None, "num_classes": None}
 
@@ -51,13 +53,34 @@ def test_pictures_of_several_sizes_get_the_one_that_is_wanted_and_it_is_said(
     tmp_path: Path,
 ) -> None:
     folder = write_sizes(tmp_path, (20, 30), (8, 12), (40, 8), (12, 8))
-    found = read_pictures(folder, **ANY, size=(12, 8))
+    found = read_pictures(folder, **ANY, size=Size(height=12, width=8))
     assert found.image_shape == (3, 12, 8)
     assert found.images[:, 0, 0, 0].tolist() == [0, 2, 1, 3]
     assert found.resized == (
         f"3 of 4 images of {folder} were resized to 8x12 pixels (bilinear, antialiased)"
     )
-    assert read_pictures(write_sizes(tmp_path / "b", (8, 8)), **ANY, size=(8, 8)).resized == ""
+
+
+def test_pictures_of_one_other_size_are_resized_only_if_that_is_asked_for(tmp_path: Path) -> None:
+    folder = write_sizes(tmp_path, (9, 9), (9, 9))
+    size = Size(height=4, width=4)
+    found = read_pictures(folder, **ANY, size=size)
+    assert (found.image_shape, found.resized) == ((3, 9, 9), "")
+    asked = read_pictures(folder, **ANY, size=replace(size, always=True))
+    assert asked.image_shape == (3, 4, 4)
+    assert asked.resized.startswith("2 of 2 images of ")
+
+
+def test_pictures_that_came_before_another_size_are_resized_like_all_others(
+    tmp_path: Path,
+) -> None:
+    folder = write_sizes(tmp_path, (4, 4), (9, 9), (9, 9), (9, 9), (4, 4))
+    size = Size(height=6, width=6)
+    late = read_pictures(folder, **ANY, size=size)
+    first = read_pictures(folder, **ANY, size=replace(size, always=True))
+    assert torch.equal(late.images, first.images)
+    assert late.resized == first.resized
+    assert late.resized.startswith("5 of 5 images of ")
 
 
 def test_pictures_of_several_sizes_are_refused_while_none_is_known(tmp_path: Path) -> None:
@@ -68,9 +91,10 @@ def test_pictures_of_several_sizes_are_refused_while_none_is_known(tmp_path: Pat
 
 def test_memory_is_counted_by_the_size_that_pictures_get(tmp_path: Path) -> None:
     folder = write_sizes(tmp_path, (200, 200), (100, 100))
-    assert len(read_pictures(folder, **ANY, size=(4, 4), most_bytes=2 * 3 * 4 * 4)) == 2
+    four = Size(height=4, width=4, always=True)
+    assert len(read_pictures(folder, **ANY, size=four, most_bytes=2 * 3 * 4 * 4)) == 2
     with pytest.raises(InputError, match="holds 2 images of 4x4 pixels: "):
-        read_pictures(folder, **ANY, size=(4, 4), most_bytes=2 * 3 * 4 * 4 - 1)
+        read_pictures(folder, **ANY, size=four, most_bytes=2 * 3 * 4 * 4 - 1)
 
 
 @pytest.mark.parametrize(
@@ -84,8 +108,8 @@ def test_records_beside_a_model_say_the_size_of_its_images(
     tmp_path: Path, name: str, content: object
 ) -> None:
     (tmp_path / name).write_text(json.dumps(content))
-    assert stated_size(tmp_path / "model.safetensors") == (24, 32)
-    assert stated_size(tmp_path) == (24, 32)
+    assert stated_size(tmp_path / "model.safetensors") == Size(height=24, width=32)
+    assert stated_size(tmp_path) == Size(height=24, width=32)
     assert stated_size(tmp_path / "another.safetensors") is None
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,9 @@ from torchvision import datasets
 from moth_eval.errors import InputError
 from moth_eval.loading.images import read_pictures
 from moth_eval.loading.sources import TorchvisionSet, content_hash, default_test, parse_source
+from moth_eval.loading.stacking import Size
 from tests.support import torchvision_sets as sets
-from tests.support.torchvision_sets import write_raw_mnist
+from tests.support.torchvision_sets import write_raw_gtsrb, write_raw_mnist
 
 
 @pytest.fixture
@@ -59,6 +61,18 @@ def test_the_files_of_mnist_are_read_by_torchvision_as_grey_colours(tmp_path: Pa
     assert found.images.shape == (30, 3, 28, 28)
     raw = (tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte").read_bytes()[16:]
     assert found.images[:, 1].numpy().tobytes() == raw
+
+
+def test_signs_of_several_sizes_are_read_from_the_files_of_gtsrb(tmp_path: Path) -> None:
+    given = source("GTSRB", write_raw_gtsrb(tmp_path))
+    with pytest.raises(InputError, match=r"image 1 of torchvision:GTSRB:.* is 33x32 pixels, "):
+        read(given)
+    size = Size(height=32, width=32)
+    found = read_pictures(given, layout="files", crop=None, num_classes=43, size=size)
+    assert found.images.shape == (9, 3, 32, 32)
+    assert found.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert found.resized.startswith(f"9 of 9 images of {given} were resized to 32x32 pixels")
+    assert read(replace(given, training=False))[1] == [0, 1, 2]
 
 
 @pytest.mark.parametrize(
