@@ -20,8 +20,10 @@ from benchmarks import (
     removal,
     trojai,
 )
+from benchmarks.study_files import read_study
 from moth_eval.cli import main
 from moth_eval.distance import DistanceProtocol
+from moth_eval.errors import InputError
 from moth_eval.loading import preprocessing, subjects
 from moth_eval.loading.sources import ImageSource, parse_source
 from moth_eval.pictures import Pictures
@@ -164,3 +166,14 @@ def test_what_is_not_there_is_said_by_the_command(
     )
     assert result.exit_code == 2
     assert message in result.output
+
+
+def test_images_in_a_study_file_are_named_by_text_alone(tmp_path: Path) -> None:
+    path = tmp_path / "study.toml"
+    path.write_text('[hardening]\nmodels = "m"\nout = "o"\ndata = "torchvision:MNIST:/data"\n')
+    [(word, line)] = read_study(path)
+    assert word == "hardening"
+    assert "torchvision:MNIST:/data" in " ".join(line)
+    path.write_text('[hardening]\nmodels = "m"\nout = "o"\ndata = 3\n')
+    with pytest.raises(InputError, match="data"):
+        read_study(path)
