@@ -84,15 +84,12 @@ def stated(settings: Metaparameters, record: ScanRecord) -> Logistic:
     Raises:
         InputError: they name no centre, and the scanner has no published cut.
     """
-    centre = settings.infer_centre
-    if centre is None and record.rule is None:
+    centre = record.cut if settings.infer_centre is None else settings.infer_centre
+    if centre is None:
         raise InputError(
             f"{settings.infer_scanner} has no published cut to put one half at: set infer_centre "
             "in the metaparameters, or learn the curve with configure"
         )
-    if centre is None:
-        assert record.rule is not None  # noqa: S101 - just looked
-        centre = record.rule.threshold
     return Logistic(slope=settings.infer_slope, intercept=-settings.infer_slope * centre)
 
 

@@ -217,9 +217,7 @@ def _scan(
 
 
 def _is_flagged(task: Task, records: Mapping[str, ScanRecord], study: FalsePositivesStudy) -> bool:
-    record = records[task.key]
-    cut = record.rule.threshold if record.rule else None
-    return flag(record.score, cut, study.threshold) is True
+    return flag(records[task.key], study.threshold) is True
 
 
 def _scan_again(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,11 +19,14 @@ from moth_eval.loading.stacking import Size
 from moth_eval.pictures import Pictures, memory_for_images
 from moth_eval.removal_records import (
     CONTROL,
+    TARGET,
     AttackedModel,
     ReactivationRecord,
     RemovalFolder,
     RemovalManifest,
     RemovalState,
+    oracle_of,
+    without_truth,
 )
 from moth_eval.splits import check_names, in_both
 
@@ -40,16 +43,13 @@ from .hardening import (
     problem_of,
 )
 from .reactivation import Reactivation
-from .removal_cells import SELECTION, TARGET, RemovalCell, remove
+from .removal_cells import RemovalCell, remove
 from .removal_models import Attacked, find_attacked
 from .shards import Shard, named
 from .versions import versions
 
 METHODS = ("moth-removal", "nad", "fine-pruning")
 """What is compared unless asked otherwise; fine-tuning always is."""
-
-TRUTH = "truth"
-"""Value of a method's field `target` that stands for the model's own target class."""
 
 SAME = (
     "models", "data_sha256", "test_sha256", "clean_share", "architecture", "reactivation", "device",
@@ -220,13 +220,6 @@ def with_control(specs: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
     return (each, given[0]) if given else ((CONTROL, *each), CONTROL)
 
 
-def without_truth(spec: str) -> str:
-    """The specification without a target that only the study knows."""
-    name, _, rest = spec.partition(":")
-    kept = [one for one in rest.split(",") if one and one != f"{TARGET}={TRUTH}"]
-    return f"{name}:{','.join(kept)}" if kept else name
-
-
 def with_truth(spec: str, target: int | None) -> str:
     """The specification with the model's own target class in the place of `target=truth`.
 
@@ -238,13 +231,6 @@ def with_truth(spec: str, target: int | None) -> str:
     if plain == spec or target is None:
         return plain
     return f"{plain}{',' if ':' in plain else ':'}{TARGET}={target}"
-
-
-def oracle_of(spec: str, parameters: Mapping[str, Any]) -> str:
-    """What the method is told of the truth: `selection`, `target`, or nothing."""
-    if without_truth(spec) != spec:
-        return TARGET
-    return SELECTION if parameters.get("selection") == "oracle" else ""
 
 
 def _asked_for(study: RemovalStudy, everyone: tuple[Attacked, ...]) -> tuple[Attacked, ...]:

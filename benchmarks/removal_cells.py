@@ -24,6 +24,8 @@ from moth_eval.metrics import IMPLANTED_ASR
 from moth_eval.records import canonical, write_whole
 from moth_eval.removal_records import (
     REMOVAL,
+    SELECTION,
+    TARGET,
     VARIANTS,
     BeforeRecord,
     FloorRecord,
@@ -44,9 +46,6 @@ from .removal_models import read_trigger
 from .sittings import waiting_for
 from .supervisor import Place, Tell
 from .variants import drop_variants, read_variants
-
-SELECTION, TARGET = "selection", "target"
-"""What an oracle was asked: which candidate, or which class."""
 
 
 @dataclass(frozen=True, kw_only=True)

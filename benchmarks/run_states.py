@@ -200,8 +200,7 @@ def _false_positives(run: Path) -> Iterator[Piece]:
     records = {record.model: record for record in RunFolder(run / BEFORE).records().values()}
     for model, name in manifest.folders.items():
         record = records.get(model)
-        cut = record.rule.threshold if record and record.rule else None
-        if record is None or not flag(record.score, cut, manifest.threshold):
+        if record is None or not flag(record, manifest.threshold):
             continue
         cell = read_cell(
             run / CELLS / name,

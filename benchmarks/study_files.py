@@ -30,8 +30,6 @@ COUNTED = ("removal", "--seeds")
 
 LARGEST = 1 << 20
 
-Scalar = str | int | float | bool
-
 
 class Method(BaseModel):
     """A scanner or hardener with parameters: its name, and any of its fields beside that.

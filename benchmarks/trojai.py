@@ -270,10 +270,7 @@ def exit_code(plan: Plan, records: dict[str, ScanRecord]) -> int:
 
 def is_finding(record: ScanRecord) -> bool:
     """Whether a record is something to look at: above the published cut, or refused."""
-    if record.status == "refused":
-        return True
-    rule, score = record.rule, record.score
-    return rule is not None and score is not None and score > rule.threshold
+    return record.status == "refused" or record.above_cut is True
 
 
 def _manifest(

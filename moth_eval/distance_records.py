@@ -27,8 +27,6 @@ from .records import (
     unsealed,
 )
 
-SCHEMA_VERSION = 1
-
 KEPT_PAIRS = 6
 """Pairs whose triggers are kept as pixels, smallest first."""
 

@@ -41,10 +41,6 @@ class Stability:
     deviation_of_mean: float
     invalid: int
 
-    def mean_matrix(self) -> FloatArray:
-        """`(K, K)` means, rows are sources; NaN where there is none."""
-        return as_matrix(self.means, self.num_classes)
-
     def deviation_matrix(self) -> FloatArray:
         """`(K, K)` standard deviations, rows are sources; NaN where there is none."""
         return as_matrix(self.deviations, self.num_classes)

@@ -16,10 +16,8 @@ from datetime import datetime
 from typing import Any, Literal
 
 from .errors import RunError
-from .records import ManifestFolder, Record
+from .records import ManifestFolder, Record, ScanRecord
 
-SCHEMA_VERSION = 1
-KIND = "false-positives"
 BEFORE = "scan-before"
 AGAIN = "scan-again"
 AFTER = "scan-after"
@@ -64,23 +62,22 @@ class FalsePositivesFolder(ManifestFolder[FalsePositivesManifest]):
     kind = "false-positives study"
 
 
-def flag(score: float | None, cut: float | None, threshold: float | None) -> bool | None:
-    """Whether a score flags a model; None without a score.
+def flag(record: ScanRecord, threshold: float | None) -> bool | None:
+    """Whether a scan flags its model; None without a score.
 
     Args:
-        score: of the model; higher is more suspicious.
-        cut: that the scanner's own record states.
-        threshold: that the user gave; None: `cut` counts.
+        record: of the scan.
+        threshold: that the user gave; None: the cut counts that the record states.
 
     Raises:
         RunError: there is a score, but nothing to hold it against.
     """
-    if score is None:
+    if record.score is None:
         return None
-    limit = cut if threshold is None else threshold
+    limit = record.cut if threshold is None else threshold
     if limit is None:
         raise RunError(
             "the scanner states no published cut, so nothing says which models are flagged: give "
             "--threshold as a number, and another --out"
         )
-    return score > limit
+    return record.score > limit

@@ -16,9 +16,6 @@ from typing import Any, Literal
 from .hardening_cells import CELLS, CellState, read_cell
 from .records import ManifestFolder, Record
 
-SCHEMA_VERSION = 1
-KIND = "hardening-study"
-
 
 class StudyModel(Record):
     """One model of a study."""

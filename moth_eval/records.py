@@ -193,6 +193,16 @@ class ScanRecord(Record):
     seconds: float = 0.0
     peak_memory_bytes: int = 0
 
+    @property
+    def cut(self) -> float | None:
+        """The scanner's published cut; None without one."""
+        return self.rule.threshold if self.rule else None
+
+    @property
+    def above_cut(self) -> bool | None:
+        """Whether the score lies above the published cut; None without a score or a cut."""
+        return None if self.cut is None or self.score is None else self.score > self.cut
+
 
 class LedgerLine(Record):
     """One line of a ledger file.

@@ -13,6 +13,7 @@ A run folder holds::
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -25,12 +26,17 @@ from .hardening_cells import ANSWERS, CELLS, PENDING, CellOutcome, outcome_path
 from .hardening_records import CARD, WEIGHTS, HardeningCard, read_record
 from .records import ManifestFolder, Record
 
-KIND = "removal"
 REMOVAL = "removal.json"
 VARIANTS = "variants"
 VARIANT_LIST = "variants.json"
 CONTROL = "fine-tuning"
 """Table name of the method that all others are held against."""
+
+SELECTION, TARGET = "selection", "target"
+"""What an oracle was asked: which candidate, or which class."""
+
+TRUTH = "truth"
+"""Value of a method's field `target` that stands for the model's own target class."""
 
 REMOVAL_STATUSES = (
     *ANSWERS, "failed", "crashed", "timed-out", "out-of-memory", "refused", "unreadable", PENDING,
@@ -267,6 +273,25 @@ def _read(folder: Path) -> tuple[str, str, RemovalCard | None]:
     except RunError as error:
         return "unreadable", str(error), None
     return PENDING, "", None
+
+
+def without_truth(spec: str) -> str:
+    """The specification of a method without a target that only the study knows."""
+    name, _, rest = spec.partition(":")
+    kept = [one for one in rest.split(",") if one and one != f"{TARGET}={TRUTH}"]
+    return f"{name}:{','.join(kept)}" if kept else name
+
+
+def oracle_of(spec: str, parameters: Mapping[str, Any]) -> str:
+    """What a method is told of the truth: `selection`, `target`, or nothing.
+
+    Args:
+        spec: the method as it was asked for.
+        parameters: of the method, without such a target.
+    """
+    if without_truth(spec) != spec:
+        return TARGET
+    return SELECTION if parameters.get(SELECTION) == "oracle" else ""
 
 
 def files_of(folder: Path, card: RemovalCard) -> dict[Path, str]:

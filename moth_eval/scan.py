@@ -19,7 +19,6 @@ class Status(StrEnum):
 
     SCORED = "scored"
     INCONCLUSIVE = "inconclusive"
-    REFUSED = "refused"
     TIMED_OUT = "timed-out"
     FAILED = "failed"
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from moth_eval.errors import RunError
-from moth_eval.records import TRIGGERS, write_whole
+from moth_eval.records import TRIGGERS
 
 from .calibration import Probabilities
 from .comparisons import Comparison, compare
@@ -17,9 +17,11 @@ from .doubts import Doubt, find_doubts, picture_doubts
 from .ensemble import ensemble
 from .evaluation import Evaluation, evaluate, probabilities
 from .evidence_pictures import drawn as drawn_of
+from .figures import DARK
 from .page import Page, render
 from .pictures import Pictures
-from .roc import DARK, MOST_BANDS, ScannerCurve, draw, draw_panels, scanner_curves
+from .report_files import write_changed
+from .roc import MOST_BANDS, ScannerCurve, draw, draw_panels, scanner_curves
 from .rows import Run, read_run
 from .tables import (
     comparisons_csv,
@@ -78,23 +80,12 @@ def work_out(path: Path) -> Findings:
     )
 
 
-def build_reports(run: Path) -> list[Path]:
+def write_reports(findings: Findings) -> list[Path]:
     """Write every table, figure and page of a run folder; the paths written, the page last.
 
     The files depend on the manifest, the ledger and `triggers/` only, byte for byte. Files of an
     earlier report that have no place in this one (a ROC without both classes) are removed.
-
-    Args:
-        run: a run folder.
-
-    Raises:
-        RunError: there is no manifest, or it or the ledger is damaged.
     """
-    return write_reports(work_out(run))
-
-
-def write_reports(findings: Findings) -> list[Path]:
-    """The second half of :func:`build_reports`, for callers that want the figures as well."""
     curves = scanner_curves(findings.run, findings.lines)
     drawn, unreadable = _pictures(findings.run)
     files = {**_tables(findings), **_roc(curves)}
@@ -114,7 +105,7 @@ def write_reports(findings: Findings) -> list[Path]:
     files[PAGE] = render(page)
     folder = findings.run.path
     for name, content in files.items():
-        _write(folder / name, content)
+        write_changed(folder / name, content)
     sheets = [one.path for one in drawn.values()]
     _remove_stale(folder, {*files, *sheets})
     return [folder / name for name in (*sheets, *files)]
@@ -133,7 +124,7 @@ def _pictures(
             unreadable[row.model, row.scanner] = str(error)
         else:
             if found:
-                _write(run.path / found.path, found.sheet)
+                write_changed(run.path / found.path, found.sheet)
                 # A thousand sheets would fill the memory; the page reads back those it embeds.
                 drawn[row.model, row.scanner] = replace(found, sheet=b"")
     return drawn, unreadable
@@ -186,8 +177,3 @@ def _remove_stale(run: Path, wanted: set[str]) -> None:
         for path in run.glob(pattern):
             if path.relative_to(run).as_posix() not in wanted:
                 path.unlink()
-
-
-def _write(path: Path, content: bytes) -> None:
-    if not (path.is_file() and path.read_bytes() == content):
-        write_whole(path, content)

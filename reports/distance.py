@@ -16,21 +16,15 @@ from moth_eval.distance_stability import Stability, stability_of
 from moth_eval.distance_table import ClassDistances, Pair, Summary, as_matrix, summarise
 from moth_eval.errors import RunError
 from moth_eval.metrics import FloatArray
-from moth_eval.records import MANIFEST, write_whole
 from moth_eval.text import visible
 
 from .distance_pictures import Trigger, heat_map, read_trigger, trigger_sheet
-from .wording import count, number
+from .report_files import write_report
+from .wording import count, few, number
 
 SHEET = "triggers.png"
-_FILES = (
-    "distance.csv", "distance-std.csv", "distance.json", "distance.png", "distance.svg", SHEET,
-)  # fmt: skip
 SEED_FIELDS = ("seed", "distance", "asr", "valid", "steps")
 """What `distance.json` says of every inversion."""
-
-MOST_NAMED = 8
-"""Failed pairs that the summary names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,15 +75,6 @@ class DistanceFindings:
         return as_matrix(self.values, self.manifest.num_classes)
 
 
-def is_distance_run(path: Path) -> bool:
-    """Whether a folder's manifest says that it is a distance run."""
-    try:
-        manifest = json.loads((path / MANIFEST).read_bytes())
-    except (OSError, ValueError):  # the reader of the other kind of run says what is wrong
-        return False
-    return isinstance(manifest, dict) and manifest.get("kind") == "distance"
-
-
 def work_out_distance(path: Path) -> DistanceFindings:
     """The figures of a run folder.
 
@@ -117,23 +102,16 @@ def write_distance_report(found: DistanceFindings) -> list[Path]:
 
     They depend on the manifest, the ledger and `triggers/` only, byte for byte.
     """
+    deviations = found.stability.deviation_matrix() if found.stability else None
     files = {
         "distance.csv": matrix_csv(found.matrix),
+        "distance-std.csv": b"" if deviations is None else matrix_csv(deviations),
         "distance.json": (json.dumps(distance_data(found), indent=2) + "\n").encode(),
         "distance.png": heat_map(found.matrix, found.distances.failed, _title(found), kind="png"),
         "distance.svg": heat_map(found.matrix, found.distances.failed, _title(found), kind="svg"),
+        SHEET: trigger_sheet(found.triggers) if found.triggers else b"",
     }
-    if found.stability is not None:
-        files["distance-std.csv"] = matrix_csv(found.stability.deviation_matrix())
-    if found.triggers:
-        files[SHEET] = trigger_sheet(found.triggers)
-    for name in _FILES:
-        path = found.path / name
-        if name not in files:
-            path.unlink(missing_ok=True)
-        elif not (path.is_file() and path.read_bytes() == files[name]):
-            write_whole(path, files[name])
-    return [found.path / name for name in _FILES if name in files]
+    return write_report(found.path, files)
 
 
 def matrix_csv(matrix: FloatArray) -> bytes:
@@ -252,9 +230,7 @@ def _remarks(found: DistanceFindings) -> list[str]:
 
 
 def _listed(pairs: Sequence[Pair]) -> str:
-    named = ", ".join(map(_named, pairs[:MOST_NAMED]))
-    more = len(pairs) - MOST_NAMED
-    return f"{named} and {more} more" if more > 0 else named
+    return few([*map(_named, pairs)])
 
 
 def _named(pair: Pair) -> str:

@@ -9,14 +9,11 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib import colormaps, style
+from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from moth_eval.distance_records import DistanceRecord
@@ -24,20 +21,17 @@ from moth_eval.distance_table import Pair
 from moth_eval.errors import RunError
 from moth_eval.metrics import FloatArray
 
-from .roc import LIGHT
+from .figures import LIGHT, Kind, canvas, saved
 
 MOST_LABELLED = 20
 """With more classes than this the numbers do not fit into their cells."""
 
-_SETTINGS = {"svg.hashsalt": "moth-eval", "font.family": "DejaVu Sans", "font.size": 10}
 _FAILED, _EMPTY = "#f3b0a3", "#eceef0"
 
 Images = npt.NDArray[np.float32]
 
 
-def heat_map(
-    matrix: FloatArray, failed: Sequence[Pair], title: str, *, kind: Literal["png", "svg"]
-) -> bytes:
+def heat_map(matrix: FloatArray, failed: Sequence[Pair], title: str, *, kind: Kind) -> bytes:
     """The matrix `(K, K)` as a file; equal matrices give equal bytes.
 
     Rows are sources, columns targets. Failed pairs are red, pairs that were not measured grey.
@@ -46,12 +40,11 @@ def heat_map(
         matrix: distances; NaN where there is none.
         failed: pairs without a valid trigger.
         title: above the figure.
-        kind: `png` at 200 dots per inch, or `svg` with its letters as outlines.
+        kind: of file.
     """
     classes = len(matrix)
     side = min(12.0, max(4.0, 0.55 * classes + 1.6))
-    with style.context(["default", _SETTINGS]):
-        figure = Figure(figsize=(side + 1.0, side), facecolor=LIGHT.paper, layout="constrained")
+    with canvas(side + 1.0, side) as figure:
         axes = figure.add_subplot()
         colours = colormaps["viridis"].with_extremes(bad=_EMPTY)
         image = axes.imshow(np.ma.masked_invalid(matrix), cmap=colours)
@@ -63,7 +56,7 @@ def heat_map(
             _write_numbers(axes, matrix)
         if not np.isnan(matrix).all():
             figure.colorbar(image, ax=axes, shrink=0.8, label="sum of the mask over all channels")
-        return _saved(figure, kind)
+        return saved(figure, kind)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,9 +106,7 @@ def read_trigger(run: Path, record: DistanceRecord) -> Trigger:
 def trigger_sheet(triggers: Sequence[Trigger]) -> bytes:
     """A PNG with a column per trigger: image, mask, pattern and the stamped image."""
     titles = ("image", "mask", "pattern", "stamped")
-    with style.context(["default", _SETTINGS]):
-        size = (1.7 * len(triggers) + 0.6, 7.4)
-        figure = Figure(figsize=size, facecolor=LIGHT.paper, layout="constrained")
+    with canvas(1.7 * len(triggers) + 0.6, 7.4) as figure:
         grid = figure.subplots(len(titles), len(triggers), squeeze=False)
         for column, trigger in enumerate(triggers):
             for axes, picture in zip(grid[:, column], trigger.pictures, strict=True):
@@ -124,7 +115,7 @@ def trigger_sheet(triggers: Sequence[Trigger]) -> bytes:
             grid[0, column].set_title(_caption(trigger.record), fontsize=9)
         for axes, title in zip(grid[:, 0], titles, strict=True):
             axes.set_ylabel(title, color=LIGHT.faint)
-        return _saved(figure, "png")
+        return saved(figure, "png")
 
 
 def _caption(record: DistanceRecord) -> str:
@@ -146,8 +137,7 @@ def _frame(axes: Axes, classes: int, title: str) -> None:
     axes.tick_params(colors=LIGHT.faint, length=0)
     axes.set_xlabel("target class", color=LIGHT.ink)
     axes.set_ylabel("source class", color=LIGHT.ink)
-    # A name is data: a dollar sign in it must not start a formula.
-    axes.set_title(title, color=LIGHT.ink, fontsize=11, parse_math=False)
+    axes.set_title(title, color=LIGHT.ink, fontsize=11)
     for spine in axes.spines.values():
         spine.set_visible(False)
 
@@ -161,11 +151,3 @@ def _write_numbers(axes: Axes, matrix: FloatArray) -> None:
             colour = "white" if value <= middle else "black"
             axes.text(target, source, f"{value:.3g}", ha="center", va="center", color=colour,
                       fontsize=7.5)  # fmt: skip
-
-
-def _saved(figure: Figure, kind: Literal["png", "svg"]) -> bytes:
-    FigureCanvasAgg(figure)
-    buffer = io.BytesIO()
-    plain = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
-    figure.savefig(buffer, format=kind, dpi=200, metadata=plain, facecolor=LIGHT.paper)
-    return buffer.getvalue()

@@ -21,11 +21,12 @@ from moth_eval.false_positive_records import (
 from moth_eval.hardening_cells import CELLS, CellState, read_cell
 from moth_eval.hardening_records import HardeningCard
 from moth_eval.intervals import Interval, wilson
-from moth_eval.records import RunFolder, write_whole
+from moth_eval.records import RunFolder
 
 from .false_positives_pictures import slopes
+from .report_files import write_report
 from .rows import PENDING, Row, read_run
-from .tables import Cell, as_csv
+from .tables import Cell, as_csv, with_bounds
 
 GROUPS = (("clean", 0), ("backdoored", 1), ("unknown", None))
 """Name in tables -> label."""
@@ -91,10 +92,7 @@ class ModelLine:
         return f"normalisation {one.normalisation} before, {other.normalisation} after"
 
     def _flag(self, row: Row | None) -> bool | None:
-        if row is None or row.record is None:
-            return None
-        cut = row.record.rule.threshold if row.record.rule else None
-        return flag(row.record.score, cut, self.threshold)
+        return flag(row.record, self.threshold) if row and row.record else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,11 +237,7 @@ def write_false_positives_report(found: FalsePositivesFindings) -> list[Path]:
         "false_positives.png": slopes(scores, cut, kind="png"),
         "false_positives.svg": slopes(scores, cut, kind="svg"),
     }
-    for name, content in files.items():
-        path = found.path / name
-        if not (path.is_file() and path.read_bytes() == content):
-            write_whole(path, content)
-    return [found.path / name for name in files]
+    return write_report(found.path, files)
 
 
 def model_row(model: ModelLine) -> dict[str, Cell]:
@@ -327,12 +321,7 @@ def rate(flagged: int, n: int) -> Interval | None:
 
 
 def _rate(name: str, flagged: int, n: int) -> dict[str, Cell]:
-    bounds = rate(flagged, n)
-    return {
-        name: flagged / n if n else None,
-        f"{name}_low": bounds.low if bounds else None,
-        f"{name}_high": bounds.high if bounds else None,
-    }
+    return with_bounds(name, flagged / n if n else None, rate(flagged, n))
 
 
 def _mean(values: Sequence[float]) -> float | None:

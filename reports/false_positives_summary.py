@@ -5,9 +5,7 @@ from __future__ import annotations
 from moth_eval.text import visible
 
 from .false_positives import FalsePositivesFindings, GroupLine, ModelLine, group_row, rate
-from .wording import count, number
-
-MOST_NAMED = 8
+from .wording import count, few, number
 
 _MEANING = {"clean": "false positives", "backdoored": "true positives"}
 _ANSWERS = ("no first answer", "not hardened", "no second answer")
@@ -74,8 +72,7 @@ def _unanswered(models: tuple[ModelLine, ...]) -> list[str]:
     for verdict in _ANSWERS:
         named = [visible(m.before.model) for m in models if m.verdict == verdict]
         if named:
-            more = f" and {len(named) - MOST_NAMED} more" if len(named) > MOST_NAMED else ""
-            lines.append(f"{verdict}, in no rate: {', '.join(named[:MOST_NAMED])}{more}")
+            lines.append(f"{verdict}, in no rate: {few(named)}")
     return lines
 
 

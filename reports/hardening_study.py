@@ -8,44 +8,22 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from moth_eval.grouped_mean import grouped_mean
 from moth_eval.hardening_cells import PENDING, STATUSES, CellState
-from moth_eval.hardening_records import HardeningCard, IntervalRecord
+from moth_eval.hardening_records import HardeningCard
 from moth_eval.hardening_study_records import HardeningStudyFolder, HardeningStudyManifest
-from moth_eval.intervals import Interval
-from moth_eval.records import write_whole
 from moth_eval.text import visible
 
+from .averages import Average, average_of, by_model
 from .hardening_pictures import Point, scatter
-from .tables import Cell, as_csv
+from .report_files import write_report
+from .study_cells import shortened
+from .tables import Cell, as_csv, bounds, with_bounds
 from .wording import count
 
 ORIGINAL = "none"
 """What the original models are called in the column `method`."""
 
 NOT_MEASURED = "not measured"
-WIDEST_METHOD = 40
-"""Characters of a method in the summary and the figure."""
-
-MOST_NAMED = 8
-"""Cells without a new model that the summary names."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Average:
-    """A mean over the models, each the mean of its seeds.
-
-    Attributes:
-        value: the mean; None without any figure.
-        interval: of 95 %; None for too few models, or with one model too few seeds.
-        cells: cells behind it.
-        models: models behind it.
-    """
-
-    value: float | None
-    interval: Interval | None
-    cells: int
-    models: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,16 +54,8 @@ class MethodLine:
 
     def average(self, figure: Callable[[HardeningCard], float | None]) -> Average:
         """The mean of a figure over the cells that have it."""
-        groups: dict[str, list[float]] = {}
-        for cell in self.cells:
-            value = None if cell.hardened is None else figure(cell.hardened)
-            if value is not None:
-                groups.setdefault(cell.model, []).append(value)
-        if not groups:
-            return Average(value=None, interval=None, cells=0, models=0)
-        value, interval = grouped_mean(list(groups.values()))
-        cells = sum(map(len, groups.values()))
-        return Average(value=value, interval=interval, cells=cells, models=len(groups))
+        cells = [(cell.model, cell.hardened) for cell in self.cells]
+        return average_of(by_model((model, figure(card)) for model, card in cells if card))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,11 +109,7 @@ def write_hardening_report(found: HardeningFindings) -> list[Path]:
         "hardening.png": scatter(points, legend, kind="png"),
         "hardening.svg": scatter(points, legend, kind="svg"),
     }
-    for name, content in files.items():
-        path = found.path / name
-        if not (path.is_file() and path.read_bytes() == content):
-            write_whole(path, content)
-    return [found.path / name for name in files]
+    return write_report(found.path, files)
 
 
 def rows(found: HardeningFindings) -> list[dict[str, Cell]]:
@@ -211,11 +177,6 @@ def increase_per_second(line: MethodLine) -> float | None:
     ]
     seconds = sum(time for _, time in known)
     return sum(value for value, _ in known) / seconds if seconds > 0 else None
-
-
-def shortened(method: str) -> str:
-    """A method as a narrow table shows it; the CSV files hold it whole."""
-    return method if len(method) <= WIDEST_METHOD else f"{method[: WIDEST_METHOD - 1]}…"
 
 
 def _accuracy_before(card: HardeningCard) -> float | None:
@@ -298,9 +259,9 @@ def _distances(card: HardeningCard | None) -> dict[str, Cell]:
         "distance_before": change.mean_before if change else None,
         "distance_after": change.mean_after if change else None,
         "mean_of_ratios": increase.mean_of_ratios if increase else None,
-        **_bounds("mean_of_ratios", increase.mean_of_ratios_interval if increase else None),
+        **bounds("mean_of_ratios", increase.mean_of_ratios_interval if increase else None),
         "ratio_of_means": increase.ratio_of_means if increase else None,
-        **_bounds("ratio_of_means", increase.ratio_of_means_interval if increase else None),
+        **bounds("ratio_of_means", increase.ratio_of_means_interval if increase else None),
         "pairs": len(change.pairs) if change else None,
         "pairs_used": increase.pairs if increase else None,
         "failed_pairs_before": len(change.failed_before) if change else None,
@@ -308,15 +269,8 @@ def _distances(card: HardeningCard | None) -> dict[str, Cell]:
     }
 
 
-def _bounds(name: str, interval: Interval | IntervalRecord | None) -> dict[str, Cell]:
-    return {
-        f"{name}_low": interval.low if interval else None,
-        f"{name}_high": interval.high if interval else None,
-    }
-
-
 def _average(name: str, average: Average) -> dict[str, Cell]:
-    return {name: average.value, **_bounds(name, average.interval)}
+    return with_bounds(name, average.value, average.interval)
 
 
 def _method_of(average: Average) -> str | None:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from moth_eval.text import visible
 
+from .averages import Average
 from .hardening_study import (
-    MOST_NAMED,
-    Average,
     HardeningFindings,
     MethodLine,
     degradation_of,
     increase_of,
     increase_per_second,
-    shortened,
 )
-from .wording import count
+from .study_cells import missing_lines, models_by_note, shortened
+from .wording import columns, count, few
 
 _HEAD = (
     "method", "models", "cells", "degradation (95 %)", "distance (95 %)", "seconds", "increase/s",
@@ -35,7 +34,7 @@ def hardening_lines(found: HardeningFindings) -> list[str]:
         "",
         "degradation: accuracy before minus after; distance: mean over pairs of the relative "
         "increase; means over models, each the mean of its seeds",
-        *_missing(found),
+        *missing_lines("a new model", found.missing),
         *_notes(found),
     ]
 
@@ -62,37 +61,9 @@ def _percent(average: Average) -> str:
     return f"{average.value:+.1%} ({text})"
 
 
-def _missing(found: HardeningFindings) -> list[str]:
-    missing = found.missing
-    if not missing:
-        return []
-    named = [visible(f"{c.label}: {c.status} {c.reason}").rstrip() for c in missing]
-    more = len(missing) - MOST_NAMED
-    rest = [f"  and {more} more"] if more > 0 else []
-    head = f"without a new model, in no mean: {count(len(missing), 'cell')}"
-    return [head, *(f"  {line}" for line in named[:MOST_NAMED]), *rest]
-
-
 def _notes(found: HardeningFindings) -> list[str]:
-    """What speaks against the figures, once for each thing, with the models that it is true of."""
-    notes: dict[str, dict[str, None]] = {}
-    for cell in found.cells:
-        for note in cell.card.notes if cell.card else ():
-            notes.setdefault(note, {})[cell.model] = None
-    lines = [f"{_few(list(models))}: {note}" for note, models in notes.items()]
+    lines = [f"{few(models)}: {note}" for note, models in models_by_note(found.cells).items()]
     uneven = [shortened(line.method) for line in found.lines if line.missing and line.cards]
     if uneven:
         lines.append(f"means of {', '.join(uneven)} rest on fewer cells than asked for")
     return [f"note: {visible(line)}" for line in lines]
-
-
-def _few(models: list[str]) -> str:
-    more = len(models) - MOST_NAMED
-    return ", ".join(models[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
-
-
-def columns(cells: list[list[str]]) -> list[str]:
-    """Rows of text with their columns below each other."""
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    padded = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in cells]
-    return [line.rstrip() for line in padded]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,16 +16,10 @@ from moth_eval.honesty_records import (
     RobustnessRecord,
 )
 from moth_eval.inverter_table import InverterCheck, growth_ratio
-from moth_eval.records import write_whole
 
 from .honesty_pictures import curves_figure, growth_figure, robustness_figure
 from .honesty_tables import growth_csv, headline_csv, patches_csv, robustness_csv
-
-_FILES = (
-    "honesty.csv", "growth.csv", "robust-accuracy.csv", "patches.csv", "honesty.json",
-    "growth.png", "growth.svg", "robust-accuracy.png", "robust-accuracy.svg", "patches.png",
-    "patches.svg",
-)  # fmt: skip
+from .report_files import write_report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,35 +85,22 @@ def write_honesty_report(found: HonestyFindings) -> list[Path]:
     They depend on the manifest and `checks/` only, byte for byte. Files of an earlier report that
     have no place in this one are removed.
     """
-    files = {name: content for name, content in _contents(found) if content}
-    for name in _FILES:
-        path = found.path / name
-        if name not in files:
-            path.unlink(missing_ok=True)
-        elif not (path.is_file() and path.read_bytes() == files[name]):
-            write_whole(path, files[name])
-    return [found.path / name for name in _FILES if name in files]
-
-
-def _contents(found: HonestyFindings) -> Iterator[tuple[str, bytes]]:
-    pairs = found.manifest.settings.pairs
-    yield (
-        "honesty.csv",
-        headline_csv(
-            found.accuracy, found.inverters, found.growth_ratio, found.robustness, found.curves
-        ),
-    )
-    yield "growth.csv", growth_csv(found.inverters)
-    yield "robust-accuracy.csv", robustness_csv(found.robustness)
-    yield "patches.csv", patches_csv(found.curves, pairs)
-    yield "honesty.json", (json.dumps(honesty_data(found), indent=2) + "\n").encode()
-    for kind in ("png", "svg"):
-        if found.inverters:
-            yield f"growth.{kind}", growth_figure(found.inverters, kind=kind)
-        if found.robustness:
-            yield f"robust-accuracy.{kind}", robustness_figure(found.robustness, kind=kind)
-        if found.curves:
-            yield f"patches.{kind}", curves_figure(found.curves, kind=kind)
+    inverters, robustness, curves = found.inverters, found.robustness, found.curves
+    headline = headline_csv(found.accuracy, inverters, found.growth_ratio, robustness, curves)
+    files = {
+        "honesty.csv": headline,
+        "growth.csv": growth_csv(inverters),
+        "robust-accuracy.csv": robustness_csv(robustness),
+        "patches.csv": patches_csv(curves, found.manifest.settings.pairs),
+        "honesty.json": (json.dumps(honesty_data(found), indent=2) + "\n").encode(),
+        "growth.png": growth_figure(inverters, kind="png"),
+        "growth.svg": growth_figure(inverters, kind="svg"),
+        "robust-accuracy.png": robustness_figure(robustness, kind="png"),
+        "robust-accuracy.svg": robustness_figure(robustness, kind="svg"),
+        "patches.png": curves_figure(curves, kind="png"),
+        "patches.svg": curves_figure(curves, kind="svg"),
+    }
+    return write_report(found.path, files)
 
 
 def honesty_data(found: HonestyFindings) -> dict[str, object]:

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
-from typing import Literal
 
-from matplotlib import style
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from moth_eval.honesty_records import CurvePointRecord, CurveRecord, RateRecord, RobustnessRecord
 from moth_eval.inverter_table import InverterCheck
 
+from .figures import LIGHT, Kind, canvas, frame, legend_above, saved
 from .honesty_tables import attack_name, ratio
-from .roc import LIGHT
 
-_SETTINGS = {"svg.hashsalt": "moth-eval", "font.family": "DejaVu Sans", "font.size": 10}
 _MARKERS = "os"
 _APART = 0.12
 """How far two marks of one place stand to its left and right, in places."""
-
-Kind = Literal["png", "svg"]
 
 
 def growth_figure(checks: Sequence[InverterCheck], *, kind: Kind) -> bytes:
@@ -34,12 +26,13 @@ def growth_figure(checks: Sequence[InverterCheck], *, kind: Kind) -> bytes:
     Equal checks give equal bytes.
 
     Args:
-        checks: of the same pairs.
-        kind: `png` at 200 dots per inch, or `svg` with its letters as outlines.
+        checks: of the same pairs; without any the file is empty.
+        kind: of file.
     """
+    if not checks:
+        return b""
     pairs = [f"{pair.source}→{pair.target}" for pair in checks[0].pairs]
-    with style.context(["default", _SETTINGS]):
-        figure = _figure(min(16.0, max(6.0, 0.4 * len(pairs) + 2.5)), 4.4)
+    with canvas(min(16.0, max(6.0, 0.4 * len(pairs) + 2.5)), 4.4) as figure:
         axes = figure.add_subplot()
         known = [0.5, 2.0]
         for number, check in enumerate(checks):
@@ -50,21 +43,21 @@ def growth_figure(checks: Sequence[InverterCheck], *, kind: Kind) -> bytes:
         axes.axhline(1, color=LIGHT.faint, linewidth=1)
         step = max(1, math.ceil(len(pairs) / 40))
         axes.set_xticks(range(0, len(pairs), step), pairs[::step], rotation=90)
-        _frame(axes, "source → target class")
-        axes.set_ylabel("distance after / before", color=LIGHT.ink)
-        _legend(figure, axes)
-        return _saved(figure, kind)
+        frame(axes, "source → target class", "distance after / before")
+        legend_above(figure, axes, columns=2)
+        return saved(figure, kind)
 
 
 def robustness_figure(robustness: Sequence[RobustnessRecord], *, kind: Kind) -> bytes:
     """Robust accuracy before and after under every attack, with 95 % intervals, as a file.
 
     Args:
-        robustness: of all attacks.
-        kind: see :func:`growth_figure`.
+        robustness: of all attacks; without any the file is empty.
+        kind: of file.
     """
-    with style.context(["default", _SETTINGS]):
-        figure = _figure(max(4.5, 1.2 * len(robustness) + 2.5), 4.0)
+    if not robustness:
+        return b""
+    with canvas(max(4.5, 1.2 * len(robustness) + 2.5), 4.0) as figure:
         axes = figure.add_subplot()
         sides: list[tuple[str, list[RateRecord]]] = [
             ("before", [one.before for one in robustness]),
@@ -83,31 +76,32 @@ def robustness_figure(robustness: Sequence[RobustnessRecord], *, kind: Kind) -> 
             )
         axes.set_xticks(range(len(robustness)), [attack_name(one.attack) for one in robustness])
         axes.set_xlim(-0.6, len(robustness) - 0.4)
-        _frame(axes, "largest change of a channel (L∞), of the image range")
+        frame(axes, "largest change of a channel (L∞), of the image range")
         _shares(axes, "robust accuracy under PGD")
-        _legend(figure, axes)
-        return _saved(figure, kind)
+        legend_above(figure, axes, columns=2)
+        return saved(figure, kind)
 
 
 def curves_figure(curves: Sequence[CurveRecord], *, kind: Kind) -> bytes:
     """ASR of patches by size before and after, a panel per kind of patch, as a file.
 
     Args:
-        curves: of all kinds.
-        kind: see :func:`growth_figure`.
+        curves: of all kinds; without any the file is empty.
+        kind: of file.
     """
-    with style.context(["default", _SETTINGS]):
-        figure = _figure(3.1 * len(curves) + 1.2, 3.8)
+    if not curves:
+        return b""
+    with canvas(3.1 * len(curves) + 1.2, 3.8) as figure:
         panels = figure.subplots(1, len(curves), sharey=True, squeeze=False)[0]
         for axes, curve in zip(panels, curves, strict=True):
             _curve(axes, curve.before, 0, "before")
             _curve(axes, curve.after, 1, "after")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.set_title(curve.kind, color=LIGHT.ink, fontsize=11)
-            _frame(axes, "side of the patch (pixels)")
+            frame(axes, "side of the patch (pixels)")
         _shares(panels[0], "ASR on held-out images")
-        _legend(figure, panels[0])
-        return _saved(figure, kind)
+        legend_above(figure, panels[0], columns=2)
+        return saved(figure, kind)
 
 
 def _growth(axes: Axes, check: InverterCheck, number: int) -> list[float]:
@@ -168,42 +162,7 @@ def _reach(rates: Sequence[RateRecord]) -> list[list[float]]:
     ]
 
 
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), facecolor=LIGHT.paper, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
 def _shares(axes: Axes, label: str) -> None:
     axes.set_ylim(-0.03, 1.03)
     axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
     axes.set_ylabel(label, color=LIGHT.ink)
-
-
-def _frame(axes: Axes, label: str) -> None:
-    axes.set_facecolor(LIGHT.paper)
-    axes.set_xlabel(label, color=LIGHT.ink)
-    axes.tick_params(colors=LIGHT.faint, length=0, which="both")
-    axes.grid(color=LIGHT.grid, linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side in ("left", "bottom"))
-        spine.set_color(LIGHT.grid)
-
-
-def _legend(figure: Figure, axes: Axes) -> None:
-    figure.legend(
-        *axes.get_legend_handles_labels(),
-        loc="outside upper left",
-        ncols=2,
-        frameon=False,
-        fontsize=8.5,
-        labelcolor=LIGHT.ink,
-    )
-
-
-def _saved(figure: Figure, kind: Kind) -> bytes:
-    buffer = io.BytesIO()
-    plain = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
-    figure.savefig(buffer, format=kind, dpi=200, metadata=plain, facecolor=LIGHT.paper)
-    return buffer.getvalue()

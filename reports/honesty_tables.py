@@ -16,7 +16,7 @@ from moth_eval.honesty_records import (
 from moth_eval.intervals import wilson
 from moth_eval.inverter_table import SIDES, InverterCheck, Restarts
 
-from .tables import Cell, as_csv
+from .tables import Cell, as_csv, with_bounds
 
 Line = dict[str, Cell]
 
@@ -79,8 +79,8 @@ def robustness_csv(robustness: Sequence[RobustnessRecord]) -> bytes:
             "restarts": one.attack.restarts,
             "class": label,
             "n": before.n,
-            **_rate("before", before.value, before.interval),
-            **_rate("after", after.value, after.interval),
+            **with_bounds("before", before.value, before.interval),
+            **with_bounds("after", after.value, after.interval),
         }
         for one in robustness
         for label, before, after in _classes(one)
@@ -185,19 +185,12 @@ def _patch_lines(
     head: Line = {"kind": kind, "size": before.size}
     yield {
         **head, "source": None, "target": None, "n": before.n,
-        **_rate("before", before.asr, before.interval), **_rate("after", after.asr, after.interval),
+        **with_bounds("before", before.asr, before.interval),
+        **with_bounds("after", after.asr, after.interval),
     }  # fmt: skip
     rates = zip(pairs, before.per_pair, after.per_pair, strict=True)
     for (source, target), asr_before, asr_after in rates:
         yield {
             **head, "source": source, "target": target, "n": before.n // len(pairs),
-            **_rate("before", asr_before, None), **_rate("after", asr_after, None),
+            **with_bounds("before", asr_before, None), **with_bounds("after", asr_after, None),
         }  # fmt: skip
-
-
-def _rate(side: str, value: float, interval: IntervalRecord | None) -> Line:
-    return {
-        side: value,
-        f"{side}_low": interval.low if interval else None,
-        f"{side}_high": interval.high if interval else None,
-    }

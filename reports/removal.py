@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from moth_eval.grouped_mean import grouped_mean
 from moth_eval.paired import PairedDifference, holm, paired_difference
 from moth_eval.removal_records import (
     REMOVAL_STATUSES,
@@ -17,9 +16,10 @@ from moth_eval.removal_records import (
     RemovalManifest,
     RemovalState,
     VariantRecord,
+    oracle_of,
 )
 
-from .hardening_study import Average
+from .averages import Average, average_of, by_model
 
 NONE = "none"
 """What the original models are called in the column `method`."""
@@ -211,7 +211,8 @@ class RemovalFindings:
         for method in self.manifest.methods:
             own = [c for c in self.cells if c.method == method and c.card]
             rows = [row for cell in own for row in (cell.card.variants if cell.card else ())]
-            main = any(row.oracle for row in rows if not row.name) or self._told(method)
+            told = oracle_of(method, self.manifest.methods[method])
+            main = any(row.oracle for row in rows if not row.name) or bool(told)
             found[Line(method=method, oracle=main)] = None
             for row in rows:
                 if row.name:
@@ -246,12 +247,7 @@ class RemovalFindings:
 
     def average(self, results: Sequence[Result], figure: Figure) -> Average:
         """The mean of a figure over models, each the mean of its seeds."""
-        groups = by_model(results, figure)
-        if not groups:
-            return Average(value=None, interval=None, cells=0, models=0)
-        value, interval = grouped_mean(list(groups.values()))
-        cells = sum(map(len, groups.values()))
-        return Average(value=value, interval=interval, cells=cells, models=len(groups))
+        return average_of(figures(results, figure))
 
     @cached_property
     def differences(self) -> tuple[Difference, ...]:
@@ -269,10 +265,10 @@ class RemovalFindings:
 
     def _against(self, name: str, control: Line, lines: Sequence[Line]) -> list[Difference]:
         cells, figure = self.compared(self.scored), FIGURES[name]
-        base = _means(by_model(self.results(control, cells), figure))
+        base = _means(figures(self.results(control, cells), figure))
         found = []
         for line in lines:
-            own = _means(by_model(self.results(line, cells), figure))
+            own = _means(figures(self.results(line, cells), figure))
             shared = [model for model in base if model in own]
             if shared:
                 pairs = [base[model] for model in shared], [own[model] for model in shared]
@@ -305,10 +301,6 @@ class RemovalFindings:
             == (attack, threat)
         )
 
-    def _told(self, method: str) -> bool:
-        parameters = self.manifest.methods[method]
-        return parameters.get("selection") == ORACLE or "target=truth" in method
-
     def _beyond(self, cell: RemovalState) -> bool:
         """Whether a clean control cannot have a result, as an oracle has nothing to look at."""
         return self.entries[cell.model].clean and cell.status == "inapplicable"
@@ -324,14 +316,9 @@ def work_out_removal(path: Path) -> RemovalFindings:
     return RemovalFindings(path=path, manifest=folder.manifest(), cells=tuple(folder.cells()))
 
 
-def by_model(results: Iterable[Result], figure: Figure) -> dict[str, list[float]]:
+def figures(results: Iterable[Result], figure: Figure) -> dict[str, list[float]]:
     """Model -> the figure of each of its seeds, as far as it is known."""
-    groups: dict[str, list[float]] = {}
-    for one in results:
-        value = figure(one)
-        if value is not None:
-            groups.setdefault(one.cell.model, []).append(value)
-    return groups
+    return by_model((one.cell.model, figure(one)) for one in results)
 
 
 def counts(cells: Iterable[RemovalState], method: str) -> dict[str, int]:

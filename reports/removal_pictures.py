@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-from matplotlib import style
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from .hardening_pictures import MARKERS, SETTINGS, frame, legend_above, saved
-from .roc import LIGHT
+from .figures import DOTTED, LIGHT, Kind, canvas, dots, frame, legend_above, saved
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +30,7 @@ def asr_against_accuracy(
     legend: Mapping[str, str],
     *,
     hollow: frozenset[str],
-    kind: Literal["png", "svg"],
+    kind: Kind,
 ) -> bytes:
     """A point per model and line as a file; equal points give equal bytes.
 
@@ -43,29 +38,16 @@ def asr_against_accuracy(
         marks: of all lines.
         legend: label -> its entry, also for lines without a point.
         hollow: labels drawn hollow: the originals and oracles.
-        kind: `png` at 200 dots per inch, or `svg` with its letters as outlines.
+        kind: of file.
     """
-    with style.context(["default", SETTINGS]):
-        size = (6.4, 4.4 + 0.2 * len(legend))
-        figure = Figure(figsize=size, facecolor=LIGHT.paper, layout="constrained")
-        FigureCanvasAgg(figure)
+    with canvas(6.4, 4.4 + 0.2 * len(legend)) as figure:
         axes = figure.subplots()
         for number, (label, text) in enumerate(legend.items()):
-            colour = LIGHT.lines[number % len(LIGHT.lines)]
-            axes.plot(
-                [m.accuracy for m in marks if m.label == label],
-                [m.asr for m in marks if m.label == label],
-                linestyle="none",
-                marker=MARKERS[number % len(MARKERS)],
-                markersize=7,
-                color=colour,
-                markerfacecolor="none" if label in hollow else colour,
-                markeredgecolor=colour if label in hollow else LIGHT.paper,
-                alpha=0.85,
-                label=text,
-            )
-        frame(axes, "accuracy on clean test images")
-        axes.set_ylabel("attack success rate", color=LIGHT.ink)
+            own = [mark for mark in marks if mark.label == label]
+            across, up = [mark.accuracy for mark in own], [mark.asr for mark in own]
+            dots(axes, across, up, number, text, hollow=label in hollow)
+        frame(axes, "accuracy on clean test images", "attack success rate")
+        axes.axhline(0, color=LIGHT.faint, linewidth=1, linestyle=DOTTED)
         axes.set_ylim(-0.03, 1.03)
         axes.xaxis.set_major_formatter(PercentFormatter(xmax=1))
         axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))

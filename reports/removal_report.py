@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from moth_eval.records import write_whole
 from moth_eval.text import visible
 
-from .removal import FIGURES, NONE, Line, RemovalFindings, by_model
+from .removal import FIGURES, NONE, Line, RemovalFindings, figures
 from .removal_pictures import Mark, asr_against_accuracy
 from .removal_tables import (
     ORIGINALS,
@@ -20,6 +19,7 @@ from .removal_tables import (
     result_rows,
 )
 from .removal_texts import removal_latex, removal_markdown, shortened_label
+from .report_files import write_report
 from .tables import as_csv
 from .wording import count
 
@@ -44,13 +44,7 @@ def write_removal_report(found: RemovalFindings) -> list[Path]:
         "removal.png": _figure(found, "png"),
         "removal.svg": _figure(found, "svg"),
     }
-    for name, content in files.items():
-        path = found.path / name
-        if not content:
-            path.unlink(missing_ok=True)
-        elif not (path.is_file() and path.read_bytes() == content):
-            write_whole(path, content)
-    return [found.path / name for name, content in files.items() if content]
+    return write_report(found.path, files)
 
 
 def _figure(found: RemovalFindings, kind: str) -> bytes:
@@ -66,7 +60,7 @@ def _figure(found: RemovalFindings, kind: str) -> bytes:
 def _marks(found: RemovalFindings, line: Line) -> list[Mark]:
     """A point per model that is in the comparison."""
     results = found.results(line, found.compared(found.scored))
-    across, up = (by_model(results, FIGURES[name]) for name in ("accuracy", "asr"))
+    across, up = (figures(results, FIGURES[name]) for name in ("accuracy", "asr"))
     return [
         Mark(label=line.label, accuracy=sum(a) / len(a), asr=sum(up[model]) / len(up[model]))
         for model, a in across.items()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from moth_eval.removal_records import RemovalState
 
-from .hardening_study import Average
+from .averages import Average
 from .removal import (
     ALL,
     FIGURES,
@@ -19,7 +19,7 @@ from .removal import (
     Result,
     counts,
 )
-from .tables import Cell
+from .tables import Cell, with_bounds
 
 ORIGINALS = Line(method=NONE)
 
@@ -138,15 +138,12 @@ def control_rows(found: RemovalFindings) -> list[dict[str, Cell]]:
 
 def difference_row(one: Difference, control: str) -> dict[str, Cell]:
     """The line of a comparison in `differences.csv`."""
-    interval = one.found.interval
     return {
         "method": one.line.method,
         "control": control,
         "figure": one.figure,
         "models": one.found.models,
-        "difference": one.found.mean,
-        "difference_low": interval.low if interval else None,
-        "difference_high": interval.high if interval else None,
+        **with_bounds("difference", one.found.mean, one.found.interval),
         "p": one.found.p_value,
         "p_holm": one.p_holm,
     }
@@ -178,9 +175,7 @@ def averages(
     columns: dict[str, Cell] = {}
     for name in names:
         average = found.average(results, FIGURES[name])
-        columns[name] = average.value
-        columns[f"{name}_low"] = average.interval.low if average.interval else None
-        columns[f"{name}_high"] = average.interval.high if average.interval else None
+        columns |= with_bounds(name, average.value, average.interval)
     return columns
 
 

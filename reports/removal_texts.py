@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from moth_eval.text import markdown, visible
 
-from .hardening_study import MOST_NAMED, Average, shortened
-from .hardening_summary import columns
+from .averages import Average
 from .removal import FIGURES, NONE, Line, RemovalFindings, Result
 from .removal_tables import ORIGINALS, floor_of
-from .wording import count, number
+from .study_cells import missing_lines, models_by_note, shortened
+from .wording import MOST_NAMED, columns, count, number
 
 Table = list[list[str]]
 
@@ -167,23 +167,14 @@ def remarks(found: RemovalFindings) -> list[str]:
     """What is missing, what was not scored, and what speaks against the figures."""
     left_out = found.unimplanted.items()
     lines = [visible(f"not implanted, never scored: {name}: {why}") for name, why in left_out]
-    missing = found.missing
-    if missing:
-        lines.append(f"without a result, in no mean: {count(len(missing), 'cell')}")
-        named = [visible(f"{c.label}: {c.status} {c.reason}").rstrip() for c in missing]
-        lines += [f"  {line}" for line in named[:MOST_NAMED]]
-        more = len(missing) - MOST_NAMED
-        lines += [f"  and {more} more"] if more > 0 else []
+    lines += missing_lines("a result", found.missing)
     lines += [f"note: {visible(note)}" for note in _notes(found)]
     return lines
 
 
 def _notes(found: RemovalFindings) -> list[str]:
-    notes: dict[str, dict[str, None]] = {}
-    for cell in found.cells:
-        for note in cell.card.notes if cell.card else ():
-            notes.setdefault(note, {})[cell.model] = None
-    lines = [f"{', '.join(list(models)[:MOST_NAMED])}: {note}" for note, models in notes.items()]
+    notes = models_by_note(found.cells)
+    lines = [f"{', '.join(models[:MOST_NAMED])}: {note}" for note, models in notes.items()]
     oracles = [line.label for line in found.lines if line.oracle]
     if oracles:
         lines.append(

@@ -50,15 +50,10 @@ def report(
     They are made from its manifest, its ledger and its triggers alone, so rebuilding an unchanged
     run gives the same bytes.
     """
-    from .distance import is_distance_run
-
     if (sarif or junit) and not is_judged(run):
         raise InputError(f"--sarif and --junit: {run} is no run of scan, which alone has verdicts")
     if pair is not None:
         click.echo(f"wrote {_pair(run, pair)}", err=as_json)
-    if is_distance_run(run):
-        _report_distance(run, as_json)
-        return 0
     kind = kind_of_run(run)
     if kind in _STUDIES:
         _report_study(_STUDIES[kind](run), as_json)
@@ -118,31 +113,12 @@ def _pair(run: Path, models: tuple[str, str]) -> Path:
     from .rows import read_run
     from .side_by_side import pair_path, side_by_side
 
-    if is_other_run(run):
+    if kind_of_run(run) in _STUDIES:
         raise InputError(f"--pair: {run} is no run of trojai, which alone has triggers per model")
     read = read_run(run)
     path = pair_path(read, models)
     write_whole(path, side_by_side(read, models))
     return path
-
-
-def is_other_run(run: Path) -> bool:
-    """Whether a folder holds a run of another command than `trojai`."""
-    from .distance import is_distance_run
-
-    return is_distance_run(run) or kind_of_run(run) in _STUDIES
-
-
-def _report_distance(run: Path, as_json: bool) -> None:
-    from .distance import distance_data, summary_lines, work_out_distance, write_distance_report
-
-    found = work_out_distance(run)
-    written = write_distance_report(found)
-    if as_json:
-        click.echo(json.dumps(distance_data(found), indent=2, allow_nan=False))
-        return
-    for line in [*summary_lines(found), "", *(f"wrote {path}" for path in written)]:
-        click.echo(line)
 
 
 def kind_of_run(run: Path) -> str:
@@ -161,6 +137,13 @@ def _report_study(made: Report, as_json: bool) -> None:
         return
     for line in [*lines, "", *(f"wrote {path}" for path in written)]:
         click.echo(line)
+
+
+def _distance(run: Path) -> Report:
+    from .distance import distance_data, summary_lines, work_out_distance, write_distance_report
+
+    found = work_out_distance(run)
+    return summary_lines(found), write_distance_report(found), distance_data(found)
 
 
 def _hardening(run: Path) -> Report:
@@ -203,9 +186,10 @@ def _honesty(run: Path) -> Report:
 
 
 _STUDIES: Mapping[str, Callable[[Path], Report]] = {
+    "distance": _distance,
     "hardening-study": _hardening,
     "removal": _removal,
     "false-positives": _false_positives,
     "honesty": _honesty,
 }
-"""Kind of run -> what reports on it."""
+"""Kind of run -> what reports on it; any other kind is one of scans."""

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
-from matplotlib import style
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from moth_eval.intervals import roc_band
 from moth_eval.metrics import FloatArray, RocCurve, roc_curve
@@ -28,6 +22,7 @@ from .evaluation import (
     is_whole,
     scores_by_class,
 )
+from .figures import DOTTED, LIGHT, Kind, Theme, canvas, frame, legend_above, saved
 from .rows import Run
 
 MOST_GRID_POINTS = 200
@@ -35,36 +30,16 @@ LEGEND_WIDTH = 84
 """Characters of a line of the legend."""
 
 PANELS_ABREAST = 3
+MARGIN = 0.08
+"""Around the axes (inches)."""
+
+ACROSS = "False-positive rate: clean models flagged"
+UP = "True-positive rate: backdoored models flagged"
 
 MOST_BANDS = 2
 """With more curves than this the bands hide each other, and only the curves are drawn."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Theme:
-    """Colours of a figure; the lines are told apart by dashes too."""
-
-    ink: str
-    faint: str
-    grid: str
-    paper: str
-    lines: tuple[str, ...]
-
-
-LIGHT = Theme(
-    ink="#1c2024",
-    faint="#6b737c",
-    grid="#e4e7ea",
-    paper="#ffffff",
-    lines=("#1f5fbf", "#c2410c", "#0f7b5f", "#8b3fa8", "#9a6b00", "#be185d"),
-)
-DARK = Theme(
-    ink="#e6e8ea",
-    faint="#9aa3ac",
-    grid="#2c3238",
-    paper="#171a1e",
-    lines=("#7ab0ff", "#ff9a62", "#4fd1a8", "#d59cf0", "#e8bd57", "#ff8fb8"),
-)
 _DASHES = ("-", "--", "-.", ":")
 
 
@@ -104,46 +79,35 @@ def scanner_curves(run: Run, lines: Sequence[Evaluation]) -> list[ScannerCurve]:
     ]
 
 
-def draw(
-    curves: Sequence[ScannerCurve], *, theme: Theme = LIGHT, kind: Literal["png", "svg"]
-) -> bytes:
+def draw(curves: Sequence[ScannerCurve], *, theme: Theme = LIGHT, kind: Kind) -> bytes:
     """The figure as a file; equal curves give equal bytes.
 
     Args:
         curves: at least one.
         theme: colours.
-        kind: `png` at 200 dots per inch, or `svg` with its letters as outlines.
+        kind: of file.
     """
-    settings = {"svg.hashsalt": "moth-eval", "font.family": "DejaVu Sans", "font.size": 10}
-    with style.context(["default", settings]):
-        # The axes are square: the figure grows with the legend above them.
-        entries = len(curves) + sum(curve.cut is not None for curve in curves)
-        size = (6.4, 6.3 + 0.19 * entries)
-        layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)
-        figure = Figure(figsize=size, facecolor=theme.paper, layout=layout)
-        FigureCanvasAgg(figure)
+    # The axes are square: the figure grows with the legend above them.
+    entries = len(curves) + sum(curve.cut is not None for curve in curves)
+    with canvas(6.4, 6.3 + 0.19 * entries, theme=theme, margin=MARGIN) as figure:
         axes = figure.add_subplot()
-        _frame(axes, theme)
+        _frame(axes, ACROSS, UP, theme=theme)
         for number, curve in enumerate(curves):
             _draw_curve(axes, curve, theme, number, band=len(curves) <= MOST_BANDS)
-        _legend(figure, axes, theme)
-        return _saved(figure, kind, theme)
+        legend_above(figure, axes, theme=theme, handlelength=2.2)
+        return saved(figure, kind)
 
 
-def draw_panels(curves: Sequence[ScannerCurve], *, kind: Literal["png", "svg"]) -> bytes:
+def draw_panels(curves: Sequence[ScannerCurve], *, kind: Kind) -> bytes:
     """A panel per scanner with its band, the other curves faint behind it.
 
     Args:
         curves: at least one.
-        kind: as in `draw`.
+        kind: of file.
     """
     columns = min(len(curves), PANELS_ABREAST)
     lines = math.ceil(len(curves) / columns)
-    settings = {"svg.hashsalt": "moth-eval", "font.family": "DejaVu Sans", "font.size": 9}
-    with style.context(["default", settings]):
-        layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)
-        figure = Figure(figsize=(3.6 * columns, 4.2 * lines), facecolor=LIGHT.paper, layout=layout)
-        FigureCanvasAgg(figure)
+    with canvas(3.6 * columns, 4.2 * lines, letters=9, margin=MARGIN) as figure:
         grid = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
         for axes in grid.flat[len(curves) :]:
             axes.set_visible(False)
@@ -152,14 +116,13 @@ def draw_panels(curves: Sequence[ScannerCurve], *, kind: Literal["png", "svg"]) 
             grid.flat[number].set_title(
                 _panel_title(curve), fontsize=8.5, color=LIGHT.ink, loc="left"
             )
-        figure.supxlabel("False-positive rate: clean models flagged", color=LIGHT.ink)
-        figure.supylabel("True-positive rate: backdoored models flagged", color=LIGHT.ink)
-        return _saved(figure, kind, LIGHT)
+        figure.supxlabel(ACROSS, color=LIGHT.ink)
+        figure.supylabel(UP, color=LIGHT.ink)
+        return saved(figure, kind)
 
 
 def _panel(axes: Axes, curves: Sequence[ScannerCurve], number: int) -> None:
-    _frame(axes, LIGHT)
-    axes.set(xlabel="", ylabel="")
+    _frame(axes)
     for other in curves:
         axes.plot(other.curve.fpr, other.curve.tpr, color=LIGHT.grid, linewidth=1.2)
     _draw_curve(axes, curves[number], LIGHT, number, band=True)
@@ -167,18 +130,11 @@ def _panel(axes: Axes, curves: Sequence[ScannerCurve], number: int) -> None:
 
 def _panel_title(drawn: ScannerCurve) -> str:
     found = drawn.discrimination
-    name = textwrap.fill(visible(drawn.scanner), 44).replace("$", r"\$")
     return (
-        f"{name}\nAUC {found.area:.3f} ({found.interval.low:.2f} to {found.interval.high:.2f}), "
+        f"{textwrap.fill(visible(drawn.scanner), 44)}\n"
+        f"AUC {found.area:.3f} ({found.interval.low:.2f} to {found.interval.high:.2f}), "
         f"{drawn.clean} clean, {drawn.poisoned} backdoored"
     )
-
-
-def _saved(figure: Figure, kind: Literal["png", "svg"], theme: Theme) -> bytes:
-    buffer = io.BytesIO()
-    plain = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
-    figure.savefig(buffer, format=kind, dpi=200, metadata=plain, facecolor=theme.paper)
-    return buffer.getvalue()
 
 
 def _scanner_curve(run: Run, line: Evaluation, found: Discrimination) -> ScannerCurve:
@@ -200,22 +156,14 @@ def _scanner_curve(run: Run, line: Evaluation, found: Discrimination) -> Scanner
     )
 
 
-def _frame(axes: Axes, theme: Theme) -> None:
-    axes.set_facecolor(theme.paper)
+def _frame(axes: Axes, across: str = "", up: str = "", *, theme: Theme = LIGHT) -> None:
+    frame(axes, across, up, theme=theme)
     axes.set(xlim=(-0.015, 1.015), ylim=(-0.015, 1.015), aspect="equal")
-    axes.set_xlabel("False-positive rate: clean models flagged", color=theme.ink)
-    axes.set_ylabel("True-positive rate: backdoored models flagged", color=theme.ink)
     ticks = np.linspace(0, 1, 6)
     labels = [f"{t:.0%}" for t in ticks]
     axes.set_xticks(ticks, labels)
     axes.set_yticks(ticks, labels)
-    axes.tick_params(colors=theme.faint, length=0)
-    axes.grid(color=theme.grid, linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side in ("left", "bottom"))
-        spine.set_color(theme.grid)
-    axes.plot([0, 1], [0, 1], color=theme.faint, linewidth=1, linestyle=(0, (2, 3)))
+    axes.plot([0, 1], [0, 1], color=theme.faint, linewidth=1, linestyle=DOTTED)
     axes.text(
         0.985, 0.945, "chance", rotation=45, ha="right", va="top", fontsize=8.5, color=theme.faint
     )
@@ -272,17 +220,3 @@ def _cut_label(scanner: str, cut: AtPublishedCut) -> str:
 
 def _folded(label: str) -> str:
     return textwrap.fill(visible(label), LEGEND_WIDTH)
-
-
-def _legend(figure: Figure, axes: Axes, theme: Theme) -> None:
-    legend = figure.legend(
-        *axes.get_legend_handles_labels(),
-        loc="outside upper left",
-        frameon=False,
-        fontsize=8.5,
-        labelcolor=theme.ink,
-        handlelength=2.2,
-    )
-    for text in legend.get_texts():
-        # Names are data: a dollar sign in one must not start a formula.
-        text.set_parse_math(False)

@@ -72,9 +72,7 @@ class Row:
     @property
     def above_cut(self) -> bool | None:
         """Whether the score lies above the scanner's published cut; None if that is undefined."""
-        if self.record is None or self.record.rule is None or self.record.score is None:
-            return None
-        return self.record.score > self.record.rule.threshold
+        return self.record.above_cut if self.record else None
 
     @property
     def smallest(self) -> TriggerRecord | None:

@@ -12,7 +12,7 @@ from .comparisons import Comparison
 from .evaluation import ALL, Evaluation, is_whole
 from .rows import PENDING, Run
 from .tables import Cell, comparison_row, metrics_row
-from .wording import STATUS_WORDS, count, number, percent, span
+from .wording import STATUS_WORDS, columns, count, number, percent, span
 
 MOST_SUSPECTS = 5
 LEVEL = 0.05
@@ -32,7 +32,7 @@ def lines_of(findings: Findings) -> list[str]:
     """The same for a run that is worked out already."""
     run = findings.run
     shown = [line for line in findings.lines if line.architecture == ALL]
-    lines = [_head(run), "", *_table(_metric_cells(shown)), ""]
+    lines = [_head(run), "", *columns(_metric_cells(shown)), ""]
     whole = [line for line in findings.lines if is_whole(line)]
     lines += [f"{visible(line.scanner)}: {line.note}" for line in whole if line.note]
     lines += [text for scanner in run.scanners if (text := _suspects(run, scanner))]
@@ -83,12 +83,6 @@ def _cells(line: Evaluation) -> list[str]:
         f"{figures.cross_entropy:.3f} ± {figures.halfwidth:.3f}" if figures else "–",
         percent(found.tpr_at_fpr_5) if found else "–",
     ]
-
-
-def _table(cells: list[list[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    padded = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in cells]
-    return [line.rstrip() for line in padded]
 
 
 def _apart(one: Comparison) -> str:

@@ -12,6 +12,7 @@ import csv
 import io
 import math
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,6 +24,9 @@ from .comparisons import Comparison
 from .evaluation import Evaluation, finished
 from .rows import Row, Run
 from .wording import evidence_words
+
+if TYPE_CHECKING:
+    from moth_eval.hardening_records import IntervalRecord
 
 Cell = str | int | float | bool | None
 
@@ -119,9 +123,9 @@ def _discrimination(line: Evaluation) -> dict[str, Cell]:
     found = line.discrimination
     return {
         "roc_auc": found.area if found else None,
-        **_bounds("roc_auc", found.interval if found else None),
+        **bounds("roc_auc", found.interval if found else None),
         "roc_auc_interval": found.interval.method if found else None,
-        **_bounds("roc_auc_bootstrap", found.bootstrap if found else None),
+        **bounds("roc_auc_bootstrap", found.bootstrap if found else None),
         "roc_auc_failed_as_undecided": found.failed_as_undecided if found else None,
         "roc_auc_note": line.note,
         "tpr_at_fpr_5": found.tpr_at_fpr_5 if found else None,
@@ -150,10 +154,10 @@ def _cut(line: Evaluation) -> dict[str, Cell]:
         "cut_applied": cut.scored if cut else None,
         "cut_false_positives": cut.false_positives if cut else None,
         "cut_clean": cut.clean if cut else None,
-        **_bounds("cut_fpr", cut.fpr if cut else None),
+        **bounds("cut_fpr", cut.fpr if cut else None),
         "cut_true_positives": cut.true_positives if cut else None,
         "cut_poisoned": cut.poisoned if cut else None,
-        **_bounds("cut_tpr", cut.tpr if cut else None),
+        **bounds("cut_tpr", cut.tpr if cut else None),
     }
 
 
@@ -168,8 +172,7 @@ def comparison_row(one: Comparison) -> dict[str, Cell]:
         "left_out": one.left_out,
         "roc_auc_first": areas.first,
         "roc_auc_second": areas.second,
-        "difference": areas.difference,
-        **_bounds("difference", areas.interval),
+        **with_bounds("difference", areas.difference, areas.interval),
         "p": areas.p_value,
         "p_holm": one.p_holm,
         "detectable_difference": areas.detectable,
@@ -194,7 +197,15 @@ def _costs(scanner: str, rows: Sequence[Row]) -> dict[str, Cell]:
     }
 
 
-def _bounds(name: str, interval: Interval | None) -> dict[str, Cell]:
+def with_bounds(
+    name: str, value: float | None, interval: Interval | IntervalRecord | None
+) -> dict[str, Cell]:
+    """A figure and the bounds of its interval."""
+    return {name: value, **bounds(name, interval)}
+
+
+def bounds(name: str, interval: Interval | IntervalRecord | None) -> dict[str, Cell]:
+    """The bounds of a figure's interval; None where there is none."""
     return {
         f"{name}_low": interval.low if interval else None,
         f"{name}_high": interval.high if interval else None,

@@ -181,7 +181,7 @@ def _by_published_rule(row: Row, record: ScanRecord, score: float, missing: str)
             "on clean models"
         )
         return Verdict(row=row, grade=NOT_JUDGED, basis=basis)
-    above = score > rule.threshold
+    above = record.above_cut
     basis = (
         f"{rule.name} {number(score)}, {'above' if above else 'not above'} the published cut of "
         f"{number(rule.threshold)}; {missing}by simulation that cut flags "

@@ -21,6 +21,9 @@ STATUS_WORDS = {
     PENDING: "pending",
 }
 
+MOST_NAMED = 8
+"""Names that a line of a summary holds."""
+
 NO_EVIDENCE = "no evidence found"
 ABOVE_CUT = "above published cut"
 NO_CUT = "scored, no published cut"
@@ -51,6 +54,19 @@ def _about(one: EvidenceRecord) -> str:
 def count(number: int, noun: str) -> str:
     """`1 model`, `2 models`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def few(names: Sequence[str]) -> str:
+    """The first names, and how many more there are: `a, b and 3 more`."""
+    more = len(names) - MOST_NAMED
+    return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def columns(cells: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of text with their columns below each other."""
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    padded = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in cells]
+    return [line.rstrip() for line in padded]
 
 
 def percent(fraction: float) -> str:

@@ -47,10 +47,9 @@ from moth_eval.hardeners.trainer import Recipe as HardeningRecipe
 from moth_eval.inversion.schedule import Schedule
 from moth_eval.loading.architectures import ArchitectureSource
 from moth_eval.plugins import resolve
-from reports.build import build_reports
 from scanners import SCANNERS
 from scanners.neural_cleanse import SCHEDULES
-from tests.support.runs import large_run
+from tests.support.runs import build_reports, large_run
 from tests.support.subjects import write_prototype_round
 
 REPOSITORY = Path(__file__).resolve().parent.parent

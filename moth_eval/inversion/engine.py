@@ -18,6 +18,7 @@ from .objective import MaskAndPattern, Objective, Parameters
 from .problems import Inversion, Problem
 from .rows import Rows
 from .schedule import Schedule
+from .verifier import Verifier
 
 LOG = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ def invert(
     """
     shape = network.image_shape
     how = objective or MaskAndPattern()
+    verifier = Verifier(network, images, how)
     at_once = window or _window(shape, schedule)
     waiting = deque(enumerate(problems))
     numbers: list[int] = []
@@ -72,13 +74,13 @@ def invert(
             rows = _joined(rows, added)
             numbers += [number for number, _ in fresh]
         assert rows is not None  # noqa: S101 - the loop's condition
-        finished = _advance(rows, network, images, schedule, how)
+        finished = _advance(rows, network, images, schedule, how, verifier)
         if LOG.isEnabledFor(logging.DEBUG):
             _tell(rows, finished, len(waiting))
         if on_check is not None:
             on_check(rows.problems, rows.best_size.cpu())
         for row in finished.nonzero().flatten().tolist():
-            done[numbers[row]] = _result(rows, row, network, images, how, schedule)
+            done[numbers[row]] = _result(rows, row, verifier, how, schedule)
             if on_done is not None:
                 on_done(numbers[row], done[numbers[row]])
         left = (~finished).nonzero().flatten().tolist()
@@ -106,38 +108,6 @@ def _tell(rows: Rows, finished: Tensor, waiting: int) -> None:
     )
 
 
-def success_rate(
-    network: Frozen,
-    images: Tensor,
-    problem: Problem,
-    objective: Objective,
-    trigger: Parameters,
-    *,
-    at_least: float = 0.0,
-) -> float:
-    """Fraction of a problem's images that a trigger flips, in `[0, 1]`.
-
-    Args:
-        network: the frozen classifier.
-        images: the pool.
-        problem: whose images, and to which class.
-        objective: the parametrisation.
-        trigger: parameters `(1, ...)`.
-        at_least: counting ends early once this rate is out of reach; what is returned is then
-            below it, but not the exact rate.
-    """
-    hits, seen, total = 0, 0, len(problem.images)
-    allowed = total - math.ceil(at_least * total - 1e-9)
-    for part in torch.split(problem.images.to(images.device), min(64, network.images_per_pass)):
-        with torch.no_grad():
-            stamped = objective.stamp(trigger, images[part][None])[0]
-        hits += int((network.logits(stamped).argmax(1) == problem.target).sum())
-        seen += len(part)
-        if seen - hits > allowed:
-            break
-    return hits / total
-
-
 def _window(shape: tuple[int, int, int], schedule: Schedule) -> int:
     """Rows whose state and stamped images fit into the memory that the engine allows itself."""
     channels, height, width = shape
@@ -154,7 +124,12 @@ def _joined(rows: Rows | None, added: Rows) -> Rows:
 
 
 def _advance(
-    rows: Rows, network: Frozen, images: Tensor, schedule: Schedule, objective: Objective
+    rows: Rows,
+    network: Frozen,
+    images: Tensor,
+    schedule: Schedule,
+    objective: Objective,
+    verifier: Verifier,
 ) -> Tensor:
     """Take the steps up to the next check; bool `(R,)`: which rows are finished."""
     batches = schedule.batches
@@ -167,7 +142,7 @@ def _advance(
         return rows.settle(
             schedule,
             objective,
-            lambda p, t, enough: success_rate(network, images, p, objective, t, at_least=enough),
+            lambda p, t, enough: verifier.rate(p, t, at_least=enough),
         )
 
 
@@ -206,8 +181,7 @@ def _learning_rate(steps: Tensor, schedule: Schedule) -> Tensor:
 def _result(
     rows: Rows,
     row: int,
-    network: Frozen,
-    images: Tensor,
+    verifier: Verifier,
     objective: Objective,
     schedule: Schedule,
 ) -> Inversion:
@@ -216,7 +190,7 @@ def _result(
     valid = bool(torch.isfinite(rows.best_size[row]))
     stack = rows.best if valid else rows.parameters
     trigger = tuple(part[row : row + 1] for part in stack)
-    measure = partial(success_rate, network, images, problem, objective)
+    measure = partial(verifier.rate, problem)
     rate = float(rows.best_rate[row]) if valid else measure(trigger)
     wanted = schedule.success_rate
     if schedule.trim and rate >= wanted:

@@ -15,11 +15,9 @@ from benchmarks.reactivation import Reactivation
 from benchmarks.removal import (
     RemovalPlan,
     RemovalStudy,
-    oracle_of,
     plan,
     with_control,
     with_truth,
-    without_truth,
 )
 from benchmarks.removal_cells import RemovalCell, _Bench, remove
 from benchmarks.removal_measure import chosen_by_oracle, removal_test
@@ -28,7 +26,13 @@ from benchmarks.supervisor import Place
 from moth_eval.errors import InputError
 from moth_eval.hardening_cells import CellOutcome
 from moth_eval.hardening_records import CARD, HardeningCard, read_record
-from moth_eval.removal_records import BeforeRecord, RatesRecord, RemovalCard
+from moth_eval.removal_records import (
+    BeforeRecord,
+    RatesRecord,
+    RemovalCard,
+    oracle_of,
+    without_truth,
+)
 from moth_eval.subject import Examples, Subject
 from tests.support import attacked
 from tests.support.attacked import (

@@ -12,9 +12,17 @@ from moth_eval.cli import main
 from moth_eval.errors import InputError
 from moth_eval.hardening_cells import CellOutcome
 from moth_eval.records import LEDGER, AttemptRecord, RunFolder
-from reports.build import build_reports
 from tests.support.hardening_runs import card, make_hardening_run
-from tests.support.runs import clean, entry, large_run, make_run, poisoned, record, with_triggers
+from tests.support.runs import (
+    build_reports,
+    clean,
+    entry,
+    large_run,
+    make_run,
+    poisoned,
+    record,
+    with_triggers,
+)
 
 
 def runs(*arguments: object) -> Result:

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from reports.build import build_reports
 from reports.evaluation import UNNAMED
 from reports.rows import read_run
 from reports.summary import summary_lines
-from tests.support.runs import clean, entry, large_run, make_run, poisoned, record
+from tests.support.runs import build_reports, clean, entry, large_run, make_run, poisoned, record
 
 ROC = ("roc.csv", "roc.png", "roc.svg")
 
@@ -64,8 +63,8 @@ def test_rebuilding_changes_no_byte(tmp_path: Path, make: Callable[[Path], Path]
 ELSEWHERE = """
 import sys
 from pathlib import Path
-from reports.build import build_reports
-build_reports(Path(sys.argv[1]))
+from reports.build import work_out, write_reports
+write_reports(work_out(Path(sys.argv[1])))
 banned = {"torch", "torchvision", "scanners", "attacks", "benchmarks"} & set(sys.modules)
 sys.exit(f"imported {banned}" if banned else 0)
 """

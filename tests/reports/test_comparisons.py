@@ -9,13 +9,13 @@ import pytest
 
 from moth_eval.metrics import roc_auc
 from moth_eval.records import ScanRecord
-from reports.build import build_reports, work_out
+from reports.build import work_out
 from reports.calibration import Example
 from reports.ensemble import ensemble, judged
 from reports.evaluation import scores_by_class
 from reports.rows import read_run
 from reports.summary import lines_of
-from tests.support.runs import clean, entry, make_run, poisoned, record
+from tests.support.runs import build_reports, clean, entry, make_run, poisoned, record
 
 
 def table(path: Path) -> list[dict[str, str]]:

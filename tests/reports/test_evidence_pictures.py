@@ -10,10 +10,9 @@ from PIL import Image
 
 from moth_eval.errors import RunError
 from moth_eval.records import EvidenceRecord, ScanRecord
-from reports.build import build_reports
 from reports.evidence_pictures import drawn
 from reports.rows import Row
-from tests.support.runs import entry, make_run, record
+from tests.support.runs import build_reports, entry, make_run, record
 
 
 def with_pictures(path: Path, *, evidence: int = 2, numbers: tuple[int, ...] = (1,)) -> ScanRecord:

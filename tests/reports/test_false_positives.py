@@ -14,7 +14,7 @@ from moth_eval.errors import RunError
 from moth_eval.false_positive_records import FalsePositivesManifest, flag
 from moth_eval.intervals import wilson
 from tests.support.false_positive_runs import Case, make_false_positives_run
-from tests.support.runs import clean, poisoned
+from tests.support.runs import clean, poisoned, record
 
 FILES = ("false_positives.csv", "summary.csv", "false_positives.png", "false_positives.svg")
 HEADER = (
@@ -199,10 +199,12 @@ def test_rebuilding_gives_the_same_bytes_and_pictures(tmp_path: Path) -> None:
 
 
 def test_a_score_without_any_cut_to_hold_it_against_is_an_error() -> None:
-    assert flag(None, None, None) is None
-    assert (flag(2.0, 2.0, None), flag(2.1, 2.0, None), flag(2.1, 2.0, 3.0)) == (False, True, False)
+    at, above, bare = record("m", 2.0), record("m", 2.1), record("m", 1.0, rule=None)
+    assert flag(record("m"), None) is None
+    assert (flag(at, None), flag(above, None), flag(above, 3.0)) == (False, True, False)
+    assert flag(bare, 0.5) is True
     with pytest.raises(RunError, match="states no published cut"):
-        flag(1.0, None, None)
+        flag(bare, None)
 
 
 def test_a_damaged_manifest_is_an_input_error(tmp_path: Path) -> None:

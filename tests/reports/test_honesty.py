@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -183,6 +184,17 @@ def test_the_figures_are_pictures_and_show_what_differs(tmp_path: Path) -> None:
     [curve, _] = work_out_honesty(run).curves
     swapped = curve.model_copy(update={"before": curve.after, "after": curve.before})
     assert curves_figure([curve], kind="png") != curves_figure([swapped], kind="png")
+
+
+def test_names_in_records_are_drawn_as_they_are(tmp_path: Path) -> None:
+    from reports.honesty import work_out_honesty
+    from reports.honesty_pictures import curves_figure, growth_figure
+
+    found = work_out_honesty(make_honesty_run(tmp_path))
+    name = r"$\frac$"  # an error where it is taken for a formula
+    assert growth_figure([replace(one, inverter=name) for one in found.inverters], kind="svg")
+    curves = [one.model_copy(update={"kind": name}) for one in found.curves]
+    assert curves_figure(curves, kind="svg")
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,10 @@ import pytest
 
 from moth_eval.records import RuleRecord, TriggerRecord
 from moth_eval.text import visible
-from reports.build import build_reports
 from reports.drawings import score_strip, size_bars
 from reports.rows import Row
 from reports.wording import percent
-from tests.support.runs import clean, entry, large_run, make_run, poisoned, record
+from tests.support.runs import build_reports, clean, entry, large_run, make_run, poisoned, record
 
 EVIL = "<script>alert(1)</script>"
 VOID = {"meta", "img", "input", "source", "link", "br"}

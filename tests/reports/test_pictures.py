@@ -10,10 +10,9 @@ from PIL import Image
 
 from moth_eval.errors import RunError
 from moth_eval.records import ScanRecord
-from reports.build import build_reports
 from reports.pictures import TILE, pictures
 from reports.rows import Row
-from tests.support.runs import entry, make_run, record, with_triggers
+from tests.support.runs import build_reports, entry, make_run, record, with_triggers
 
 
 def row_of(one: ScanRecord) -> Row:

@@ -196,6 +196,14 @@ def test_clean_controls_have_a_table_of_their_own_and_no_success_rate(tmp_path: 
     assert {r["asr_after"] for r in own} == {""}
 
 
+def test_a_method_that_is_told_of_the_truth_is_an_oracle_before_its_first_result(
+    tmp_path: Path,
+) -> None:
+    methods = ("fine-tuning", "nad", "nad:beta=1,target=truth", ORACLE)
+    found = work_out_removal(make_removal_run(tmp_path, {}, models={"m": "patch"}, methods=methods))
+    assert [line.oracle for line in found.lines] == [False, False, True, True]
+
+
 def test_what_an_oracle_chose_says_so_everywhere_and_is_not_tested(tmp_path: Path) -> None:
     run = study(tmp_path)
     report(run)

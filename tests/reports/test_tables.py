@@ -9,10 +9,9 @@ import pytest
 
 from moth_eval.errors import RunError
 from moth_eval.records import EvidenceRecord, LedgerLine, TriggerRecord, encode
-from reports.build import build_reports
 from reports.rows import read_run
 from reports.tables import TIMING_COLUMNS
-from tests.support.runs import clean, entry, large_run, make_run, poisoned, record
+from tests.support.runs import build_reports, clean, entry, large_run, make_run, poisoned, record
 
 
 def table(path: Path) -> list[dict[str, str]]:

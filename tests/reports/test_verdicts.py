@@ -20,10 +20,9 @@ from moth_eval.scan_calibration import (
     Policy,
     ScanPolicy,
 )
-from reports.build import build_reports
 from reports.rows import read_run
 from reports.verdict_files import Judged, read_verdicts
-from tests.support.runs import entry, make_run, record, sha, with_triggers
+from tests.support.runs import build_reports, entry, make_run, record, sha, with_triggers
 
 GROUP = "5 classes, 3x32x32, resnet"
 NINETEEN = tuple(float(n) for n in range(19))

@@ -24,6 +24,7 @@ from moth_eval.records import (
     encode,
     write_whole,
 )
+from reports.build import work_out, write_reports
 
 RULE = RuleRecord(
     name="anomaly index", threshold=2.0, false_alarm_rate=0.33, source="simulated, 10 classes"
@@ -187,3 +188,8 @@ def large_run(
     entries.append(entry("wrong-label", poisoned(errata="trigger was never inserted")))
     records.extend(record("wrong-label", 0.3, scanner=s) for s in scanners)
     return make_run(path, entries, records, scanners=scanners)
+
+
+def build_reports(run: Path) -> list[Path]:
+    """Write the report of a run folder, as the command does."""
+    return write_reports(work_out(run))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from moth_eval.errors import ScanError
 from moth_eval.inversion.colour_filter import ColourFilter
-from moth_eval.inversion.engine import invert, success_rate
+from moth_eval.inversion.engine import invert
 from moth_eval.inversion.frozen import FrozenNetwork, fold_batch_norm, freeze
 from moth_eval.inversion.objective import MaskAndPattern, Objective
 from moth_eval.inversion.problems import Problem, pair_problems, universal_problems
@@ -17,6 +17,7 @@ from moth_eval.inversion.rows import Rows
 from moth_eval.inversion.schedule import Schedule
 from moth_eval.inversion.signed_pixels import SignedPixels
 from moth_eval.inversion.square_patch import SquarePatch
+from moth_eval.inversion.verifier import Verifier
 from moth_eval.subject import Subject
 from tests.support.subjects import PATCH, prototype_subject
 
@@ -253,7 +254,7 @@ def test_success_rate_counts_every_image_once(subject: Subject) -> None:
     objective = MaskAndPattern()
     nothing = (torch.full((1, 1, 12, 12), -20.0), torch.zeros((1, 3, 12, 12)))
     network = FrozenNetwork(subject, images_at_once=7)
-    assert success_rate(network, subject.examples.images, problem, objective, nothing) == 0
+    assert Verifier(network, subject.examples.images, objective).rate(problem, nothing) == 0
     assert network.forward_passes == len(problem.images)
 
 
@@ -280,11 +281,31 @@ def test_a_hopeless_measurement_ends_early_and_stays_below_what_was_asked(subjec
     many = replace(problem, images=problem.images.repeat(20))
     nothing = (torch.full((1, 1, 12, 12), -20.0), torch.zeros((1, 3, 12, 12)))
     network = FrozenNetwork(subject, images_at_once=64)
-    rate = success_rate(
-        network, subject.examples.images, many, MaskAndPattern(), nothing, at_least=0.99
-    )  # fmt: skip
-    assert rate < 0.99
+    verifier = Verifier(network, subject.examples.images, MaskAndPattern())
+    assert verifier.rate(many, nothing, at_least=0.99) < 0.99
     assert network.forward_passes < len(many.images)
+
+
+def test_images_that_withstood_are_asked_first_and_rates_stay_what_they_are(
+    subject: Subject,
+) -> None:
+    """A trigger that flips all images but the last two of a problem, once hidden behind 200."""
+    target = 1
+    network = FrozenNetwork(subject, images_at_once=1000)
+    found = network.logits(subject.examples.images).argmax(1)
+    already, others = (found == target).nonzero().flatten(), (found != target).nonzero().flatten()
+    images = torch.cat([already.repeat(200 // len(already) + 1)[:198], others[:2]])
+    problem = Problem(target=target, images=images, seed=0)
+    nothing = (torch.full((1, 1, 12, 12), -20.0), torch.zeros((1, 3, 12, 12)))
+    verifier = Verifier(network, subject.examples.images, MaskAndPattern())
+    costs = []
+    for _ in range(2):
+        before = network.forward_passes
+        assert verifier.rate(problem, nothing, at_least=0.995) < 0.995
+        costs.append(network.forward_passes - before)
+    assert costs == [200, 16]
+    assert verifier.rate(problem, nothing) == pytest.approx(0.99)
+    assert verifier.rate(problem, nothing, at_least=0.99) == pytest.approx(0.99)
 
 
 def test_a_last_batch_completes_a_pass_over_all_images(subject: Subject) -> None:

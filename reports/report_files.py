@@ -1,0 +1,29 @@
+"""How the files of a report reach its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from moth_eval.records import write_whole
+
+
+def write_report(folder: Path, files: Mapping[str, bytes]) -> list[Path]:
+    """Write the files of a report; the paths of those with a content.
+
+    Args:
+        folder: where they lie.
+        files: name -> content; what has none now is removed if an earlier report left it.
+    """
+    for name, content in files.items():
+        if content:
+            write_changed(folder / name, content)
+        else:
+            (folder / name).unlink(missing_ok=True)
+    return [folder / name for name, content in files.items() if content]
+
+
+def write_changed(path: Path, content: bytes) -> None:
+    """Write a file, unless it has that content already."""
+    if not (path.is_file() and path.read_bytes() == content):
+        write_whole(path, content)
