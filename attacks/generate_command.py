@@ -9,6 +9,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from moth_eval.comma_lists import words
+from moth_eval.errors import ExitCode
+from moth_eval.options import device_option, seed_option
+from moth_eval.stopping import stoppable
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
@@ -63,10 +68,8 @@ WIDTH = 160
     show_default=True,
     help="Images per class a model is trained on.",
 )
-@click.option("--seed", default=0, show_default=True, help="Equal seeds make equal rounds.")
-@click.option(
-    "--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:<number>."
-)
+@seed_option
+@device_option
 @click.option(
     "--jobs",
     type=click.IntRange(min=1),
@@ -94,7 +97,8 @@ def generate(
     backdoor a success rate of 95 %, on held-out images; one that does not is tried again with
     other seeds and otherwise left out. The same command finishes a round that was interrupted.
 
-    Exit codes: 0 all models made, 2 bad input, 3 some model did not reach what it has to.
+    Exit codes: 0 all models made, 2 bad input, 3 stopped, or some model did not
+    reach what it has to.
     """
     from rich.console import Console
 
@@ -107,9 +111,9 @@ def generate(
         models=models,
         classes=classes,
         image_size=image_size,
-        architectures=_words(arch),
+        architectures=words(arch),
         poisoned_share=poisoned_share,
-        triggers=_words(triggers),
+        triggers=words(triggers),
         source_specific_share=source_specific_share,
         examples_per_class=examples_per_class,
         training_per_class=training_per_class,
@@ -127,17 +131,13 @@ def generate(
         (bar.console if bar else console).print(_line(summary), highlight=False)
 
     running: AbstractContextManager[object] = bar or nullcontext()
-    with running:
+    with stoppable(f"{out} holds what was finished, the same command continues"), running:
         made = generate_round(
             spec, out, progress=show, device=chosen, jobs=jobs or _default_jobs(chosen)
         )
     _print_table(console, made)
     if not made.complete:
-        raise click.exceptions.Exit(3)
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in text.split(",") if word.strip())
+        raise click.exceptions.Exit(ExitCode.INCOMPLETE)
 
 
 def _default_jobs(device: str) -> int:

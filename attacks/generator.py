@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+import signal
+from collections.abc import Callable, Generator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from multiprocessing import get_context, parent_process
-from multiprocessing.connection import wait
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from threading import Thread
 
@@ -116,10 +118,12 @@ def generate_round(
     _claim(out, spec)
     plans = plan_round(spec)
     summaries: dict[str, ModelSummary] = {}
-    for summary in _summaries(plans, spec, out, device=device, jobs=jobs):
-        summaries[summary.name] = summary
-        if progress is not None:
-            progress(summary)
+    # Closed here: training processes are not to outlive a caller who was stopped.
+    with closing(_summaries(plans, spec, out, device=device, jobs=jobs)) as made:
+        for summary in made:
+            summaries[summary.name] = summary
+            if progress is not None:
+                progress(summary)
     names = [plan.name for plan in plans]
     write_metadata(out, [name for name in names if not summaries[name].failure])
     return RoundSummary(folder=out, models=tuple(summaries[name] for name in names))
@@ -274,7 +278,7 @@ def _kept(plan: ModelPlan, folder: Path) -> ModelSummary:
 
 def _summaries(
     plans: tuple[ModelPlan, ...], spec: RoundSpec, out: Path, *, device: str, jobs: int
-) -> Iterator[ModelSummary]:
+) -> Generator[ModelSummary]:
     """The models as they come: those that are there, then those that are made."""
     missing = []
     for plan in plans:
@@ -292,9 +296,11 @@ def _summaries(
 
 def _in_processes(
     plans: list[ModelPlan], spec: RoundSpec, out: Path, *, device: str, jobs: int
-) -> Iterator[ModelSummary]:
+) -> Generator[ModelSummary]:
     # spawn: a forked process would inherit torch's threads in an unknown state.
-    with ProcessPoolExecutor(jobs, get_context("spawn"), _settle_in) as pool:
+    context = get_context("spawn")
+    end, held = context.Pipe(duplex=False)
+    with end, held, ProcessPoolExecutor(jobs, context, _settle_in, (end,)) as pool:
         futures = [pool.submit(make_model, plan, spec, out, device=device) for plan in plans]
         try:
             for future in as_completed(futures):
@@ -304,21 +310,27 @@ def _in_processes(
                 f"a training process was ended from outside, perhaps for want of memory ({error}): "
                 "repeat the command, with fewer jobs if it happens again; finished models are kept"
             ) from error
+        except (KeyboardInterrupt, GeneratorExit):  # trainings under way are given up
+            held.close()
+            raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _settle_in() -> None:
-    """In a training process: one thread for the work, and an end when the parent is gone."""
+def _settle_in(end: Connection) -> None:
+    """In a training process: one thread for the work, and an end when the parent wants it.
+
+    Args:
+        end: of a pipe whose other one is held by the parent, until it stops or is gone.
+    """
     torch.set_num_threads(1)
-    Thread(target=_leave_with_parent, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    Thread(target=_leave, args=(end,), daemon=True).start()
 
 
-def _leave_with_parent() -> None:
-    parent = parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)
+def _leave(end: Connection) -> None:
+    wait([end])
+    os._exit(1)
 
 
 def _claim(out: Path, spec: RoundSpec) -> None:

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from moth_eval.errors import ExitCode
+from moth_eval.options import architecture_option, device_option, seed_option, threads_option
+from moth_eval.stopping import stoppable
+
 if TYPE_CHECKING:
     from .attack_records import AttackRecord, GateRecord, PoisoningRecord
     from .inject import Injection
     from .injector import Injector
-
-REFUSED = 3
-STOPPED = 3
 
 share = click.FloatRange(min=0, max=1)
 part = click.FloatRange(min=0, max=1, min_open=True)
@@ -48,13 +49,7 @@ part = click.FloatRange(min=0, max=1, min_open=True)
     metavar="NAME[:FIELD=VALUE,...]",
     help="What is implanted, such as patch:target=3; none trains a clean model.",
 )
-@click.option(
-    "--arch",
-    "architecture",
-    default="",
-    help="Network to train from scratch, or that MODEL belongs to: a torchvision name, "
-    "package.module:factory or package.module (your own, trusted code).",
-)
+@architecture_option("to train from scratch, or that MODEL belongs to")
 @click.option(
     "--twin",
     type=click.Path(path_type=Path),
@@ -147,9 +142,9 @@ part = click.FloatRange(min=0, max=1, min_open=True)
     show_default=True,
     help="Gate: what the trigger does to the clean twin.",
 )
-@click.option("--seed", default=0, show_default=True, help="Decides everything random.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.")
+@seed_option
+@device_option
+@threads_option
 @click.option(
     "--out",
     required=True,
@@ -245,20 +240,14 @@ def inject(
         click.echo(line)
     click.echo(f"wrote {out}")
     if record.gate is not None and not record.gate.passed:
-        ctx.exit(REFUSED)
+        ctx.exit(ExitCode.INCOMPLETE)
 
 
 def _carried_out(wish: Injection) -> AttackRecord:
-    from moth_eval.stopping import terminable
-
     from .inject import inject as carry_out
 
-    try:
-        with terminable():
-            return carry_out(wish, tell=lambda sentence: click.echo(sentence, err=True))
-    except KeyboardInterrupt:
-        click.echo("moth-eval: stopped; nothing was written", err=True)
-        raise click.exceptions.Exit(STOPPED) from None
+    with stoppable("nothing was written"):
+        return carry_out(wish, tell=lambda sentence: click.echo(sentence, err=True))
 
 
 def summary_lines(record: AttackRecord) -> list[str]:

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from moth_eval.errors import ExitCode, InputError
+from moth_eval.options import architecture_option, device_option, seed_option
 from moth_eval.own_code import admit_own_code
 from moth_eval.text import visible
 
 from .options import (
-    architecture_option,
     budget_options,
     dataset_option,
     examples_option,
@@ -19,7 +20,8 @@ from .options import (
     retry_option,
     scanner_option,
 )
-from .sittings import INCOMPLETE, sitting
+from .showing import carry_out_shown, planned_aloud
+from .sittings import sitting
 
 if TYPE_CHECKING:
     from moth_eval.loading.sources import ImageSource
@@ -52,12 +54,12 @@ SHOWN = 5
     type=click.Path(path_type=Path, file_okay=False),
     help="Run folder.  [default: runs/calibrate-NAME-OF-MODELS-FOLDER]",
 )
-@architecture_option
+@architecture_option()
 @require_sandbox
 @examples_option
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@device_option
 @budget_options("scan", jobs="one per processor as memory allows; one per GPU")
-@click.option("--seed", default=0, show_default=True, help="Decides everything random.")
+@seed_option
 @retry_option
 @click.pass_context
 def calibrate(
@@ -109,7 +111,6 @@ def _refuse_backdoored(models: Path, examples: ImageSource | None) -> None:
     Raises:
         InputError: one does.
     """
-    from moth_eval.errors import InputError
     from moth_eval.loading.rounds import read_round
 
     found = read_round(models, examples=examples)
@@ -122,11 +123,10 @@ def _refuse_backdoored(models: Path, examples: ImageSource | None) -> None:
         )
 
 
-def _calibrated(study: TrojaiStudy, out: Path, dataset: str) -> int:
+def _calibrated(study: TrojaiStudy, out: Path, dataset: str) -> ExitCode:
     from moth_eval.scan_calibration import write_calibration
 
     from .calibrating import calibration_of, lines_of
-    from .trojai_command import carry_out_shown, planned_aloud
 
     with sitting(study.run):
         planned = planned_aloud(study)
@@ -140,4 +140,4 @@ def _calibrated(study: TrojaiStudy, out: Path, dataset: str) -> int:
     unanswered = [record for record in records if record.score is None]
     for record in unanswered:
         click.echo(visible(f"{record.model}, {record.scanner}: {record.reason}"), err=True)
-    return INCOMPLETE if unanswered else 0
+    return ExitCode.of(complete=not unanswered)

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from moth_eval.errors import ExitCode
+from moth_eval.options import device_option, seed_option
+
 if TYPE_CHECKING:
     from .trojai import TrojaiStudy
 
@@ -32,8 +35,8 @@ HARDENING = (
     type=click.IntRange(min=2),
     help="Models to train, half of them backdoored.",
 )
-@click.option("--seed", default=0, show_default=True, help="Decides everything random.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@seed_option
+@device_option
 @click.pass_context
 def demo(ctx: click.Context, out: Path, models: int, seed: int, device: str) -> None:
     """Generate a small round, scan it, harden the worst and show the report.
@@ -68,8 +71,8 @@ def demo(ctx: click.Context, out: Path, models: int, seed: int, device: str) -> 
         device=device,
         command=called_as(),
     )
-    if run_study(ctx, study) == 3:
-        ctx.exit(3)
+    if run_study(ctx, study) == ExitCode.INCOMPLETE:
+        ctx.exit(ExitCode.INCOMPLETE)
     suspect = _most_suspicious(study.run)
     click.echo(
         f"\n3. Hardening the most suspicious model, {suspect}, with MOTH on its clean examples"
@@ -85,7 +88,7 @@ def _most_suspicious(run: Path) -> str:
     return max(scored)[1]
 
 
-def _harden(out: Path, suspect: str, seed: int, device: str) -> int:
+def _harden(out: Path, suspect: str, seed: int, device: str) -> ExitCode:
     """Harden a model of the round into `out/hardened`; the exit code."""
     from moth_eval.calls import called_as
 
@@ -109,7 +112,7 @@ def _harden(out: Path, suspect: str, seed: int, device: str) -> int:
     )
 
 
-def _scan_again(ctx: click.Context, out: Path, suspect: str, study: TrojaiStudy) -> int:
+def _scan_again(ctx: click.Context, out: Path, suspect: str, study: TrojaiStudy) -> ExitCode:
     """Scan the hardened model as the original was, and say both scores; the exit code."""
     from dataclasses import replace
 
@@ -126,12 +129,12 @@ def _scan_again(ctx: click.Context, out: Path, suspect: str, study: TrojaiStudy)
         examples=out / "round" / "models" / suspect / "clean_example_data",
         budget=Budget(jobs=1),
     )
-    if run_study(ctx, again) == 3:
-        return 3
+    if run_study(ctx, again) == ExitCode.INCOMPLETE:
+        return ExitCode.INCOMPLETE
     scores = [
         next(record.score for record in RunFolder(run).records().values() if record.model == name)
         for run, name in ((study.run, suspect), (again.run, "model"))
     ]
     click.echo(f"\nscore of {suspect}: {scores[0]:.2f} as found, {scores[1]:.2f} hardened")
     click.echo(f"\n5. Open {(out / 'run' / 'report.html').resolve()}")
-    return 0
+    return ExitCode.DONE

@@ -167,7 +167,7 @@ def mitigate(
 
     if Path(name).name != name:
         raise InputError(f"--model_output_name: expected the name of a file, got {name!r}")
-    method, parameters = parse_hardener(settings.mitigate_method)
+    method, parameters = parse_hardener(settings.mitigate_method, option="mitigate_method")
     hardener = build(resolve(method, HARDENERS, ENTRY_POINTS), parameters)
     assert isinstance(hardener, Hardener)  # noqa: S101 - parse_hardener looked
     subject = _opened(model, dataset, architecture, device).subject

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from moth_eval.errors import InputError
+from moth_eval.errors import ExitCode, InputError
+from moth_eval.options import architecture_option, device_option
 from moth_eval.own_code import admit_own_code
 from moth_eval.text import visible
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from .detector_settings import Metaparameters
 
 MODES = ("infer", "configure", "mitigate", "test", "metaparameters")
-NO_ANSWER = 3
 
 file = click.Path(path_type=Path)
 
@@ -50,14 +50,8 @@ file = click.Path(path_type=Path)
 )
 @click.option("--batch_size", type=click.IntRange(min=1), help="Taken; memory decides.")
 @click.option("--num_workers", type=click.IntRange(min=0), help="Taken; not needed.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option(
-    "--arch",
-    "architecture",
-    default="",
-    help="Network of files that hold only weights: a torchvision name, "
-    "package.module:factory or package.module (your own, trusted code).",
-)
+@device_option
+@architecture_option()
 @click.pass_context
 def detector(
     ctx: click.Context,
@@ -166,7 +160,7 @@ def _configure(
     )
 
 
-def _infer(wish: Detection, features: Path | None) -> int:
+def _infer(wish: Detection, features: Path | None) -> ExitCode:
     from .detector import infer
 
     found, record = infer(wish)
@@ -175,6 +169,6 @@ def _infer(wish: Detection, features: Path | None) -> int:
         features.write_text(f"score,probability\n{score},{found:.6f}\n")
     if record.score is None:
         click.echo(visible(f"no score ({record.status}): {record.reason}"), err=True)
-        return NO_ANSWER
+        return ExitCode.INCOMPLETE
     click.echo(f"score {record.score:.9g}, probability {found:.6f}", err=True)
-    return 0
+    return ExitCode.DONE

@@ -23,7 +23,9 @@ MOST_BYTES = 1 << 20
 class Metaparameters(BaseModel):
     """The content of `metaparameters.json`; unknown keys are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
     infer_scanner: str = "nc"
     """`NAME` or `NAME:field=value,...`, as for `--scanner`."""
@@ -99,7 +101,7 @@ def schema() -> dict[str, Any]:
     from scanners import SCANNERS
 
     made = Metaparameters.model_json_schema()
-    properties = {name: _bounded(name, dict(value)) for name, value in made["properties"].items()}
+    properties = {name: _bounded(dict(value)) for name, value in made["properties"].items()}
     properties["infer_scanner"] |= {"enum": list(SCANNERS)}
     from moth_eval.hardeners import HARDENERS
 
@@ -120,7 +122,7 @@ def schema() -> dict[str, Any]:
     }
 
 
-def _bounded(name: str, value: dict[str, Any]) -> dict[str, Any]:
+def _bounded(value: dict[str, Any]) -> dict[str, Any]:
     """A property of draft 7, whose number has both bounds."""
     kinds = value.pop("anyOf", None)
     if kinds:
@@ -129,7 +131,7 @@ def _bounded(name: str, value: dict[str, Any]) -> dict[str, Any]:
     if "exclusiveMinimum" in value:
         value["minimum"] = 1e-6
         del value["exclusiveMinimum"]
-    return {**value, "description": Metaparameters.__doc__ and name.replace("_", " ")}
+    return value
 
 
 def write_defaults(folder: Path) -> list[Path]:

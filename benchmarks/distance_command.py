@@ -8,11 +8,19 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from moth_eval.errors import InputError
+from moth_eval.comma_lists import number, pair
+from moth_eval.errors import ExitCode, InputError
+from moth_eval.options import architecture_option, device_option, threads_option
+from moth_eval.own_code import admit_own_code
 
-from .comma_lists import number, pair
 from .image_sources import test_images
-from .options import require_sandbox
+from .options import (
+    first_option,
+    precision_option,
+    require_sandbox,
+    run_folder_option,
+)
+from .showing import write_reports
 from .sittings import sitting
 
 if TYPE_CHECKING:
@@ -25,13 +33,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option(
-    "--arch",
-    "architecture",
-    default="",
-    help="Network of a file that holds only weights: a torchvision name, "
-    "package.module:factory or package.module (your own, trusted code).",
-)
+@architecture_option()
 @require_sandbox
 @click.option(
     "--examples",
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
     help="Clean images, if they do not lie with the model: a folder, an .npz with images "
     "and labels, or torchvision:NAME:FOLDER.",
 )
-@click.option("--first", type=click.IntRange(min=1), help="Only the first so many images.")
+@first_option
 @click.option(
     "--preset",
     type=click.Choice(("fast", "paper")),
@@ -66,20 +68,10 @@ if TYPE_CHECKING:
     type=click.IntRange(min=2),
     help="Mean and spread over so many random sets of images, in place of --seeds.",
 )
-@click.option(
-    "--precision",
-    type=click.Choice(("float32", "bfloat16")),
-    default="float32",
-    show_default=True,
-    help="Of the gradients.",
-)
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Run folder.  [default: runs/distance-NAME-OF-MODEL]",
-)
+@precision_option()
+@device_option
+@threads_option
+@run_folder_option("runs/distance-NAME-OF-MODEL")
 @click.pass_context
 def distance(
     ctx: click.Context,
@@ -107,7 +99,6 @@ def distance(
     from moth_eval.distance import DistanceProtocol
 
     from .distance_study import DistanceStudy
-    from .trojai_command import admit_own_code
 
     if stability and ctx.get_parameter_source("seeds") is not ParameterSource.DEFAULT:
         raise InputError("--stability draws its own seeds: leave --seeds out")
@@ -136,15 +127,14 @@ def distance(
     ctx.exit(run_study(ctx, study))
 
 
-def run_study(ctx: click.Context, study: DistanceStudy) -> int:
+def run_study(ctx: click.Context, study: DistanceStudy) -> ExitCode:
     """Plan, carry out and report a study; the exit code."""
     from .distance_study import plan
-    from .trojai_command import write_reports
 
     with sitting(study.run):
         _carry_out(plan(study), study.run)
     write_reports(ctx, study.run)
-    return 0
+    return ExitCode.DONE
 
 
 def _carry_out(planned: DistancePlan, run: Path) -> None:

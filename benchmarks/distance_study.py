@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -39,11 +37,12 @@ from moth_eval.loading.known_sizes import stated_size
 from moth_eval.loading.rounds import RoundModel, read_round
 from moth_eval.loading.sources import ImageSource
 from moth_eval.loading.subjects import Opened, open_subject
-from moth_eval.records import LEDGER, TRIGGERS, canonical, write_whole
+from moth_eval.records import TRIGGERS, canonical, write_whole
 from moth_eval.runner import resolve_device
 from moth_eval.splits import hash_of
 from moth_eval.subject import Subject
 
+from .ledger import LedgerFile
 from .sittings import refuse_differences, same_ground
 from .versions import versions
 
@@ -180,21 +179,18 @@ class DistanceWriter:
     """
 
     def __init__(self, run: Path, plan: DistancePlan) -> None:
-        """Open a ledger file of its own, which sorts after all earlier ones."""
+        """Open a ledger file of its own."""
         self._run, self._plan = run, plan
         self._started = time.perf_counter()
         self.records: Records = dict(plan.finished)
         self.written = 0
-        (run / LEDGER).mkdir(parents=True, exist_ok=True)
-        name = f"{time.time_ns():020d}-{os.getpid()}-{uuid.uuid4().hex[:8]}.jsonl"
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL
-        self._file = os.open(run / LEDGER / name, flags, 0o644)
+        self._file = LedgerFile(run)
 
     def __enter__(self) -> DistanceWriter:
         return self
 
     def __exit__(self, *error: object) -> None:
-        os.close(self._file)
+        self._file.close()
 
     def write(self, row: SeedDistance, inversion: Inversion) -> None:
         """Keep a finished inversion; once this returns it survives a power cut."""
@@ -209,16 +205,10 @@ class DistanceWriter:
         path = self._run / record.trigger_file
         if path in kept:
             write_whole(path, content)
-        self._append(encode_record(record))
+        self._file.append(encode_record(record))
         self.written += 1
         for other in set((self._run / TRIGGERS).glob("*.npz")) - kept:
             other.unlink()
-
-    def _append(self, line: bytes) -> None:
-        written = os.write(self._file, line)
-        if written != len(line):
-            raise OSError(f"the disk took {written} of {len(line)} bytes of a ledger line")
-        os.fsync(self._file)
 
     def _arrays(self, row: SeedDistance, inversion: Inversion) -> bytes:
         examples = self._plan.subject.examples

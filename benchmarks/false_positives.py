@@ -160,7 +160,7 @@ def _manifest(study: FalsePositivesStudy) -> FalsePositivesManifest:
 
     if study.data is not None:
         require_source(study.data, "--data")
-    method, parameters = parse_hardener(study.method)
+    method, parameters = parse_hardener(study.method, option="--harden")
     return FalsePositivesManifest(
         created=datetime.now(UTC).replace(microsecond=0),
         command=study.command,

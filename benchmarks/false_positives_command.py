@@ -2,38 +2,40 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from moth_eval.errors import InputError
-from moth_eval.text import visible
+from moth_eval.errors import ExitCode, InputError
+from moth_eval.options import architecture_option, device_option, seed_option
+from moth_eval.own_code import admit_own_code
 
 from .image_sources import training_images
-from .options import budget_options, require_sandbox
-from .sittings import INCOMPLETE, sitting
+from .options import (
+    budget_options,
+    distance_pairs_option,
+    ground_truth_option,
+    models_option,
+    require_sandbox,
+    retry_option,
+    run_folder_option,
+    share_option,
+)
+from .showing import tell_notes, write_reports
+from .sittings import sitting
 
 if TYPE_CHECKING:
-    from moth_eval.hardening_cells import CellState
     from moth_eval.loading.sources import ImageSource
-    from moth_eval.records import ScanRecord
 
     from .budget import Budget
-    from .cells import Cell
     from .false_positives import FalsePositivesPlan, FalsePositivesStudy
 
 PUBLISHED = "published"
 
 
 @click.command("false-positives")
-@click.option(
-    "--models",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="Folder of a TrojAI round, folder of model files, or one model file.",
-)
+@models_option
 @click.option(
     "--scanner",
     default="nc",
@@ -62,48 +64,16 @@ PUBLISHED = "published"
     help="Clean images for all models, to scan and to train with: a folder, an .npz with "
     "images and labels, or torchvision:NAME:FOLDER.  [default: each model's own clean examples]",
 )
-@click.option(
-    "--share",
-    type=click.FloatRange(min=0, max=1, min_open=True),
-    default=0.05,
-    show_default=True,
-    help="Fraction of each class that is trained on, of what is not held out.",
-)
-@click.option(
-    "--distance-pairs",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="Pairs of classes whose distance is measured before and after; 0: none.",
-)
-@click.option(
-    "--arch",
-    "architecture",
-    default="",
-    help="Network of files that hold only weights: a torchvision name, "
-    "package.module:factory or package.module (your own, trusted code).",
-)
+@share_option()
+@distance_pairs_option(0)
+@architecture_option()
 @require_sandbox
-@click.option(
-    "--ground-truth",
-    type=click.Path(path_type=Path),
-    help="The answers, if they do not lie with the models: a tree of ground_truth.csv "
-    "or a CSV with model_name and poisoned.",
-)
-@click.option("--seed", default=0, show_default=True, help="Decides everything random.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@ground_truth_option
+@seed_option
+@device_option
 @budget_options("task", jobs="one per processor as memory allows; one per GPU")
-@click.option(
-    "--retry-failed",
-    "retry",
-    is_flag=True,
-    help="Do scans and hardenings again that failed or timed out.",
-)
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Run folder.  [default: runs/false-positives-NAME-OF-MODELS-FOLDER]",
-)
+@retry_option
+@run_folder_option("runs/false-positives-NAME-OF-MODELS-FOLDER")
 @click.pass_context
 def false_positives(
     ctx: click.Context,
@@ -131,7 +101,6 @@ def false_positives(
     from moth_eval.calls import called_as
 
     from .false_positives import FalsePositivesStudy
-    from .trojai_command import admit_own_code
 
     admit_own_code(architecture, models)
     study = FalsePositivesStudy(
@@ -155,18 +124,16 @@ def false_positives(
     ctx.exit(run_study(ctx, study))
 
 
-def run_study(ctx: click.Context, study: FalsePositivesStudy) -> int:
+def run_study(ctx: click.Context, study: FalsePositivesStudy) -> ExitCode:
     """Plan, carry out and report a study; the exit code."""
     from .false_positives import plan
-    from .trojai_command import write_reports
 
     with sitting(study.run, kept="was done"):
         planned = plan(study)
-        for note in planned.scan.round.notes:
-            click.echo(f"note: {visible(note)}", err=True)
+        tell_notes(planned.scan.round.notes)
         complete = _carry_out(planned, study)
     write_reports(ctx, study.run)
-    return 0 if complete else INCOMPLETE
+    return ExitCode.of(complete=complete)
 
 
 def _threshold(text: str) -> float | None:
@@ -179,9 +146,12 @@ def _threshold(text: str) -> float | None:
 
 
 def _carry_out(planned: FalsePositivesPlan, study: FalsePositivesStudy) -> bool:
-    from .false_positives import Listeners, carry_out
+    from rich.console import Console
 
-    with Stages() as stages:
+    from .false_positives import Listeners, carry_out
+    from .study_progress import StagesProgress
+
+    with StagesProgress(Console(stderr=True)) as stages:
         listen = Listeners(
             begin=stages.begin,
             scanned=stages.scanned,
@@ -189,51 +159,3 @@ def _carry_out(planned: FalsePositivesPlan, study: FalsePositivesStudy) -> bool:
             hardened=stages.hardened,
         )
         return carry_out(planned, study, listen)
-
-
-class Stages:
-    """Shows the stages of the study one after the other; a context manager."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-
-        from .progress import ProgressReporter
-        from .study_progress import CellProgress, cell_line
-
-        self._console, self._stack = Console(stderr=True), ExitStack()
-        self._scans = ProgressReporter(self._console, "", 0)
-        self._cells = CellProgress(self._console, 0, 0, line=cell_line)
-
-    def __enter__(self) -> Stages:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stack.close()
-
-    def begin(self, stage: str, total: int, done: int) -> None:
-        """A stage begins, in which `done` of `total` parts are done."""
-        from .progress import ProgressReporter
-        from .study_progress import CellProgress, cell_line
-
-        self._stack.close()
-        click.echo(f"{stage}: {done} of {total} done", err=True)
-        if stage == "hardening":
-            cells = CellProgress(self._console, total, done, line=cell_line)
-            self._cells = self._stack.enter_context(cells)
-        else:
-            reporter = ProgressReporter(self._console, stage, total, done)
-            self._scans = self._stack.enter_context(reporter)
-
-    def scanned(self, record: ScanRecord) -> None:
-        """One more scan is over."""
-        result = record.status if record.score is None else f"score {record.score:.2f}"
-        line = f"{record.model}  {record.scanner}  {result} {record.reason}".rstrip()
-        self._scans.advance(visible(f"{line}  ({record.seconds:.0f} s)"))
-
-    def tell(self, cell: Cell, stage: str, share: float | None, line: str) -> None:
-        """How far the present hardening is."""
-        self._cells.tell(cell, stage, share, line)
-
-    def hardened(self, state: CellState) -> None:
-        """One more hardening is over."""
-        self._cells.advance(state)

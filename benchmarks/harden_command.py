@@ -7,9 +7,21 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .image_sources import test_images, training_images
-from .options import require_sandbox
-from .sittings import INCOMPLETE, sitting
+from moth_eval.errors import ExitCode
+from moth_eval.options import architecture_option, device_option, seed_option, threads_option
+from moth_eval.own_code import admit_own_code
+
+from .options import (
+    data_option,
+    distance_pairs_option,
+    distance_seeds_option,
+    first_option,
+    precision_option,
+    require_sandbox,
+    share_option,
+    test_option,
+)
+from .sittings import sitting
 
 if TYPE_CHECKING:
     from moth_eval.hardening_records import HardeningCard
@@ -28,61 +40,18 @@ if TYPE_CHECKING:
     metavar="NAME[:FIELD=VALUE,...]",
     help="Hardener to run.",
 )
-@click.option(
-    "--data",
-    required=True,
-    type=training_images,
-    help="Clean images to train on: a folder, an .npz with images and labels, or "
-    "torchvision:NAME:FOLDER.",
-)
-@click.option(
-    "--share",
-    type=click.FloatRange(min=0, max=1, min_open=True),
-    default=0.05,
-    show_default=True,
-    help="Fraction of each class that is trained on, of what is not held out.",
-)
-@click.option(
-    "--test",
-    type=test_images,
-    help="Images that accuracy and distance are measured on.  [default: the test part of a "
-    "torchvision set, else a fifth of each class of --data, held out]",
-)
-@click.option(
-    "--first", type=click.IntRange(min=1), help="Only the first so many images of --data."
-)
-@click.option(
-    "--arch",
-    "architecture",
-    default="",
-    help="Network of a file that holds only weights: a torchvision name, "
-    "package.module:factory or package.module (your own, trusted code).",
-)
+@data_option
+@share_option()
+@test_option
+@first_option
+@architecture_option()
 @require_sandbox
-@click.option(
-    "--distance-pairs",
-    type=click.IntRange(min=0),
-    default=20,
-    show_default=True,
-    help="Pairs of classes whose distance is measured before and after; 0: none.",
-)
-@click.option(
-    "--distance-seeds",
-    type=click.IntRange(min=1, max=3),
-    default=1,
-    show_default=True,
-    help="Inversions per pair; the smallest counts.",
-)
-@click.option(
-    "--distance-precision",
-    type=click.Choice(["float32", "bfloat16"]),
-    default="float32",
-    show_default=True,
-    help="Of the gradients of these inversions; what counts is always float32.",
-)
-@click.option("--seed", default=0, show_default=True, help="Decides everything random.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.")
+@distance_pairs_option(20)
+@distance_seeds_option
+@precision_option("--distance-precision")
+@seed_option
+@device_option
+@threads_option
 @click.option(
     "--out",
     required=True,
@@ -116,7 +85,6 @@ def harden(
     from moth_eval.calls import called_as
 
     from .harden_plan import HardenStudy
-    from .trojai_command import admit_own_code
 
     admit_own_code(architecture, model)
     study = HardenStudy(
@@ -140,7 +108,7 @@ def harden(
     ctx.exit(run_study(study))
 
 
-def run_study(study: HardenStudy) -> int:
+def run_study(study: HardenStudy) -> ExitCode:
     """Plan and carry out a study, and say what came of it; the exit code."""
     from .harden_plan import plan
 
@@ -150,7 +118,7 @@ def run_study(study: HardenStudy) -> int:
             click.echo(f"{study.run} is finished already, nothing is done again", err=True)
         card = _carry_out(planned)
     _say(card, study.run, finished_before=planned.finished is not None)
-    return 0 if card.training.status == "hardened" else INCOMPLETE
+    return ExitCode.of(complete=card.training.status == "hardened")
 
 
 def _carry_out(planned: HardenPlan) -> HardeningCard:

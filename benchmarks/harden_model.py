@@ -12,7 +12,7 @@ from torch import nn
 from moth_eval.errors import InputError, MothError
 from moth_eval.loading.architectures import ArchitectureSource
 from moth_eval.loading.files import load_network, save_network
-from moth_eval.loading.sidecars import name_in_sidecar as name_in_sidecar
+from moth_eval.loading.sidecars import name_in_sidecar
 from moth_eval.subject import Subject
 
 _COMPARED = 8

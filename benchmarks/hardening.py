@@ -189,12 +189,15 @@ def carry_out(
     return [cell.state for cell in plan.cells]
 
 
-def parse_hardener(spec: str, *, oracle: bool = False) -> tuple[str, dict[str, Any]]:
+def parse_hardener(
+    spec: str, *, oracle: bool = False, option: str = "--method"
+) -> tuple[str, dict[str, Any]]:
     """The hardener and all its parameters from `NAME` or `NAME:field=value,...`.
 
     Args:
         spec: what the user wrote.
         oracle: whether there is somebody who knows the truth that the method may ask for.
+        option: that it was given by.
 
     Raises:
         InputError: no such hardener, no such field, or a value that the field does not take.
@@ -203,7 +206,9 @@ def parse_hardener(spec: str, *, oracle: bool = False) -> tuple[str, dict[str, A
     from moth_eval.hardening import Hardener
     from moth_eval.plugins import parse_spec
 
-    found = parse_spec(spec, HARDENERS, ENTRY_POINTS, kind="method", contract=Hardener)
+    found = parse_spec(
+        spec, HARDENERS, ENTRY_POINTS, kind="method", contract=Hardener, option=option
+    )
     if not oracle:
         refuse_oracle(*found)
     return found

@@ -8,13 +8,31 @@ from typing import TYPE_CHECKING
 
 import click
 
-from moth_eval.text import visible
+from moth_eval.comma_lists import NONE, number, words
+from moth_eval.errors import ExitCode
+from moth_eval.options import architecture_option, device_option
+from moth_eval.own_code import admit_own_code
 
-from .comma_lists import number
-from .image_sources import test_images, training_images
-from .options import budget_options, only_option, require_sandbox, shard_option
+from .options import (
+    budget_options,
+    data_option,
+    distance_pairs_option,
+    distance_seeds_option,
+    first_option,
+    method_option,
+    models_option,
+    only_option,
+    precision_option,
+    require_sandbox,
+    retry_option,
+    run_folder_option,
+    shard_option,
+    share_option,
+    test_option,
+)
 from .shards import Shard
-from .sittings import INCOMPLETE, sitting
+from .showing import tell_notes, write_reports
+from .sittings import sitting
 
 if TYPE_CHECKING:
     from moth_eval.hardening_cells import CellState
@@ -26,19 +44,8 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option(
-    "--models",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="Folder of a TrojAI round, folder of model files, or one model file.",
-)
-@click.option(
-    "--data",
-    required=True,
-    type=training_images,
-    help="Clean images for all models: a folder, an .npz with images and labels, or "
-    "torchvision:NAME:FOLDER.",
-)
+@models_option
+@data_option
 @click.option(
     "--methods",
     default="",
@@ -46,72 +53,22 @@ if TYPE_CHECKING:
     help="Hardeners with their defaults.  [default: moth,pairwise,universal,adversarial, unless "
     "--method is given]",
 )
-@click.option(
-    "--method",
-    "more_methods",
-    multiple=True,
-    metavar="NAME[:FIELD=VALUE,...]",
-    help="One more hardener; may be given again.",
-)
+@method_option
 @click.option("--seeds", default="0", show_default=True, help="One hardening per seed: 0,1,2.")
-@click.option(
-    "--share",
-    type=click.FloatRange(min=0, max=1, min_open=True),
-    default=0.05,
-    show_default=True,
-    help="Fraction of each class that is trained on, of what is not held out.",
-)
-@click.option(
-    "--test",
-    type=test_images,
-    help="Images that accuracy and distance are measured on.  [default: the test part of a "
-    "torchvision set, else a fifth of each class of --data, held out]",
-)
-@click.option(
-    "--first", type=click.IntRange(min=1), help="Only the first so many images of --data."
-)
-@click.option(
-    "--arch",
-    "architecture",
-    default="",
-    help="Network of files that hold only weights: a torchvision name, "
-    "package.module:factory or package.module (your own, trusted code).",
-)
+@share_option()
+@test_option
+@first_option
+@architecture_option()
 @require_sandbox
 @only_option
 @shard_option
-@click.option(
-    "--distance-pairs",
-    default="20",
-    show_default=True,
-    metavar="N|all",
-    help="Pairs of classes whose distance is measured before and after; 0: none.",
-)
-@click.option(
-    "--distance-seeds",
-    type=click.IntRange(min=1, max=3),
-    default=1,
-    show_default=True,
-    help="Inversions per pair; the smallest counts.",
-)
-@click.option(
-    "--distance-precision",
-    type=click.Choice(["float32", "bfloat16"]),
-    default="float32",
-    show_default=True,
-    help="Of the gradients of these inversions; what counts is always float32.",
-)
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@distance_pairs_option("20", type=str, metavar="N|all")
+@distance_seeds_option
+@precision_option("--distance-precision")
+@device_option
 @budget_options("hardening", jobs="1, so that times can be compared")
-@click.option(
-    "--retry-failed",
-    "retry",
-    is_flag=True,
-    help="Carry out again what failed, was refused or ran out of time.",
-)
-@click.option(
-    "--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Run folder."
-)
+@retry_option
+@run_folder_option()
 @click.pass_context
 def hardening(
     ctx: click.Context,
@@ -143,15 +100,14 @@ def hardening(
     from moth_eval.calls import called_as
 
     from .hardening import METHODS, HardeningStudy
-    from .trojai_command import admit_own_code
 
-    named = tuple(word.strip() for word in methods.split(",") if word.strip())
+    named = (*words(methods or NONE), *more_methods)
     admit_own_code(architecture, models)
     study = HardeningStudy(
         models=models,
         data=data,
         run=out,
-        methods=(*named, *more_methods) or METHODS,
+        methods=named if methods or more_methods else METHODS,
         seeds=tuple(number("--seeds", text) for text in seeds.split(",")),
         share=share,
         test=test,
@@ -173,18 +129,16 @@ def hardening(
     ctx.exit(run_study(ctx, study))
 
 
-def run_study(ctx: click.Context, study: HardeningStudy) -> int:
+def run_study(ctx: click.Context, study: HardeningStudy) -> ExitCode:
     """Plan, carry out and report a study; the exit code."""
     from .hardening import plan
-    from .trojai_command import write_reports
 
     with sitting(study.run, kept="was done"):
         planned = plan(study)
-        for note in planned.round.notes:
-            click.echo(f"note: {visible(note)}", err=True)
+        tell_notes(planned.round.notes)
         states = _carry_out(planned, study)
     write_reports(ctx, study.run)
-    return 0 if all(state.hardened for state in states) else INCOMPLETE
+    return ExitCode.of(complete=all(state.hardened for state in states))
 
 
 def _carry_out(planned: HardeningStudyPlan, study: HardeningStudy) -> list[CellState]:

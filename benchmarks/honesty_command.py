@@ -7,9 +7,19 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .comma_lists import fraction, number, pair, words
+from moth_eval.comma_lists import fraction, number, pair, words
+from moth_eval.errors import ExitCode
+from moth_eval.options import architecture_option, device_option, seed_option, threads_option
+from moth_eval.own_code import admit_own_code
+
 from .image_sources import test_images
-from .options import require_sandbox
+from .options import (
+    first_option,
+    precision_option,
+    require_sandbox,
+    run_folder_option,
+)
+from .showing import write_reports
 from .sittings import sitting
 
 if TYPE_CHECKING:
@@ -32,14 +42,8 @@ ALL = "all"
     type=test_images,
     help="Clean images: a folder, an .npz with images and labels, or torchvision:NAME:FOLDER.",
 )
-@click.option("--first", type=click.IntRange(min=1), help="Only the first so many images.")
-@click.option(
-    "--arch",
-    "architecture",
-    default="",
-    help="Network of files that hold only weights: a torchvision name, "
-    "package.module:factory or package.module (your own, trusted code).",
-)
+@first_option
+@architecture_option()
 @require_sandbox
 @click.option(
     "--arch-after", default="", help="Network of AFTER, if it is another.  [default: as --arch]"
@@ -80,22 +84,11 @@ ALL = "all"
     show_default=True,
     help="Largest change of a channel by PGD, an attack for each; none: no attack.",
 )
-@click.option(
-    "--precision",
-    type=click.Choice(("float32", "bfloat16")),
-    default="float32",
-    show_default=True,
-    help="Of the gradients.",
-)
-@click.option("--seed", default=0, show_default=True, help="Decides everything random.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.")
-@click.option(
-    "--out",
-    required=True,
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Run folder: new, empty, or of the same command.",
-)
+@precision_option()
+@seed_option
+@device_option
+@threads_option
+@run_folder_option()
 @click.pass_context
 def honesty(
     ctx: click.Context,
@@ -127,7 +120,6 @@ def honesty(
     from moth_eval.calls import called_as
 
     from .honesty_plan import HonestyStudy
-    from .trojai_command import admit_own_code
 
     named = () if pairs in ("", ALL) else tuple(pair("--pairs", p) for p in pairs.split(","))
     study = HonestyStudy(
@@ -159,15 +151,14 @@ def honesty(
     ctx.exit(run_study(ctx, study))
 
 
-def run_study(ctx: click.Context, study: HonestyStudy) -> int:
+def run_study(ctx: click.Context, study: HonestyStudy) -> ExitCode:
     """Plan, carry out and report a study; the exit code."""
     from .honesty_plan import plan
-    from .trojai_command import write_reports
 
     with sitting(study.run):
         _carry_out(plan(study))
     write_reports(ctx, study.run)
-    return 0
+    return ExitCode.DONE
 
 
 def _carry_out(planned: HonestyPlan) -> None:

@@ -13,8 +13,8 @@ from moth_eval.records import LEDGER, AttemptRecord, LedgerLine, ScanRecord, enc
 from .tasks import Task
 
 
-class LedgerWriter:
-    """Appends to a ledger file of its own; never touches what another writer left."""
+class LedgerFile:
+    """A ledger file of one writer's own, which never touches what another left."""
 
     def __init__(self, run: Path) -> None:
         """Open a new file in the run folder's ledger; its name sorts after all earlier ones."""
@@ -27,6 +27,25 @@ class LedgerWriter:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL
         self._file = os.open(folder / name, flags, 0o644)
 
+    def append(self, line: bytes) -> None:
+        """Add a line; once this returns it survives a power cut."""
+        written = os.write(self._file, line)
+        if written != len(line):
+            raise OSError(f"the disk took {written} of {len(line)} bytes of a ledger line")
+        os.fsync(self._file)
+
+    def close(self) -> None:
+        """End the file."""
+        os.close(self._file)
+
+
+class LedgerWriter:
+    """Notes in a ledger file of its own what becomes of tasks."""
+
+    def __init__(self, run: Path) -> None:
+        """Open the file in the run folder's ledger."""
+        self._file = LedgerFile(run)
+
     def __enter__(self) -> LedgerWriter:
         return self
 
@@ -36,7 +55,7 @@ class LedgerWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        os.close(self._file)
+        self._file.close()
 
     def start(self, task: Task) -> None:
         """Note that a task has been handed out."""
@@ -69,11 +88,7 @@ class LedgerWriter:
         )
 
     def _append(self, line: LedgerLine) -> None:
-        content = encode(line)
-        written = os.write(self._file, content)
-        if written != len(content):
-            raise OSError(f"the disk took {written} of {len(content)} bytes of a ledger line")
-        os.fsync(self._file)
+        self._file.append(encode(line))
 
 
 def _began(path: Path) -> int:

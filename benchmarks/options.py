@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import click
 
+from moth_eval.options import Command, Decorator
+
 from .budget import Budget
-from .image_sources import test_images
+from .image_sources import test_images, training_images
 
 GIB = 1 << 30
 
-Command = Callable[..., Any]
-
+models_option = click.option(
+    "--models",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Folder of a TrojAI round, folder of model files, or one model file.",
+)
+ground_truth_option = click.option(
+    "--ground-truth",
+    type=click.Path(path_type=Path),
+    help="The answers, if they do not lie with the models: a tree of ground_truth.csv "
+    "or a CSV with model_name and poisoned.",
+)
 require_sandbox = click.option(
     "--require-sandbox",
     is_flag=True,
@@ -31,13 +43,6 @@ scanner_option = click.option(
     metavar="NAME[:FIELD=VALUE,...]",
     help="Scanner to run; may be given again.",
 )
-architecture_option = click.option(
-    "--arch",
-    "architecture",
-    default="",
-    help="Network of files that hold only weights: a torchvision name, "
-    "package.module:factory or package.module (your own, trusted code).",
-)
 examples_option = click.option(
     "--examples",
     type=test_images,
@@ -53,7 +58,38 @@ retry_option = click.option(
     "--retry-failed",
     "retry",
     is_flag=True,
-    help="Do tasks again that failed, crashed, or ran out of time or memory.",
+    help="Do again what failed, crashed, or ran out of time or memory.",
+)
+
+data_option = click.option(
+    "--data",
+    required=True,
+    type=training_images,
+    help="Clean images that a method is given a share of: a folder, an .npz with images and "
+    "labels, or torchvision:NAME:FOLDER.",
+)
+test_option = click.option(
+    "--test",
+    type=test_images,
+    help="Images that everything is measured on.  [default: the test part of a torchvision set, "
+    "else a fifth of each class of --data, held out]",
+)
+first_option = click.option(
+    "--first", type=click.IntRange(min=1), help="Only the first so many clean images."
+)
+method_option = click.option(
+    "--method",
+    "more_methods",
+    multiple=True,
+    metavar="NAME[:FIELD=VALUE,...]",
+    help="One more method; may be given again.",
+)
+distance_seeds_option = click.option(
+    "--distance-seeds",
+    type=click.IntRange(min=1, max=3),
+    default=1,
+    show_default=True,
+    help="Inversions per pair; the smallest counts.",
 )
 
 engine_option = click.option(
@@ -91,7 +127,54 @@ shard_option = click.option(
 )
 
 
-def budget_options(what: str, *, jobs: str) -> Callable[[Command], Command]:
+def run_folder_option(default: str = "") -> Decorator:
+    """`--out` of a run.
+
+    Args:
+        default: in words; empty: the option is required.
+    """
+    return click.option(
+        "--out",
+        required=not default,
+        type=click.Path(path_type=Path, file_okay=False),
+        help=f"Run folder.  [default: {default}]" if default else "Run folder.",
+    )
+
+
+def share_option(name: str = "--share") -> Decorator:
+    """What part of the clean images a method is given."""
+    return click.option(
+        name,
+        type=click.FloatRange(min=0, max=1, min_open=True),
+        default=0.05,
+        show_default=True,
+        help="Fraction of each class that a method is given, of what is not held out.",
+    )
+
+
+def distance_pairs_option(default: int | str, **settings: Any) -> Decorator:
+    """`--distance-pairs`; whole numbers unless `settings` of click say otherwise."""
+    return click.option(
+        "--distance-pairs",
+        default=default,
+        show_default=True,
+        help="Pairs of classes whose distance is measured before and after; 0: none.",
+        **{"type": click.IntRange(min=0), **settings},
+    )
+
+
+def precision_option(name: str = "--precision") -> Decorator:
+    """In what numbers inversions are carried out."""
+    return click.option(
+        name,
+        type=click.Choice(("float32", "bfloat16")),
+        default="float32",
+        show_default=True,
+        help="Of the gradients of inversions; what counts is always float32.",
+    )
+
+
+def budget_options(what: str, *, jobs: str) -> Decorator:
     """Give a command `--jobs`, `--threads`, `--timeout`, `--cpu-seconds` and `--memory`.
 
     The command is called with a `Budget` as `budget` in their place.

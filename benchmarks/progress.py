@@ -16,6 +16,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from moth_eval.records import ScanRecord
+from moth_eval.text import visible
+
 
 class Reporter(Protocol):
     """What a study tells of its progress."""
@@ -70,3 +73,14 @@ class ProgressReporter:
             highlight=False,
             soft_wrap=True,
         )
+
+
+def scan_line(record: ScanRecord) -> str:
+    """One line about a scan that is over, nothing in which acts on a terminal."""
+    if record.score is None:
+        result = f"{record.status}: {record.reason}"
+    else:
+        named = "" if record.target is None else f", suspected target {record.target}"
+        result = f"score {record.score:.2f}{named}"
+    parts = (record.model, record.scanner, result, f"({record.seconds:.0f} s)")
+    return "  ".join(map(visible, parts))

@@ -41,7 +41,13 @@ from .cells import Cell, finish, outcome_of_errors, planned
 from .harden_model import Reopening
 from .harden_plan import HardenPlan, HardenStudy
 from .reactivation import Reactivation
-from .removal_measure import RemovalTest, chosen_by_oracle, effectiveness, removal_test
+from .removal_measure import (
+    LARGEST_FALL,
+    RemovalTest,
+    chosen_by_oracle,
+    effectiveness,
+    removal_test,
+)
 from .removal_models import read_trigger
 from .sittings import waiting_for
 from .supervisor import Place, Tell
@@ -206,8 +212,9 @@ class _Bench:
             ]
             chosen = chosen_by_oracle(candidates, before.rates)
             if chosen is None:
+                share = f"{100 * (1 - LARGEST_FALL):.0f} %"
                 return "failed", (
-                    f"none of {len(candidates)} candidates keeps 90 % of the accuracy of the "
+                    f"none of {len(candidates)} candidates keeps {share} of the accuracy of the "
                     "original, so the oracle has none to choose"
                 )
             rows = [chosen.model_copy(update={"name": ""})]

@@ -8,11 +8,26 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .comma_lists import number
-from .image_sources import test_images, training_images
-from .options import budget_options, only_option, require_sandbox, shard_option
+from moth_eval.comma_lists import NONE, number, words
+from moth_eval.errors import ExitCode
+from moth_eval.options import architecture_option, device_option
+from moth_eval.own_code import admit_own_code
+
+from .options import (
+    budget_options,
+    data_option,
+    method_option,
+    only_option,
+    require_sandbox,
+    retry_option,
+    run_folder_option,
+    shard_option,
+    share_option,
+    test_option,
+)
 from .shards import Shard
-from .sittings import INCOMPLETE, sitting
+from .showing import write_reports
+from .sittings import sitting
 
 if TYPE_CHECKING:
     from moth_eval.loading.sources import ImageSource
@@ -29,19 +44,8 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="Folder of model folders with an attack.json each, or of model files.",
 )
-@click.option(
-    "--data",
-    required=True,
-    type=training_images,
-    help="Clean images that methods are given a share of: a folder, an .npz with images and "
-    "labels, or torchvision:NAME:FOLDER.",
-)
-@click.option(
-    "--test",
-    type=test_images,
-    help="Images that everything is measured on.  [default: the test part of a torchvision set, "
-    "else a fifth of each class of --data, held out]",
-)
+@data_option
+@test_option
 @click.option(
     "--methods",
     default="",
@@ -49,33 +53,15 @@ if TYPE_CHECKING:
     help="Methods with their defaults; fine-tuning always is one.  [default: moth-removal,nad,"
     "fine-pruning, unless --method is given]",
 )
-@click.option(
-    "--method",
-    "more_methods",
-    multiple=True,
-    metavar="NAME[:FIELD=VALUE,...]",
-    help="One more method; may be given again.",
-)
-@click.option(
-    "--clean-share",
-    type=click.FloatRange(min=0, max=1, min_open=True),
-    default=0.05,
-    show_default=True,
-    help="Fraction of each class that a method is given, of what is not held out.",
-)
+@method_option
+@share_option("--clean-share")
 @click.option(
     "--seeds",
     default="3",
     show_default=True,
     help="How many repairs per model and method, or their seeds: 0,1,2.",
 )
-@click.option(
-    "--arch",
-    "architecture",
-    default="",
-    help="Network of files that hold only weights: a torchvision name, "
-    "package.module:factory or package.module (your own, trusted code).",
-)
+@architecture_option()
 @click.option(
     "--reactivation",
     type=click.IntRange(min=0),
@@ -87,17 +73,10 @@ if TYPE_CHECKING:
 @require_sandbox
 @only_option
 @shard_option
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@device_option
 @budget_options("repair", jobs="1, so that times can be compared")
-@click.option(
-    "--retry-failed",
-    "retry",
-    is_flag=True,
-    help="Carry out again what failed, was refused or ran out of time.",
-)
-@click.option(
-    "--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Run folder."
-)
+@retry_option
+@run_folder_option()
 @click.pass_context
 def removal(
     ctx: click.Context,
@@ -127,15 +106,14 @@ def removal(
 
     from .reactivation import Reactivation
     from .removal import METHODS, RemovalStudy
-    from .trojai_command import admit_own_code
 
-    named = tuple(word.strip() for word in methods.split(",") if word.strip())
+    named = (*words(methods or NONE), *more_methods)
     admit_own_code(architecture, models)
     study = RemovalStudy(
         models=models,
         data=data,
         run=out,
-        methods=(*named, *more_methods) or METHODS,
+        methods=named if methods or more_methods else METHODS,
         seeds=seeds_of(seeds),
         clean_share=clean_share,
         test=test,
@@ -162,15 +140,14 @@ def seeds_of(text: str) -> tuple[int, ...]:
     return listed if "," in text else tuple(range(listed[0]))
 
 
-def run_study(ctx: click.Context, study: RemovalStudy) -> int:
+def run_study(ctx: click.Context, study: RemovalStudy) -> ExitCode:
     """Plan, carry out and report a study; the exit code."""
     from .removal import plan
-    from .trojai_command import write_reports
 
     with sitting(study.run, kept="was done"):
         states = _carry_out(plan(study), study)
     write_reports(ctx, study.run)
-    return 0 if all(state.answered for state in states) else INCOMPLETE
+    return ExitCode.of(complete=all(state.answered for state in states))
 
 
 def _carry_out(planned: RemovalPlan, study: RemovalStudy) -> list[RemovalState]:

@@ -8,9 +8,8 @@ from tempfile import TemporaryDirectory
 
 import click
 
+from moth_eval.errors import ExitCode
 from moth_eval.text import visible
-
-DIFFERS = 1
 
 
 @click.command()
@@ -46,7 +45,7 @@ def reproduce(ctx: click.Context, run: Path, cell: str, tolerance: float, out: P
         folder = out or Path(stack.enter_context(TemporaryDirectory(prefix="moth-eval-"))) / "run"
         line = line_of_options(found.command, {**found.options, "out": str(folder)})
         code = carry_out(ctx, found.command, line)
-        if code not in (0, 1):
+        if code not in (ExitCode.DONE, ExitCode.FOUND):
             ctx.exit(code)
         figures = held_together(before, found.figures(folder))
     width = max(len(figure.name) for figure in figures)
@@ -55,7 +54,8 @@ def reproduce(ctx: click.Context, run: Path, cell: str, tolerance: float, out: P
         mark = " " if figure.agrees(tolerance) else "!"
         values = visible(f"{_shown(figure.before)} -> {_shown(figure.now)}")
         click.echo(f"{mark} {figure.name:{width}}  {values}")
-    ctx.exit(0 if all(figure.agrees(tolerance) for figure in figures) else DIFFERS)
+    agree = all(figure.agrees(tolerance) for figure in figures)
+    ctx.exit(ExitCode.DONE if agree else ExitCode.FOUND)
 
 
 def _shown(value: object) -> str:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import click
 
-WORST_FIRST = (2, 3, 1)
+from moth_eval.errors import ExitCode, InputError
+
+WORST_FIRST = (ExitCode.BAD_INPUT, ExitCode.INCOMPLETE, ExitCode.FOUND)
 """Exit codes of which the first that occurs is the study's."""
 
 
@@ -23,8 +25,6 @@ def run(ctx: click.Context, study: Path | None, dry: bool, schema: bool) -> None
     The same command goes on where it was stopped. Exit codes are those of the commands; of several
     the worst: 2 before 3 before 1. After a 2 nothing more is done.
     """
-    from moth_eval.errors import InputError
-
     from .study_files import read_study, study_model
 
     if schema:
@@ -32,14 +32,14 @@ def run(ctx: click.Context, study: Path | None, dry: bool, schema: bool) -> None
         return
     if study is None:
         raise InputError("expected a study file, got none; see moth-eval run --help")
-    codes = [0]
+    codes: list[int] = [ExitCode.DONE]
     for word, line in read_study(study):
         click.echo(f"$ moth-eval {shlex.join([word, *line])}", err=not dry)
         if not dry:
             codes.append(carry_out(ctx, word, line))
-        if codes[-1] == WORST_FIRST[0]:
+        if codes[-1] == ExitCode.BAD_INPUT:
             break
-    ctx.exit(next((code for code in WORST_FIRST if code in codes), 0))
+    ctx.exit(next((code for code in WORST_FIRST if code in codes), ExitCode.DONE))
 
 
 def carry_out(ctx: click.Context, word: str, line: list[str]) -> int:

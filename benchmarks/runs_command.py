@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 
 import click
 
+from moth_eval.errors import ExitCode, InputError, RunError
 from moth_eval.text import visible
 
-from .sittings import INCOMPLETE, sitting
+from .showing import write_reports
+from .sittings import sitting
 
 if TYPE_CHECKING:
     from .run_states import RunState
 
 UNREMARKABLE = ("scored", "done", "hardened")
 """Statuses that `show` counts and does not list."""
-
-FOUND = 1
 
 
 @click.group()
@@ -32,8 +32,6 @@ def runs() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print everything that is known as JSON.")
 def list_runs(folder: Path, as_json: bool) -> None:
     """List the run folders in FOLDER (default: runs), and how far each is."""
-    from moth_eval.errors import InputError
-
     from .run_states import as_data, find_runs, state_of
 
     if not folder.is_dir():
@@ -65,7 +63,7 @@ def show(ctx: click.Context, run: Path, as_json: bool) -> None:
         click.echo(json.dumps(as_data(state), indent=2))
     else:
         _show(state)
-    ctx.exit(0 if state.complete else INCOMPLETE)
+    ctx.exit(ExitCode.of(complete=state.complete))
 
 
 @runs.command()
@@ -84,7 +82,7 @@ def validate(ctx: click.Context, run: Path) -> None:
         click.echo(visible(problem))
     if not problems:
         click.echo(f"{visible(str(run))} is sound: {_standing(state)}")
-    ctx.exit(FOUND if problems else 0 if state.complete else INCOMPLETE)
+    ctx.exit(ExitCode.FOUND if problems else ExitCode.of(complete=state.complete))
 
 
 @runs.command()
@@ -113,17 +111,14 @@ def merge(ctx: click.Context, sources: tuple[Path, ...], out: Path) -> None:
     """
     from .merging import merge as merge_runs
     from .run_states import state_of
-    from .trojai_command import write_reports
 
     with sitting(out, kept="was merged"):
         merge_runs(sources, out)
     write_reports(ctx, out)
-    ctx.exit(0 if state_of(out).complete else INCOMPLETE)
+    ctx.exit(ExitCode.of(complete=state_of(out).complete))
 
 
 def _readable(run: Path) -> RunState:
-    from moth_eval.errors import RunError
-
     from .run_states import state_of
 
     state = state_of(run)

@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING
 
 import click
 
+from moth_eval.options import architecture_option, device_option, seed_option
 from moth_eval.own_code import admit_own_code
 
 from .options import (
-    architecture_option,
     budget_options,
     dataset_option,
     examples_option,
     require_sandbox,
     retry_option,
+    run_folder_option,
     scanner_option,
 )
+from .showing import carry_out_shown, planned_aloud
 from .sittings import sitting
 
 if TYPE_CHECKING:
@@ -47,17 +49,13 @@ if TYPE_CHECKING:
     "many unless given).",
 )
 @dataset_option
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Run folder.  [default: runs/scan-NAME-OF-FIRST-MODEL]",
-)
-@architecture_option
+@run_folder_option("runs/scan-NAME-OF-FIRST-MODEL")
+@architecture_option()
 @require_sandbox
 @examples_option
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@device_option
 @budget_options("scan", jobs="one per processor as memory allows; one per GPU")
-@click.option("--seed", default=0, show_default=True, help="Decides everything random.")
+@seed_option
 @retry_option
 @click.option("--json", "as_json", is_flag=True, help="Print the verdicts as JSON.")
 @click.option(
@@ -147,8 +145,6 @@ def _policy_of(
 def _carry_out(study: TrojaiStudy, policy: ScanPolicy) -> None:
     from moth_eval.records import write_whole
     from moth_eval.scan_calibration import POLICY
-
-    from .trojai_command import carry_out_shown, planned_aloud
 
     with sitting(study.run):
         planned = planned_aloud(study)

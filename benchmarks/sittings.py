@@ -7,16 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-import click
-
 from moth_eval.errors import RunError
-from moth_eval.stopping import terminable
+from moth_eval.stopping import stoppable
 
 LOCK = ".lock"
 """File of the run folder that the process working on it holds locked."""
-
-INCOMPLETE = 3
-"""Exit code of a run that the same command goes on with."""
 
 Difference = tuple[str, object, object]
 """What it is, what it was, what it would be now."""
@@ -34,14 +29,8 @@ def sitting(run: Path, *, kept: str = "was finished") -> Iterator[None]:
         RunError: another process works on it.
         click.exceptions.Exit: the run was stopped; the exit code says that it is incomplete.
     """
-    try:
-        with terminable(), exclusively(run):
-            yield
-    except KeyboardInterrupt:
-        click.echo(
-            f"moth-eval: stopped; {run} holds what {kept}, the same command continues", err=True
-        )
-        raise click.exceptions.Exit(INCOMPLETE) from None
+    with stoppable(f"{run} holds what {kept}, the same command continues"), exclusively(run):
+        yield
 
 
 @contextmanager

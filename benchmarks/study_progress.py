@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Generic, Protocol, TypeVar
 
@@ -18,10 +19,12 @@ from rich.progress import (
 )
 
 from moth_eval.hardening_cells import CellState
+from moth_eval.records import ScanRecord
 from moth_eval.removal_records import RemovalState
 from moth_eval.text import visible
 
 from .harden_plan import HardenStudy
+from .progress import ProgressReporter, scan_line
 
 S = TypeVar("S")
 
@@ -93,6 +96,46 @@ class CellProgress(Generic[S]):
     def _print(self, line: str) -> None:
         self._last = time.monotonic()
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+class StagesProgress:
+    """Shows stages of scans and of cells one after the other; a context manager."""
+
+    def __init__(self, console: Console) -> None:
+        """Show nothing yet."""
+        self._console, self._stack = console, ExitStack()
+        self._scans = ProgressReporter(console, "", 0)
+        self._cells = CellProgress(console, 0, 0, line=cell_line)
+
+    def __enter__(self) -> StagesProgress:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def begin(self, stage: str, total: int, done: int) -> None:
+        """A stage begins, in which `done` of `total` parts are done."""
+        self._stack.close()
+        head = f"{stage}: {done} of {total} done"
+        self._console.print(head, markup=False, highlight=False, soft_wrap=True)
+        if stage == "hardening":
+            cells = CellProgress(self._console, total, done, line=cell_line)
+            self._cells = self._stack.enter_context(cells)
+        else:
+            scans = ProgressReporter(self._console, stage, total, done)
+            self._scans = self._stack.enter_context(scans)
+
+    def scanned(self, record: ScanRecord) -> None:
+        """One more scan is over."""
+        self._scans.advance(scan_line(record))
+
+    def tell(self, cell: _Shown, stage: str, share: float | None, line: str) -> None:
+        """Show how far the present hardening is."""
+        self._cells.tell(cell, stage, share, line)
+
+    def hardened(self, state: CellState) -> None:
+        """One more hardening is over."""
+        self._cells.advance(state)
 
 
 def cell_line(state: CellState) -> str:

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from moth_eval.errors import MothError
+from moth_eval.errors import ExitCode, MothError
 from moth_eval.loading.rounds import Round, RoundModel
 from moth_eval.loading.sources import ImageSource, content_hash
 from moth_eval.records import (
@@ -256,7 +256,7 @@ def _outcomes(
     return engine.run(pool, plan.open_tasks)
 
 
-def exit_code(plan: Plan, records: dict[str, ScanRecord]) -> int:
+def exit_code(plan: Plan, records: dict[str, ScanRecord]) -> ExitCode:
     """0: nothing found; 1: a score above its published cut, or a refused file; 3: not all done.
 
     A model without an answer (pending, failed, timed out, inconclusive) makes it 3: it must not
@@ -264,8 +264,9 @@ def exit_code(plan: Plan, records: dict[str, ScanRecord]) -> int:
     """
     statuses = [records[t.key].status if t.key in records else "pending" for t in plan.tasks]
     if any(status not in ("scored", "refused") for status in statuses):
-        return 3
-    return int(any(is_finding(records[task.key]) for task in plan.tasks))
+        return ExitCode.INCOMPLETE
+    found = any(is_finding(records[task.key]) for task in plan.tasks)
+    return ExitCode.FOUND if found else ExitCode.DONE
 
 
 def is_finding(record: ScanRecord) -> bool:

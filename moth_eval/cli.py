@@ -13,11 +13,9 @@ import click
 
 from . import __version__
 from .calls import calling
-from .errors import InstallationError, MothError
+from .errors import ExitCode, InstallationError, MothError
 from .log import FORMS, LEVELS, Form, Level, LogSettings, configure
 from .text import visible
-
-INCOMPLETE = 3
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "scan": (
@@ -129,15 +127,15 @@ class LazyGroup(click.Group):
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:
             click.echo("moth-eval: stopped; the same command goes on", err=True)
-            ctx.exit(INCOMPLETE)
+            ctx.exit(ExitCode.INCOMPLETE)
         except OSError as error:
             click.echo(f"moth-eval: {visible(str(error))}", err=True)
-            ctx.exit(2)
+            ctx.exit(ExitCode.BAD_INPUT)
         except (click.exceptions.Exit, click.Abort, click.ClickException):
             raise
         except Exception:  # a defect of ours must not pass for exit code 1, "something found"
             click.echo(traceback.format_exc(), err=True)
-            ctx.exit(INCOMPLETE)
+            ctx.exit(ExitCode.INCOMPLETE)
 
 
 def load_command(word: str) -> click.Command:

@@ -14,11 +14,33 @@
     `-- HardeningError          a hardener was given a subject or data it cannot work on
 """
 
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """How a command ends."""
+
+    DONE = 0
+    """Everything has an answer, and none is something to look at."""
+    FOUND = 1
+    """Something to look at: a model above its threshold or refused, damage, a difference."""
+    BAD_INPUT = 2
+    """The call, or a file or value that it names, cannot be used."""
+    INCOMPLETE = 3
+    """Stopped, or something has no answer; it must not pass for one in which nothing was found."""
+
+    @classmethod
+    def of(cls, *, complete: bool) -> ExitCode:
+        """Of a command that looks for nothing: whether everything has an answer."""
+        return cls.DONE if complete else cls.INCOMPLETE
+
 
 class MothError(Exception):
-    """Base of everything raised on purpose; carries the process exit code of a bad input."""
+    """Base of everything raised on purpose; carries the exit code that it ends a command with."""
 
-    exit_code = 2
+    exit_code = ExitCode.BAD_INPUT
 
 
 class InputError(MothError):
@@ -48,7 +70,7 @@ class InstallationError(MothError):
 class OutOfMemory(MothError):  # noqa: N818 - it is about the machine, no mistake of the caller's
     """Memory ran out, on the machine or under a limit: nothing is said about the model."""
 
-    exit_code = 3
+    exit_code = ExitCode.INCOMPLETE
 
 
 class ScanError(MothError):

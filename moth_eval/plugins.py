@@ -42,7 +42,13 @@ def resolve(name: str, table: Mapping[str, str], group: str) -> Callable[..., ob
 
 
 def parse_spec(
-    spec: str, table: Mapping[str, str], group: str, *, kind: str, contract: type
+    spec: str,
+    table: Mapping[str, str],
+    group: str,
+    *,
+    kind: str,
+    contract: type,
+    option: str = "",
 ) -> tuple[str, dict[str, Any]]:
     """The method and all its parameters, for `build`, from `NAME` or `NAME:field=value,...`.
 
@@ -52,6 +58,7 @@ def parse_spec(
         group: entry point group of other distributions.
         kind: what such a method is called in messages, such as `scanner`.
         contract: runtime-checkable protocol that it has to follow.
+        option: that it was given by; empty: the one with the name of the kind.
 
     Raises:
         InputError: no such method, no such field, or a value that the field does not take.
@@ -67,7 +74,7 @@ def parse_spec(
     try:
         build(factory, parameters)
     except (MothError, TypeError, ValueError) as error:
-        raise InputError(f"--{kind} {spec}: {error}") from error
+        raise InputError(f"{option or f'--{kind}'} {spec}: {error}") from error
     return method, parameters
 
 

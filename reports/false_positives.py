@@ -125,12 +125,10 @@ class GroupLine:
         return sum(m.flagged_after is True for m in self.answered)
 
     @property
-    def p_value(self) -> float | None:
-        """Of the exact McNemar test that as many are flagged before as after; None if none."""
-        if not self.answered:
-            return None
-        cleared = self.before - self.after  # hardening cannot flag what it does not touch
-        return float(binomtest(0, cleared).pvalue) if cleared else 1.0
+    def again(self) -> int | None:
+        """Flagged by the first and the second look, of those answered; None if one is missing."""
+        verdicts = [m.flagged_again for m in self.answered]
+        return None if None in verdicts else verdicts.count(True)
 
     @property
     def looked_again(self) -> tuple[ModelLine, ...]:
@@ -291,7 +289,12 @@ def group_row(group: GroupLine) -> dict[str, Cell]:
         "flagged_after": group.after,
         **_rate("rate_after", group.after, n),
         "cleared": group.before - group.after,
-        "p_value": group.p_value,
+        "flagged_again": group.again,
+        **with_bounds(
+            "rate_again",
+            group.again / n if n and group.again is not None else None,
+            None if group.again is None else rate(group.again, n),
+        ),
         "looked_again": len(group.looked_again),
         "cleared_by_second_look": group.by_chance,
         "p_value_against_second_look": group.against_second_look,

@@ -22,6 +22,8 @@ def false_positives_lines(found: FalsePositivesFindings) -> list[str]:
         ),
         visible(f"threshold {found.origin}, fixed before the scan"),
         visible(f"images: {data}; {manifest.share:.3g} of each class of what is not held out"),
+        "new models are scanned on the same examples as before"
+        + ("" if manifest.data else ", those that they were trained on among them"),
         "",
         *(line for group in found.groups for line in _group(group)),
         *_unanswered(found.models),
@@ -35,15 +37,13 @@ def _group(group: GroupLine) -> list[str]:
     name = f"{group.name}, {what}"
     if not n:
         return [f"{name}: no model with an answer before and after"]
-    lines = [
-        f"{name}: {_rate(group.before, n)} before, {_rate(group.after, n)} after hardening; "
-        f"p = {number(group.p_value, 2)} (exact McNemar)"
-    ]
+    lines = [f"{name}: {_rate(group.before, n)} before, {_rate(group.after, n)} after hardening"]
     if group.looked_again:
+        left = "" if group.again is None else f" and leaves {_rate(group.again, n)}"
         lines.append(
             f"  a second look under another seed, without hardening, clears {group.by_chance} of "
-            f"{len(group.looked_again)}; hardening against that: "
-            f"p = {number(group.against_second_look, 2)}"
+            f"{len(group.looked_again)}{left}; hardening against that: "
+            f"p = {number(group.against_second_look, 2)} (exact McNemar)"
         )
     if row["hardened"]:
         lines.append(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from moth_eval.paired import PairedDifference, holm, paired_difference
+from moth_eval.paired import PairedDifference, corrected_together, paired_difference
 from moth_eval.removal_records import (
     REMOVAL_STATUSES,
     AttackedModel,
@@ -142,13 +143,13 @@ class Difference:
         line: the method.
         figure: name of the figure.
         found: the comparison.
-        p_holm: p value corrected for all methods compared by this figure; None without one.
+        p_corrected: p value corrected for all methods compared by this figure; None without one.
     """
 
     line: Line
     figure: str
     found: PairedDifference
-    p_holm: float | None
+    p_corrected: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,14 +237,16 @@ class RemovalFindings:
     def compared(self, cells: Sequence[RemovalState]) -> tuple[RemovalState, ...]:
         """Those of the cells whose model and seed every method has a result for.
 
-        Methods without any result are not asked: they are in no comparison.
+        Methods without any result are not asked: they are in no comparison. Nor are oracles: they
+        have none where there is nothing to look at, and no method should lose a model for that.
         """
-        methods = {cell.method for cell in cells if cell.card}
+        oracles = {line.method for line in self.lines if line.oracle and not line.variant}
+        methods = {cell.method for cell in cells if cell.card} - oracles
         done: dict[tuple[str, int], set[str]] = {}
         for cell in cells:
             if cell.card:
                 done.setdefault((cell.model, cell.seed), set()).add(cell.method)
-        return tuple(c for c in cells if done.get((c.model, c.seed), set()) == methods and c.card)
+        return tuple(c for c in cells if c.card and methods <= done[c.model, c.seed])
 
     def average(self, results: Sequence[Result], figure: Figure) -> Average:
         """The mean of a figure over models, each the mean of its seeds."""
@@ -251,39 +254,43 @@ class RemovalFindings:
 
     @cached_property
     def differences(self) -> tuple[Difference, ...]:
-        """Every method against the control on the same models, figure by figure.
+        """Every method against the control on the models that both have, figure by figure.
 
         Oracles and by-products are left out: the first know the answer, the second are no methods.
         """
-        cells = self.compared(self.scored)
         control = Line(method=self.manifest.control)
         others = [line for line in self.lines if not (line.variant or line.oracle)]
-        others = [line for line in others if line != control and self.results(line, cells)]
-        if not self.results(control, cells):
-            return ()
+        others = [line for line in others if line != control]
         return tuple(one for name in COMPARED for one in self._against(name, control, others))
 
     def _against(self, name: str, control: Line, lines: Sequence[Line]) -> list[Difference]:
-        cells, figure = self.compared(self.scored), FIGURES[name]
-        base = _means(figures(self.results(control, cells), figure))
-        found = []
-        for line in lines:
-            own = _means(figures(self.results(line, cells), figure))
-            shared = [model for model in base if model in own]
-            if shared:
-                pairs = [base[model] for model in shared], [own[model] for model in shared]
-                found.append((line, paired_difference(*pairs)))
-        known = [one.p_value for _, one in found if one.p_value is not None]
-        adjusted = iter(holm(known))
+        figure = FIGURES[name]
+        pairs = {line: self._pairs(control, line, figure) for line in lines}
+        pairs = {line: models for line, models in pairs.items() if models}
+        changes = [
+            {m: own - base for m, (base, own) in models.items()} for models in pairs.values()
+        ]
         return [
             Difference(
                 line=line,
                 figure=name,
-                found=one,
-                p_holm=None if one.p_value is None else next(adjusted),
+                found=paired_difference(*zip(*models.values(), strict=True)),
+                p_corrected=p_value,
             )
-            for line, one in found
+            for (line, models), p_value in zip(
+                pairs.items(), corrected_together(changes), strict=True
+            )
         ]
+
+    def _pairs(self, control: Line, line: Line, figure: Figure) -> dict[str, tuple[float, float]]:
+        """Model -> the figure of the control and of a method, over the seeds that both have."""
+        both = {control.method, line.method}
+        cells = [cell for cell in self.scored if cell.method in both and cell.card]
+        keys = Counter((cell.model, cell.seed) for cell in cells)
+        shared = [cell for cell in cells if keys[cell.model, cell.seed] == len(both)]
+        base = _means(figures(self.results(control, shared), figure))
+        own = _means(figures(self.results(line, shared), figure))
+        return {model: (base[model], own[model]) for model in base if model in own}
 
     @property
     def attacks(self) -> tuple[tuple[str, str], ...]:

@@ -145,7 +145,7 @@ def difference_row(one: Difference, control: str) -> dict[str, Cell]:
         "models": one.found.models,
         **with_bounds("difference", one.found.mean, one.found.interval),
         "p": one.found.p_value,
-        "p_holm": one.p_holm,
+        "p_corrected": one.p_corrected,
     }
 
 
@@ -192,8 +192,7 @@ def _floor(one: Result) -> float | None:
 def _rows(
     found: RemovalFindings, attack: str, threat: str, cells: Sequence[RemovalState]
 ) -> list[dict[str, Cell]]:
-    names = {cell.model for cell in cells}
-    used = [cell for cell in found.compared(found.scored) if cell.model in names]
+    used = found.compared(cells)
     rows = []
     for line in (ORIGINALS, *found.lines):
         results = found.results(line, used)

@@ -81,12 +81,12 @@ def method_table(found: RemovalFindings, models: set[str] | None = None) -> Tabl
         found: the figures.
         models: only these; None: all.
     """
-    used = [c for c in found.compared(found.scored) if models is None or c.model in models]
+    everyone = [c for c in found.scored if models is None or c.model in models]
+    used = found.compared(everyone)
     shown = [*_SHOWN]
     if found.manifest.reactivation.images:
         shown.append("reactivated_asr")
     table = [["method", "models", "cells", *(_HEADS[name] for name in shown), "seconds"]]
-    everyone = [c for c in found.scored if models is None or c.model in models]
     for line in (ORIGINALS, *found.lines):
         results = found.results(line, used)
         asked = sum(cell.method == line.method for cell in everyone)
@@ -128,7 +128,7 @@ def control_table(found: RemovalFindings) -> Table:
 
 def difference_table(found: RemovalFindings) -> Table:
     """Head and rows: every method minus the control, model by model."""
-    table = [["method", "figure", "models", "difference", "p", "p (Holm)"]]
+    table = [["method", "figure", "models", "difference", "p", "p (corrected)"]]
     for one in found.differences:
         average = Average(
             value=one.found.mean,
@@ -144,7 +144,7 @@ def difference_table(found: RemovalFindings) -> Table:
                 str(one.found.models),
                 as_text(average, sign=True),
                 number(one.found.p_value, 2),
-                number(one.p_holm, 2),
+                number(one.p_corrected, 2),
             ]
         )
     return table

@@ -86,6 +86,13 @@ def test_nothing_talks_to_a_network(room: str, path: Path) -> None:
 
 
 @each_file
+def test_exit_codes_have_names(room: str, path: Path) -> None:
+    for name, call in calls(ast.parse(path.read_text())):
+        if name in ("ctx.exit", "click.exceptions.Exit"):
+            assert not isinstance(call.args[0], ast.Constant), ast.unparse(call)
+
+
+@each_file
 def test_files_and_functions_are_short(room: str, path: Path) -> None:
     text = path.read_text()
     assert len(text.splitlines()) <= 400

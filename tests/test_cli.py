@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -43,6 +44,25 @@ def test_help_of_a_command_does_not_import_torch(word: str, repository: Path) ->
         "assert result.exit_code == 0, result.output\nsys.exit('torch' in sys.modules)"
     )
     assert python(code, cwd=repository).returncode == 0
+
+
+SHARED = (
+    "--device", "--seed", "--retry-failed", "--first", "--test", "--share", "--ground-truth",
+    "--distance-pairs", "--distance-seeds", "--distance-precision", "--precision",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_an_option_of_several_commands_has_one_wording(name: str) -> None:
+    options = [
+        option
+        for word in cli.COMMANDS
+        if word != "inject"  # its data are given in another form
+        for option in cli.load_command(word).params
+        if isinstance(option, click.Option) and name in option.opts
+    ]
+    assert len(options) > 1
+    assert len({option.help for option in options}) == 1
 
 
 def test_version_is_the_package_version() -> None:

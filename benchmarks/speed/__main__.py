@@ -8,6 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from moth_eval.options import architecture_option, seed_option
+
+from ..options import first_option
+
 if TYPE_CHECKING:
     from moth_eval.inversion.frozen import Precision
     from moth_eval.subject import Subject
@@ -21,7 +25,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path, exists=True),
     help="Model file; without one a network is trained on drawn signs first.",
 )
-@click.option("--arch", default="", help="Its network, as for moth-eval trojai.")
+@architecture_option()
 @click.option(
     "--examples",
     type=click.Path(path_type=Path, exists=True),
@@ -29,12 +33,12 @@ if TYPE_CHECKING:
 )
 @click.option("--pairs", default="0-1", show_default=True, help="Source-target classes: 0-1,6-2.")
 @click.option("--samples", default=100, show_default=True, help="Images per source class.")
-@click.option("--first", type=int, help="Only the first so many images of the examples.")
+@first_option
 @click.option("--passes", default=1000, show_default=True, help="Of the reference loop.")
-@click.option("--seed", default=0, show_default=True)
+@seed_option
 def bench(
     model: Path | None,
-    arch: str,
+    architecture: str,
     examples: Path | None,
     pairs: str,
     samples: int,
@@ -48,7 +52,7 @@ def bench(
     from .inversion import compare
 
     wanted = [_pair(text) for text in pairs.split(",")]
-    subject = _subject(model, arch, examples, first)
+    subject = _subject(model, architecture, examples, first)
     click.echo(f"{subject.name}: {subject.architecture}, {torch.get_num_threads()} threads")
     _print(compare(subject, wanted, samples=samples, passes=passes, seed=seed))
 

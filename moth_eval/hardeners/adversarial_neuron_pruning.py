@@ -12,6 +12,7 @@ from ..errors import HardeningError
 from ..hardening import SILENT, Hardening, HardeningStatus, Journal, Selection
 from ..inversion.frozen import Precision
 from ..subject import Examples, Subject
+from .counts import require_at_least
 from .mask_pruning import NO_NORM, descend, fresh_mask, pruned_hardening
 from .norm_channels import NormChannels
 from .plain_rounds import PlainRounds
@@ -57,11 +58,8 @@ class AdversarialNeuronPruning:
     precision: Precision = "float32"
 
     def __post_init__(self) -> None:
-        if min(self.rounds, self.steps) < 1 or self.images < 2:
-            raise HardeningError(
-                "expected at least 1 for rounds and steps and 2 for images, got "
-                f"{self.rounds}, {self.steps} and {self.images}"
-            )
+        require_at_least(1, rounds=self.rounds, steps=self.steps)
+        require_at_least(2, images=self.images)
         if not 0 <= self.alpha <= 1 or not 0 < self.validation_share < 1:
             raise HardeningError(
                 "alpha must be in [0, 1] and validation_share in (0, 1), got "

@@ -7,22 +7,10 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from ..errors import HardeningError
 from ..hardening import Hardening
 from .plain_rounds import PlainRounds
 from .stamping import Tally, stamped_step
 from .trainer import Recipe
-
-
-def check_epochs(**counts: int) -> None:
-    """Make sure that every one of these, given by name, is at least 1.
-
-    Raises:
-        HardeningError: one is not.
-    """
-    low = [name for name, count in counts.items() if count < 1]
-    if low:
-        raise HardeningError(f"expected at least 1 for {', '.join(low)}")
 
 
 def batch_sizes(images: int, batch: int) -> list[int]:

@@ -12,6 +12,7 @@ from ..errors import HardeningError
 from ..hardening import SILENT, Hardening, HardeningStatus, Journal, Variant, VariantKind
 from ..subject import Examples, Subject
 from .batches import augmented
+from .counts import require_at_least
 from .epochs import batch_sizes
 from .feature_channels import FeatureChannels, last_features
 from .plain_rounds import PlainRounds
@@ -53,10 +54,7 @@ class FinePruning:
     )
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.images < 1:
-            raise HardeningError(
-                f"expected at least 1 for epochs and images, got {self.epochs}, {self.images}"
-            )
+        require_at_least(1, epochs=self.epochs, images=self.images)
         if not self.max_drop >= 0:
             raise HardeningError(f"max_drop must be at least 0, got {self.max_drop}")
         if not 0 < self.step_share <= 1 or not 0 < self.validation_share < 1:

@@ -8,7 +8,8 @@ import torch
 
 from ..hardening import SILENT, Hardening, Journal
 from ..subject import Examples, Subject
-from .epochs import check_epochs, fine_tune
+from .counts import require_at_least
+from .epochs import fine_tune
 from .plain_rounds import PlainRounds
 from .trainer import Recipe
 
@@ -42,7 +43,7 @@ class FineTuning:
     recipe: Recipe = field(default_factory=lambda: CLEAN)
 
     def __post_init__(self) -> None:
-        check_epochs(epochs=self.epochs, batch=self.batch)
+        require_at_least(1, epochs=self.epochs, batch=self.batch)
 
     def harden(
         self,

@@ -8,7 +8,8 @@ import torch
 
 from ..hardening import SILENT, Hardening, Journal
 from ..subject import Examples, Subject
-from .epochs import check_epochs, fine_tune
+from .counts import require_at_least
+from .epochs import fine_tune
 from .fine_tuning import CLEAN
 from .plain_rounds import PlainRounds
 from .trainer import Recipe
@@ -38,7 +39,7 @@ class FTSAM:
     )
 
     def __post_init__(self) -> None:
-        check_epochs(epochs=self.epochs, batch=self.batch)
+        require_at_least(1, epochs=self.epochs, batch=self.batch)
 
     def harden(
         self,

@@ -12,7 +12,8 @@ from torch import Tensor
 from ..errors import HardeningError
 from ..hardening import SILENT, Hardening, Journal
 from ..subject import Examples, Subject
-from .epochs import batch_sizes, check_epochs
+from .counts import require_at_least
+from .epochs import batch_sizes
 from .plain_rounds import PlainRounds
 from .stamping import Tally
 from .trainer import Recipe
@@ -63,7 +64,9 @@ class IBAU:
     )
 
     def __post_init__(self) -> None:
-        check_epochs(rounds=self.rounds, batch=self.batch, fixed_point_steps=self.fixed_point_steps)
+        require_at_least(
+            1, rounds=self.rounds, batch=self.batch, fixed_point_steps=self.fixed_point_steps
+        )
         if not 0 < self.perturbed_share <= 1:
             raise HardeningError(f"perturbed_share must be in (0, 1], got {self.perturbed_share}")
         recipe = self.recipe

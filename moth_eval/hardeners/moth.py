@@ -12,6 +12,7 @@ from ..hardening import SILENT, Hardening, Journal
 from ..inversion.frozen import PRECISIONS, Precision
 from ..robustness import PGD
 from ..subject import Examples, Subject
+from .counts import require_at_least
 from .scheduling import SCHEDULINGS, Scheduling
 from .sitting import Sitting
 from .trainer import Recipe
@@ -134,9 +135,7 @@ class Moth:
                 "inversion_images", "inversion_batch", "stamped", "clean", "patience",
             )
         }  # fmt: skip
-        low = [f"{name}={value}" for name, value in counts.items() if value < 1]
-        if low:
-            raise HardeningError(f"expected at least 1, got {', '.join(low)}")
+        require_at_least(1, **counts)
         if self.rounds < 0 or self.warm_up_rounds < 0 or self.rounds + self.warm_up_rounds < 1:
             raise HardeningError(
                 "expected at least one round, of warm-up or of pairs, got "

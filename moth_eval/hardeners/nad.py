@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from ..errors import HardeningError
 from ..hardening import SILENT, Hardening, HardeningStatus, Journal, Variant, VariantKind
 from ..subject import Examples, Subject
-from .epochs import check_epochs, pass_over
+from .counts import require_at_least
+from .epochs import pass_over
 from .fine_tuning import CLEAN
 from .plain_rounds import PlainRounds
 from .stamping import Tally
@@ -58,7 +59,9 @@ class NAD:
     recipe: Recipe = field(default_factory=lambda: CLEAN)
 
     def __post_init__(self) -> None:
-        check_epochs(teacher_epochs=self.teacher_epochs, epochs=self.epochs, batch=self.batch)
+        require_at_least(
+            1, teacher_epochs=self.teacher_epochs, epochs=self.epochs, batch=self.batch
+        )
         if not self.beta >= 0 or not self.power > 0:
             raise HardeningError(
                 f"beta must be at least 0 and power above 0, got {self.beta} and {self.power}"

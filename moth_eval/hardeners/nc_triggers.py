@@ -13,6 +13,7 @@ from ..inversion.frozen import FrozenNetwork, Precision
 from ..inversion.presets import SHORT
 from ..inversion.problems import universal_problems
 from ..subject import Examples, Subject
+from .counts import require_at_least
 from .moth import Moth
 from .plain_rounds import PlainRounds
 from .stamping import Stamp, Tally, stamped_step
@@ -49,11 +50,10 @@ class NCTriggers:
     precision: Precision = "float32"
 
     def __post_init__(self) -> None:
-        low = [
-            n for n in ("rounds", "inversion_images", "stamped", "clean") if getattr(self, n) < 1
-        ]
-        if low:
-            raise HardeningError(f"expected at least 1 for {', '.join(low)}")
+        require_at_least(
+            1, rounds=self.rounds, inversion_images=self.inversion_images, stamped=self.stamped,
+            clean=self.clean,
+        )  # fmt: skip
 
     def harden(
         self,

@@ -16,7 +16,8 @@ from ..inversion.frozen import FrozenNetwork, Precision
 from ..inversion.presets import UNIVERSAL
 from ..inversion.problems import Inversion, universal_problems
 from ..subject import Examples, Subject
-from .epochs import batch_sizes, check_epochs
+from .counts import require_at_least
+from .epochs import batch_sizes
 from .fine_tuning import CLEAN
 from .plain_rounds import PlainRounds
 from .stamping import Stamp, Tally, stamped_step
@@ -61,9 +62,8 @@ class NCUnlearning:
     recipe: Recipe = field(default_factory=lambda: CLEAN)
 
     def __post_init__(self) -> None:
-        check_epochs(
-            epochs=self.epochs, batch=self.batch - 1, inversion_images=self.inversion_images
-        )
+        require_at_least(1, epochs=self.epochs, inversion_images=self.inversion_images)
+        require_at_least(2, batch=self.batch)
         if not 0 < self.stamped_share < 1 or not math.isfinite(self.cut):
             raise HardeningError(
                 "stamped_share must be in (0, 1) and cut finite, got "

@@ -11,6 +11,7 @@ from ..errors import HardeningError
 from ..hardening import SILENT, Hardening, HardeningStatus, Journal, Selection
 from ..inversion.frozen import Precision
 from ..subject import Examples, Subject
+from .counts import require_at_least
 from .epochs import batch_sizes
 from .mask_pruning import MOMENTUM, NO_NORM, descend, fresh_mask, pruned_hardening
 from .norm_channels import NormChannels, by_batch
@@ -60,11 +61,8 @@ class ReconstructiveNeuronPruning:
     precision: Precision = "float32"
 
     def __post_init__(self) -> None:
-        if min(self.unlearning_epochs, self.epochs) < 1 or self.images < 2:
-            raise HardeningError(
-                "expected at least 1 for unlearning_epochs and epochs and 2 for images, got "
-                f"{self.unlearning_epochs}, {self.epochs} and {self.images}"
-            )
+        require_at_least(1, unlearning_epochs=self.unlearning_epochs, epochs=self.epochs)
+        require_at_least(2, images=self.images)
         if not 0 <= self.forgotten <= 1 or not 0 < self.validation_share < 1:
             raise HardeningError(
                 "forgotten must be in [0, 1] and validation_share in (0, 1), got "

@@ -1,10 +1,16 @@
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
+from attacks import generator
 from moth_eval.cli import main
 
 
@@ -19,6 +25,24 @@ def test_an_unknown_architecture_is_one_line_and_exit_code_2(tmp_path: Path) -> 
         "moth-eval: unknown architecture 'resnet19': expected a torchvision classification "
         "network, such as resnet18, mobilenet_v2 or shufflenet_v2_x1_0\n"
     )
+    assert not (tmp_path / "round").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--arch", "none", "expected at least one architecture, such as resnet18"),
+        ("--arch", "resnet18,", "unknown architecture ''"),
+        ("--triggers", "none", "expected at least one kind of trigger of "),
+        ("--triggers", "patch, moss", "unknown name 'moss'"),
+    ],
+)
+def test_lists_that_say_nothing_or_something_unknown_are_exit_code_2(
+    option: str, value: str, message: str, tmp_path: Path
+) -> None:
+    result = run("--out", str(tmp_path / "round"), "--models", "2", option, value)
+    assert result.exit_code == 2
+    assert message in result.output
     assert not (tmp_path / "round").exists()
 
 
@@ -44,6 +68,48 @@ def test_models_that_do_not_learn_are_named_and_exit_code_3(tmp_path: Path) -> N
         "them with other seeds."
     )
     assert list((tmp_path / "round" / "models").iterdir()) == []
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_a_command_that_is_stopped_says_what_is_kept(
+    sign: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told_to_end(*_: object, **__: object) -> None:
+        os.kill(os.getpid(), sign)
+
+    monkeypatch.setattr(generator, "make_model", told_to_end)
+    before = signal.getsignal(sign)
+    out = tmp_path / "round"
+    result = run("--out", str(out), "--models", "1", "--device", "cpu")
+    assert result.exit_code == 3
+    assert result.output == (
+        f"moth-eval: stopped; {out} holds what was finished, the same command continues\n"
+    )
+    assert signal.getsignal(sign) is before
+
+
+@pytest.mark.slow
+def test_a_command_that_is_told_to_end_gives_up_trainings_under_way(
+    tmp_path: Path, repository: Path
+) -> None:
+    out = tmp_path / "round"
+    line = [sys.executable, "-m", "moth_eval.cli", "generate", "--out", str(out), "--models", "3"]
+    quick = ["--image-size", "32", "--classes", "3", "--training-per-class", "9000", "--jobs", "2"]
+    with subprocess.Popen(
+        [*line, *quick, "--device", "cpu"], cwd=repository, stderr=subprocess.PIPE, text=True
+    ) as process:
+        workers = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        while len(workers.read_text().split()) < 3:  # one of them tracks resources
+            time.sleep(0.1)
+        children = workers.read_text().split()
+        time.sleep(10)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=30)
+    assert (process.returncode, said.splitlines()[-1]) == (
+        3, f"moth-eval: stopped; {out} holds what was finished, the same command continues"
+    )  # fmt: skip
+    left = [Path(f"/proc/{pid}/status") for pid in children]
+    assert not [status for status in left if status.exists() and "zombie" not in status.read_text()]
 
 
 @pytest.mark.slow

@@ -230,6 +230,10 @@ def test_the_metaparameters_fit_their_schema_and_the_schema_the_contract(tmp_pat
     made = json.loads((tmp_path / "metaparameters_schema.json").read_text())
     assert made == schema()
     jsonschema.Draft7Validator.check_schema(made)
+    described = {name: value["description"] for name, value in made["properties"].items()}
+    assert described["infer_least"] == "No probability is closer to 0 or 1 than this."
+    assert described["infer_slope"] == "Of the logistic curve, per unit of score."
+    assert all(text.endswith(".") for text in described.values())
     values = json.loads((tmp_path / "metaparameters.json").read_text())
     jsonschema.validate(values, made, cls=jsonschema.Draft7Validator)
     assert set(values) == set(made["properties"]) == set(made["required"])

@@ -182,6 +182,7 @@ def test_other_settings_in_the_same_folder_are_refused_and_nothing_is_touched(
         (("--threshold", "high"), "--threshold: expected a number or 'published', got 'high'"),
         (("--threshold", "nan"), "--threshold must be 'published' or a number"),
         (("--harden", "moss"), "unknown name 'moss'"),
+        (("--harden", "moth:stamped=0"), "--harden moth:stamped=0: expected at least 1, got"),
         (("--scanner", "moss"), "unknown name 'moss'"),
         (("--data", "nowhere"), "nowhere does not exist"),
     ],

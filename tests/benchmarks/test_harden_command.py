@@ -25,7 +25,6 @@ from torchvision.models import squeezenet1_1
 from benchmarks import harden_study
 from benchmarks.harden_data import Drawing
 from benchmarks.harden_journal import DiskJournal
-from benchmarks.harden_model import name_in_sidecar
 from benchmarks.harden_plan import HardenStudy, plan
 from moth_eval import hardening_records
 from moth_eval.cli import main
@@ -35,6 +34,7 @@ from moth_eval.hardening import LogEntry
 from moth_eval.loading.architectures import ArchitectureSource
 from moth_eval.loading.files import save_network, sha256_of
 from moth_eval.loading.rounds import read_round
+from moth_eval.loading.sidecars import name_in_sidecar
 from moth_eval.loading.subjects import open_subject
 from moth_eval.pictures import Pictures
 from tests.support.subjects import write_prototype_round

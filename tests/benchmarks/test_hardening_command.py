@@ -136,6 +136,7 @@ def test_other_settings_in_the_same_folder_are_refused(
     ("more", "message"),
     [
         (("--methods", "moss"), "unknown name 'moss'"),
+        (("--methods", "moth,"), "unknown name ''"),
         (("--method", "moth:speed=3"), "method 'moth' has no parameter 'speed'"),
         (("--seeds", "1,b"), "--seeds: expected whole numbers such as 1,2,3, got 'b'"),
         (("--distance-pairs", "some"), "--distance-pairs: expected whole numbers"),

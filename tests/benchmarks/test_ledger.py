@@ -2,15 +2,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
+from benchmarks.distance_study import DistancePlan, DistanceWriter
 from benchmarks.ledger import LedgerWriter
 from benchmarks.tasks import Task, file_name
 from benchmarks.trojai import Plan
 from moth_eval.loading.rounds import Round, RoundModel
 from moth_eval.loading.sources import content_hash
-from moth_eval.records import LOST, RunFolder
+from moth_eval.records import LEDGER, LOST, RunFolder
 from reports.build import LONGEST_WORD, _file_words
 from tests.support.runs import manifest, record
 
@@ -31,6 +34,18 @@ def test_what_is_written_later_counts_though_a_clock_was_set_back(
         with LedgerWriter(tmp_path) as ledger:
             ledger.end(record("a", score))
     assert RunFolder(tmp_path).records()[record("a").key].score == 3.0
+
+
+def test_inversions_that_are_measured_later_count_though_a_clock_was_set_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = cast(DistancePlan, SimpleNamespace(finished={}))
+    begun = []
+    for hour in (12, 11, 10):
+        monkeypatch.setattr("benchmarks.ledger.time.time_ns", lambda hour=hour: hour * 3600 * 10**9)
+        with DistanceWriter(tmp_path, plan):
+            begun.append(next(p for p in (tmp_path / LEDGER).iterdir() if p not in begun))
+    assert begun == sorted(begun)
 
 
 def test_tasks_that_the_run_did_not_survive_come_last() -> None:

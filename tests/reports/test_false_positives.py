@@ -25,7 +25,8 @@ HEADER = (
 )
 SUMMARY_HEADER = (
     "group,models,answered,without_answer,flagged_before,rate_before,rate_before_low,"
-    "rate_before_high,flagged_after,rate_after,rate_after_low,rate_after_high,cleared,p_value,"
+    "rate_before_high,flagged_after,rate_after,rate_after_low,rate_after_high,cleared,flagged_again,"
+    "rate_again,rate_again_low,rate_again_high,"
     "looked_again,cleared_by_second_look,p_value_against_second_look,hardened,accuracy_before,"
     "accuracy_after,untouched,change_of_all"
 )
@@ -57,22 +58,25 @@ EXPECTED = """\
 9 models under nc, flagged ones hardened with moth
 threshold 2, published cut of nc (anomaly index, simulated, 10 classes), fixed before the scan
 images: each model's own clean examples; 0.05 of each class of what is not held out
+new models are scanned on the same examples as before, those that they were trained on among \
+them
 
-clean, false positives: 2/3 (21% to 94%) before, 0/3 (0% to 56%) after hardening; \
-p = 0.5 (exact McNemar)
-  a second look under another seed, without hardening, clears 1 of 2; hardening against that: p = 1
-  accuracy of 3 hardened models on held-out images: 90.00% before, 88.00% after; \
-change over these and 1 untouched: -1.50%
-backdoored, true positives: 1/2 (9% to 91%) before, 1/2 (9% to 91%) after hardening; \
-p = 1 (exact McNemar)
-  a second look under another seed, without hardening, clears 0 of 1; hardening against that: p = 1
-  accuracy of 1 hardened model on held-out images: 90.00% before, 88.00% after; \
-change over these and 1 untouched: -1.00%
-unknown, flagged: 0/1 (0% to 79%) before, 0/1 (0% to 79%) after hardening; p = 1 (exact McNemar)
-all, flagged: 3/6 (19% to 81%) before, 1/6 (3% to 56%) after hardening; p = 0.5 (exact McNemar)
-  a second look under another seed, without hardening, clears 1 of 3; hardening against that: p = 1
-  accuracy of 4 hardened models on held-out images: 90.00% before, 88.00% after; \
-change over these and 3 untouched: -1.14%
+clean, false positives: 2/3 (21% to 94%) before, 0/3 (0% to 56%) after hardening
+  a second look under another seed, without hardening, clears 1 of 2 and leaves 1/3 (6% to \
+79%); hardening against that: p = 1 (exact McNemar)
+  accuracy of 3 hardened models on held-out images: 90.00% before, 88.00% after; change over \
+these and 1 untouched: -1.50%
+backdoored, true positives: 1/2 (9% to 91%) before, 1/2 (9% to 91%) after hardening
+  a second look under another seed, without hardening, clears 0 of 1 and leaves 1/2 (9% to \
+91%); hardening against that: p = 1 (exact McNemar)
+  accuracy of 1 hardened model on held-out images: 90.00% before, 88.00% after; change over \
+these and 1 untouched: -1.00%
+unknown, flagged: 0/1 (0% to 79%) before, 0/1 (0% to 79%) after hardening
+all, flagged: 3/6 (19% to 81%) before, 1/6 (3% to 56%) after hardening
+  a second look under another seed, without hardening, clears 1 of 3 and leaves 2/6 (10% to \
+70%); hardening against that: p = 1 (exact McNemar)
+  accuracy of 4 hardened models on held-out images: 90.00% before, 88.00% after; change over \
+these and 3 untouched: -1.14%
 no first answer, in no rate: broken
 not hardened, in no rate: late
 no second answer, in no rate: mute
@@ -141,7 +145,7 @@ def test_enough_cleared_models_are_more_than_chance(tmp_path: Path) -> None:
     run = make_false_positives_run(tmp_path, {f"m{n}": cleared for n in range(8)})
     report(run)
     line = table(run / "summary.csv")["clean"]
-    assert float(line["p_value"]) == pytest.approx(2 / 2**8, rel=1e-5)
+    assert (line["flagged_again"], line["rate_again"]) == ("8", "1")
     assert float(line["p_value_against_second_look"]) == pytest.approx(2 / 2**8, rel=1e-5)
     assert line["cleared_by_second_look"] == "0"
 

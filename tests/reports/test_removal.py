@@ -85,15 +85,15 @@ anp:selection=oracle (oracle)  2       3/4    82.0%  2.0%   80.0%  0.930  10.0
 clean model                    2       –      –      1.0%   –      –      –
 
 against fine-tuning:
-method  figure  models  difference  p    p (Holm)
-nad     ACC     2       -2.0%       0.5  1
-moth    ACC     2       +1.0%       0.5  1
-nad     ASR     2       -30.0%      0.5  1
-moth    ASR     2       -44.5%      0.5  1
-nad     RA      2       +20.0%      0.5  1
-moth    RA      2       +30.0%      0.5  1
-nad     DER     2       +0.140      0.5  1
-moth    DER     2       +0.228      0.5  1
+method  figure  models  difference  p    p (corrected)
+nad     ACC     2       -2.0%       0.5  0.5
+moth    ACC     2       +1.0%       0.5  0.5
+nad     ASR     2       -30.0%      0.5  0.5
+moth    ASR     2       -44.5%      0.5  0.5
+nad     RA      2       +20.0%      0.5  0.5
+moth    RA      2       +30.0%      0.5  0.5
+nad     DER     2       +0.140      0.5  0.5
+moth    DER     2       +0.228      0.5  0.5
 
 clean controls:
 method       models  ACC    lost   seconds
@@ -158,6 +158,31 @@ def test_methods_are_compared_on_the_same_models_and_seeds(tmp_path: Path) -> No
     assert (rows["moth", ""]["cells"], rows["moth", ""]["timed_out"]) == ("4", "1")
     left_out = [r for r in table(run / "results.csv") if (r["model"], r["seed"]) == ("b", "1")]
     assert {r["compared"] for r in left_out} == {"False"}
+
+
+def test_a_method_that_lacks_an_attack_empties_neither_its_table_nor_other_differences(
+    tmp_path: Path,
+) -> None:
+    names = [f"m{number}" for number in range(6)]
+    cells: dict[tuple[str, str, int], Made] = {}
+    for model in names:
+        cells[model, "fine-tuning", 0] = repaired(model, 0.88, 0.5, 0.3)
+        cells[model, "nad", 0] = repaired(model, 0.88, 0.2, 0.3)
+        cells[model, "anp", 0] = (
+            CellOutcome(status="inapplicable", reason="no BatchNorm", seconds=1)
+            if model == "m0"
+            else repaired(model, 0.88, 0.1, 0.3)
+        )
+    run = make_removal_run(
+        tmp_path, cells, models={**dict.fromkeys(names, "patch"), "m0": "sig"},
+        methods=("fine-tuning", "nad", "anp"),
+    )  # fmt: skip
+    report(run)
+    rows = {(r["attack"], r["method"]): r for r in table(run / "attacks.csv")}
+    assert (rows["sig", "nad"]["asr"], rows["sig", "anp"]["asr"]) == ("0.2", "")
+    differences = {(r["method"], r["figure"]): r for r in table(run / "differences.csv")}
+    assert [differences[m, "asr"]["models"] for m in ("nad", "anp")] == ["6", "5"]
+    assert {r["models"] for r in table(run / "methods.csv")} == {"5"}
 
 
 def test_a_method_without_any_result_empties_no_comparison(tmp_path: Path) -> None:
@@ -236,10 +261,10 @@ def test_differences_are_paired_by_model_and_corrected_for_all_methods(tmp_path:
     nad = rows["nad", "asr"]
     assert (float(nad["difference"]), nad["models"]) == (pytest.approx(-0.1), "6")
     assert float(nad["p"]) == pytest.approx(2 / 2**6)
-    assert float(nad["p_holm"]) == pytest.approx(4 / 2**6)
+    assert float(nad["p_corrected"]) == pytest.approx(2 / 2**6)
     # Far more certain than the spread over models would allow without pairing.
     assert float(nad["difference_high"]) == pytest.approx(-0.1)
-    assert rows["nad", "accuracy"]["p_holm"] == "1"
+    assert rows["nad", "accuracy"]["p_corrected"] == "1"
     [line] = [r for r in table(run / "methods.csv") if r["method"] == "moth"]
     assert line["interval"] == "expanded percentile bootstrap over 6 models"
     assert float(line["asr_low"]) < float(line["asr"]) < float(line["asr_high"])

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from moth_eval.errors import HardeningError
+from moth_eval.hardeners import ENTRY_POINTS, HARDENERS
 from moth_eval.hardeners.batches import Batches
 from moth_eval.hardeners.epochs import batch_sizes
 from moth_eval.hardeners.fine_tuning import CLEAN, FineTuning
@@ -24,6 +25,7 @@ from moth_eval.hardeners.validation import held_back
 from moth_eval.hardening import Hardener, Hardening, HardeningStatus
 from moth_eval.inversion.engine import invert
 from moth_eval.inversion.problems import Inversion
+from moth_eval.plugins import resolve
 from moth_eval.runner import run_hardening
 from moth_eval.subject import Examples, Subject
 from tests.support.subjects import PATCH, prototype_subject
@@ -357,3 +359,22 @@ def test_taps_are_those_of_the_last_pass(drawn: Subject) -> None:
         drawn.module(drawn.examples.images[:5])
         drawn.module(drawn.examples.images[:2])
     assert [tuple(m.shape) for m in taps.maps] == [(2, 8, 8), (2, 2, 2)]
+
+
+@pytest.mark.parametrize(
+    ("method", "fields", "message"),
+    [
+        ("nc-unlearning", {"batch": 1}, "expected at least 2, got batch=1"),
+        ("nc-unlearning", {"epochs": 0, "inversion_images": -1},
+         "expected at least 1, got epochs=0, inversion_images=-1"),
+        ("nc-triggers", {"stamped": 0}, "expected at least 1, got stamped=0"),
+        ("fine-pruning", {"images": 0}, "expected at least 1, got images=0"),
+        ("anp", {"images": 1}, "expected at least 2, got images=1"),
+        ("rnp", {"epochs": 0}, "expected at least 1, got epochs=0"),
+    ],
+)  # fmt: skip
+def test_counts_that_are_too_low_are_said_with_what_was_given(
+    method: str, fields: dict[str, int], message: str
+) -> None:
+    with pytest.raises(HardeningError, match=f"^{message}$"):
+        resolve(method, HARDENERS, ENTRY_POINTS)(**fields)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from moth_eval.errors import InputError
+from .errors import InputError
 
 NONE = "none"
 """What an option says that asks for nothing."""
 
 
 def words(text: str) -> tuple[str, ...]:
-    """The parts, each once, without blanks around them; nothing for `none`."""
-    return () if text.strip() == NONE else tuple(dict.fromkeys(w.strip() for w in text.split(",")))
+    """The parts, without blanks around them; nothing for `none`."""
+    return () if text.strip() == NONE else tuple(word.strip() for word in text.split(","))
 
 
 def number(option: str, text: str) -> int:
