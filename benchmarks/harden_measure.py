@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -114,6 +114,9 @@ def accuracy_record(before: Tensor, after: Tensor) -> AccuracyRecord:
 def distance_change(before: ClassDistances, after: ClassDistances, *, seed: int) -> DistanceChange:
     """How far apart the classes are, before and after.
 
+    Both means are over the pairs that have a distance on both sides: a pair for which no trigger is
+    left, the best that can become of it, would otherwise change the one and not the other.
+
     Args:
         before: of the original.
         after: of the new model: the same pairs by the same protocol.
@@ -123,9 +126,10 @@ def distance_change(before: ClassDistances, after: ClassDistances, *, seed: int)
     if any(before.distance(*pair) > 0 for pair in after.best):
         found = distance_increase(before, after, seed=seed)
         increase = IncreaseRecord.model_validate(asdict(found))
+    common = [pair for pair in before.best if pair in after.best]
     return DistanceChange(
-        mean_before=_number(before.summary().mean),
-        mean_after=_number(after.summary().mean),
+        mean_before=_mean([before.distance(*pair) for pair in common or before.best]),
+        mean_after=_mean([after.distance(*pair) for pair in common or after.best]),
         failed_before=before.failed,
         failed_after=after.failed,
         increase=increase,
@@ -139,6 +143,10 @@ def distance_change(before: ClassDistances, after: ClassDistances, *, seed: int)
             for pair in before.by_pair
         ),
     )
+
+
+def _mean(distances: Sequence[float]) -> float | None:
+    return sum(distances) / len(distances) if distances else None
 
 
 def _number(value: float) -> float | None:

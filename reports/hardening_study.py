@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from moth_eval.hardening_cells import PENDING, STATUSES, CellState
-from moth_eval.hardening_records import HardeningCard
+from moth_eval.hardening_records import DistanceChange, HardeningCard
 from moth_eval.hardening_study_records import HardeningStudyFolder, HardeningStudyManifest
 from moth_eval.text import visible
 
@@ -207,11 +207,17 @@ def _original(cells: Sequence[CellState], model: str, seed: int) -> dict[str, Ce
     if card is not None and card.distance is not None:
         known |= {
             "pairs": len(card.distance.pairs),
-            "distance_before": card.distance.mean_before,
+            "distance_before": _mean_before(card.distance),
             "failed_pairs_before": len(card.distance.failed_before),
         }
     status = "original" if card is not None else NOT_MEASURED
     return {"model": model, "method": ORIGINAL, "seed": seed, "status": status, **known}
+
+
+def _mean_before(change: DistanceChange) -> float | None:
+    """Over all pairs that have a distance before, whatever became of them."""
+    known = [pair.before for pair in change.pairs if pair.before is not None]
+    return sum(known) / len(known) if known else None
 
 
 def _row(cell: CellState) -> dict[str, Cell]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from moth_eval.errors import RunError
+from moth_eval.errors import ExitCode, RunError
 from moth_eval.records import ScanRecord
 from moth_eval.scan_calibration import (
     POLICY,
@@ -109,12 +109,12 @@ def judge(run: Run, policy: ScanPolicy) -> list[ModelVerdict]:
     return found
 
 
-def exit_code(verdicts: Sequence[ModelVerdict]) -> int:
-    """3: a model has no answer or was not judged; else 1: something was found; else 0."""
+def exit_code(verdicts: Sequence[ModelVerdict]) -> ExitCode:
+    """Incomplete if a model has no answer or was not judged, which counts more than a finding."""
     answers = [verdict.grade for one in verdicts for verdict in one.verdicts]
     if NO_ANSWER in answers or any(one.grade == NOT_JUDGED for one in verdicts):
-        return 3
-    return int(any(one.grade in FINDINGS for one in verdicts))
+        return ExitCode.INCOMPLETE
+    return ExitCode.FOUND if any(one.grade in FINDINGS for one in verdicts) else ExitCode.DONE
 
 
 def _verdict(row: Row, policy: ScanPolicy, scanners: int) -> Verdict:
