@@ -162,13 +162,14 @@ class _Bench:
         """The original on the test images; measured unless another cell did so."""
         plan, cell = self._plan, self._cell
         attack = "" if cell.artefact is None else sha256_of(cell.artefact / "attack.json")
+        again = cell.reactivation if cell.reactivation.images else None
         what = {
             "model": plan.manifest.sha256,
-            "training": plan.manifest.data.training_sha256,
+            "training": plan.manifest.data.training_sha256 if again else "",
             "test": plan.manifest.data.test_sha256,
             "attack": attack,
             "control": "" if cell.control is None else str(cell.control.file),
-            "reactivation": asdict(cell.reactivation),
+            "reactivation": None if again is None else asdict(again),
             "normalisation": plan.manifest.normalisation,
             "device": plan.manifest.device,
             "versions": plan.manifest.versions,
@@ -201,8 +202,6 @@ class _Bench:
     def measure(self, card: HardeningCard, before: BeforeRecord, tell: Tell) -> tuple[str, str]:
         """Measure every network that a method left, and write the card; status if there is none."""
         run, listed = self._plan.run, read_variants(self._plan.run)
-        own = self._variant("", WEIGHTS, card.training.sha256, before, self._cell.oracle)
-        rows = [own]
         files = [(one, f"{VARIANTS}/{one.file}") for one in listed.variants]
         if self._cell.oracle == SELECTION:
             candidates = [
@@ -218,6 +217,9 @@ class _Bench:
                     "original, so the oracle has none to choose"
                 )
             rows = [chosen.model_copy(update={"name": ""})]
+        else:
+            own = card.training.sha256
+            rows = [self._variant("", WEIGHTS, own, before, self._cell.oracle)]
         rows += [
             self._variant(one.name, file, one.sha256, before, self._by_target())
             for one, file in files

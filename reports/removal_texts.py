@@ -184,6 +184,11 @@ def _notes(found: RemovalFindings) -> list[str]:
     empty = sorted({c.method for c in found.scored} - {c.method for c in found.scored if c.card})
     if empty and any(c.card for c in found.scored):
         lines.append(f"{', '.join(map(shortened, empty))}: no result at all, so in no comparison")
+    if not found.manifest.test:
+        lines.append(
+            "test images were held out of --data: where models were trained on --data, they know "
+            "them, and every figure flatters; give others with --test"
+        )
     check = found.manifest.reactivation
     if check.images:
         lines.append(

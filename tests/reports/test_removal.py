@@ -185,6 +185,15 @@ def test_a_method_that_lacks_an_attack_empties_neither_its_table_nor_other_diffe
     assert {r["models"] for r in table(run / "methods.csv")} == {"5"}
 
 
+def test_held_out_test_images_that_models_may_know_are_a_note(tmp_path: Path) -> None:
+    cells = {("a", "fine-tuning", 0): repaired("a", 0.9, 0.5, 0.4)}
+    known = {"models": {"a": "patch"}, "methods": ("fine-tuning",)}
+    for test, told in (("", True), ("/t.npz", False)):
+        run = make_removal_run(tmp_path / str(told), cells, **known, test=test)
+        note = "note: test images were held out of --data: where models were trained on --data"
+        assert (note in report(run)) is told
+
+
 def test_a_method_without_any_result_empties_no_comparison(tmp_path: Path) -> None:
     cells: dict[tuple[str, str, int], Made] = {
         ("a", "fine-tuning", 0): repaired("a", 0.9, 0.5, 0.4),
