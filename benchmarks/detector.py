@@ -19,6 +19,7 @@ from moth_eval.records import ScanRecord, write_whole
 
 from .budget import Budget
 from .detector_settings import Metaparameters, read_learned, write_learned
+from .rules import require_rules
 from .trojai import TrojaiStudy, carry_out, plan
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 UNDECIDED = 0.5
 """Probability of a model without a score, as the contract wants a number."""
+
+INSTEAD = "set infer_centre in the metaparameters, or learn the curve with configure"
 
 MITIGATED = "mitigated.pt"
 RESULTS = "results.json"
@@ -57,10 +60,11 @@ class Detection:
     device: str = "auto"
 
 
-def infer(wish: Detection) -> tuple[float, ScanRecord]:
+def infer(wish: Detection) -> tuple[float | None, ScanRecord]:
     """The probability that a model is poisoned, and its scan; the result file is written.
 
-    A model without a score gets one half.
+    A model without a score has none, and neither has one whose score there is nothing to hold
+    against; the file says one half then.
 
     Raises:
         InputError: something that was given cannot be used; no result was written.
@@ -68,28 +72,23 @@ def infer(wish: Detection) -> tuple[float, ScanRecord]:
     if not wish.model.is_file():
         raise InputError(f"{wish.model} is not there: expected a model file (--model_filepath)")
     curve = read_learned(wish.learned, wish.settings.infer_scanner)
+    if curve is None and wish.settings.infer_centre is None:
+        require_rules([wish.settings.infer_scanner], instead=INSTEAD)
     [record] = _scanned(
         wish.model, wish.examples, wish.scratch, wish.settings, wish.architecture, wish.device
     )
-    found = UNDECIDED
-    if record.score is not None:
-        found = probability(record.score, wish.settings, curve or stated(wish.settings, record))
-    write_whole(wish.result, f"{found:.6f}\n".encode())
+    found, curve = None, curve or stated(wish.settings, record)
+    if record.score is not None and curve is not None:
+        found = probability(record.score, wish.settings, curve)
+    write_whole(wish.result, f"{UNDECIDED if found is None else found:.6f}\n".encode())
     return found, record
 
 
-def stated(settings: Metaparameters, record: ScanRecord) -> Logistic:
-    """The curve that the metaparameters describe.
-
-    Raises:
-        InputError: they name no centre, and the scanner has no published cut.
-    """
+def stated(settings: Metaparameters, record: ScanRecord) -> Logistic | None:
+    """The curve that the metaparameters describe; None if there is no cut in its centre's place."""
     centre = record.cut if settings.infer_centre is None else settings.infer_centre
     if centre is None:
-        raise InputError(
-            f"{settings.infer_scanner} has no published cut to put one half at: set infer_centre "
-            "in the metaparameters, or learn the curve with configure"
-        )
+        return None
     return Logistic(slope=settings.infer_slope, intercept=-settings.infer_slope * centre)
 
 

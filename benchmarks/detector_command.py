@@ -161,14 +161,18 @@ def _configure(
 
 
 def _infer(wish: Detection, features: Path | None) -> ExitCode:
-    from .detector import infer
+    from .detector import INSTEAD, UNDECIDED, infer
 
     found, record = infer(wish)
     if features is not None:
         score = "" if record.score is None else f"{record.score:.9g}"
-        features.write_text(f"score,probability\n{score},{found:.6f}\n")
+        shown = UNDECIDED if found is None else found
+        features.write_text(f"score,probability\n{score},{shown:.6f}\n")
     if record.score is None:
         click.echo(visible(f"no score ({record.status}): {record.reason}"), err=True)
+        return ExitCode.INCOMPLETE
+    if found is None:
+        click.echo(f"score {record.score:.9g}, and no cut to put one half at: {INSTEAD}", err=True)
         return ExitCode.INCOMPLETE
     click.echo(f"score {record.score:.9g}, probability {found:.6f}", err=True)
     return ExitCode.DONE

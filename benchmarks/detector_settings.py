@@ -30,7 +30,7 @@ class Metaparameters(BaseModel):
     infer_scanner: str = "nc"
     """`NAME` or `NAME:field=value,...`, as for `--scanner`."""
     infer_centre: float | None = Field(default=None, ge=-1e6, le=1e6)
-    """Score with a probability of one half; null: the scanner's published cut."""
+    """Score with a probability of one half; null: the scanner's own cut."""
     infer_slope: float = Field(default=1.0, gt=0, le=1e6)
     """Of the logistic curve, per unit of score."""
     infer_least: float = Field(default=0.01, ge=0, le=0.5)

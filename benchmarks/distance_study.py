@@ -30,7 +30,7 @@ from moth_eval.distance_records import (
     kept_records,
 )
 from moth_eval.distance_table import Pair, SeedDistance
-from moth_eval.errors import InputError
+from moth_eval.errors import InputError, RunError
 from moth_eval.inversion.problems import Inversion
 from moth_eval.loading.architectures import ArchitectureSource
 from moth_eval.loading.known_sizes import stated_size
@@ -131,6 +131,7 @@ def plan(study: DistanceStudy) -> DistancePlan:
     folder = DistanceFolder(study.run)
     if folder.exists:
         manifest = _continued(folder, manifest)
+        _refuse_longer_rows(folder, protocol)
     folder.write_manifest(manifest)
     return DistancePlan(
         subject=opened.subject,
@@ -282,6 +283,22 @@ def _protocol_record(protocol: DistanceProtocol) -> ProtocolRecord:
     # As JSON gives it back, so that it can be compared with the one of an earlier sitting.
     schedule = json.loads(canonical(asdict(protocol.schedule)))
     return ProtocolRecord(**asdict(protocol), schedule=schedule)
+
+
+def _refuse_longer_rows(folder: DistanceFolder, protocol: DistanceProtocol) -> None:
+    """Earlier versions took more passes over classes with fewer images than samples.
+
+    Raises:
+        RunError: the run has such rows, which new ones cannot be compared with.
+    """
+    for record in folder.records().values():
+        most = protocol.schedule_of(record.samples).steps
+        if record.steps > most:
+            raise RunError(
+                f"{folder.path} holds {record.steps} steps for {record.source}-{record.target}, "
+                f"which takes {most} with {record.samples} images: an earlier version made them; "
+                "measure into another --out"
+            )
 
 
 def _continued(folder: DistanceFolder, new: DistanceManifest) -> DistanceManifest:

@@ -36,6 +36,7 @@ from .hardening import (
     parse_hardener,
     problem_of,
 )
+from .rules import require_rules
 from .sittings import refuse_differences
 from .tasks import Task
 from .versions import versions
@@ -141,6 +142,8 @@ def plan(study: FalsePositivesStudy) -> FalsePositivesPlan:
     study.budget.check()
     if study.threshold is not None and not math.isfinite(study.threshold):
         raise InputError(f"--threshold must be 'published' or a number, got {study.threshold}")
+    if study.threshold is None:
+        require_rules([study.scanner], instead="give --threshold as a number")
     folder = FalsePositivesFolder(study.run)
     manifest = _manifest(study)
     if folder.exists:  # before anything is added to the scan that is there

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 @click.option(
     "--calibration",
     type=click.Path(path_type=Path),
-    help="File that calibrate made of clean models.  [default: published rules]",
+    help="File that calibrate made of clean models.  [default: the scanners' own cuts]",
 )
 @click.option(
     "--policy",
@@ -128,10 +128,13 @@ def _policy_of(
         read_calibration,
     )
 
+    from .rules import require_rules
     from .tasks import parse_scanner
 
     known = None if calibration is None else read_calibration(calibration)
-    if known is not None:
+    if known is None:
+        require_rules(scanners, instead="calibrate it on clean models and give --calibration")
+    else:
         parsed = {spec: parse_scanner(spec) for spec in scanners}
         check_parameters(known, {spec: {"method": m, **p} for spec, (m, p) in parsed.items()})
     return ScanPolicy(

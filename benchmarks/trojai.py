@@ -257,7 +257,7 @@ def _outcomes(
 
 
 def exit_code(plan: Plan, records: dict[str, ScanRecord]) -> ExitCode:
-    """0: nothing found; 1: a score above its published cut, or a refused file; 3: not all done.
+    """0: nothing found; 1: a score above its scanner's cut, or a refused file; 3: not all done.
 
     A model without an answer (pending, failed, timed out, inconclusive) makes it 3: it must not
     pass for a clean one.
@@ -270,7 +270,7 @@ def exit_code(plan: Plan, records: dict[str, ScanRecord]) -> ExitCode:
 
 
 def is_finding(record: ScanRecord) -> bool:
-    """Whether a record is something to look at: above the published cut, or refused."""
+    """Whether a record is something to look at: above its scanner's cut, or refused."""
     return record.status == "refused" or record.above_cut is True
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -47,11 +48,21 @@ def upward_indices(figures: Sizes) -> Sizes:
     """How many robust standard deviations each figure lies above the median; 0 where all are equal.
 
     Args:
-        figures: finite, of either sign, `(K,)`.
+        figures: finite, of either sign; the last axis is the classes.
     """
     # Shifted so that the least spread, a share of the median, means the same for every figure.
-    scale = float(np.abs(figures - np.median(figures)).max())
-    return anomaly_indices(scale - (figures - np.median(figures))) if scale else 0 * figures
+    away = figures - np.median(figures, axis=-1, keepdims=True)
+    scale = np.abs(away).max(axis=-1, keepdims=True)
+    indices: Sizes = np.where(scale > 0, anomaly_indices(np.where(scale > 0, scale - away, 1)), 0.0)
+    return indices
+
+
+def middle_and_unit(figures: Sizes) -> tuple[float, float]:
+    """Median of figures `(K,)`, and what one of their `upward_indices` is in their own unit."""
+    middle = float(np.median(figures))
+    away = np.abs(figures - middle)
+    spread = MAD_TO_SIGMA * float(np.median(away))
+    return middle, max(spread, LEAST_SPREAD * float(away.max()))
 
 
 def no_index(count: int, *, instead: str = "use statistic=size") -> str:
@@ -72,10 +83,23 @@ def false_alarm_rate(count: int, cut: float) -> float:
         count: number of sizes compared (classes, or pairs of classes).
         cut: the threshold.
     """
+    return float((simulated(count, largest_index) > cut).mean())
+
+
+def simulated(count: int, statistic: Callable[[Sizes], Sizes]) -> Sizes:
+    """A statistic of simulated clean models: see `false_alarm_rate` for what is drawn.
+
+    Args:
+        count: number of figures compared.
+        statistic: figures `(N, count)` to one value each, `(N,)`.
+    """
     random = np.random.default_rng(20190519)
     draws = min(DRAWS, max(1000, MOST_NUMBERS // count))
-    largest = [
-        anomaly_indices(random.normal(1.0, 0.1, (draws // 20, count))).max(axis=-1)
-        for _ in range(20)
-    ]
-    return float((np.concatenate(largest) > cut).mean())
+    parts = [statistic(random.normal(1.0, 0.1, (draws // 20, count))) for _ in range(20)]
+    return np.concatenate(parts)
+
+
+def largest_index(sizes: Sizes) -> Sizes:
+    """The largest anomaly index of each row of sizes `(N, K)`: `(N,)`."""
+    largest: Sizes = anomaly_indices(sizes).max(axis=-1)
+    return largest

@@ -21,3 +21,16 @@ def spread(labels: Tensor, most: int, generator: torch.Generator) -> Tensor:
         rank[members] = torch.arange(len(members))
     by_rank = torch.argsort(rank[order], stable=True)
     return order[by_rank][:most].sort().values
+
+
+def halves(labels: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Every other image of each class, and the rest; of an odd number the first have one more.
+
+    Args:
+        labels: int64 `(N,)`.
+        rows: indices of those to halve.
+    """
+    behind = torch.zeros(len(rows), dtype=torch.bool)
+    for label in sorted(set(labels[rows].tolist())):
+        behind[(labels[rows] == label).nonzero().flatten()[1::2]] = True
+    return rows[~behind], rows[behind]

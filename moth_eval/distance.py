@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -75,20 +76,24 @@ class DistanceProtocol:
 
     @property
     def schedule(self) -> Schedule:
-        """The preset's schedule at this success rate.
+        """The schedule of classes that have as many images as samples are asked for."""
+        return self.schedule_of(self.samples)
 
-        A step of `paper` that moves the cost is a pass over all samples, so their number decides
+    def schedule_of(self, images: int) -> Schedule:
+        """The preset's schedule at this success rate, for a class of which so many are used.
+
+        A step of `paper` that moves the cost is a pass over all of them, so their number decides
         how many steps there are.
         """
         schedule = replace(PRESETS[self.preset], success_rate=self.success_rate)
         if self.preset != "paper":
             return schedule
-        batches = math.ceil(self.samples / schedule.batch_size)
+        batches = math.ceil(images / schedule.batch_size)
         passes = schedule.steps // schedule.steps_per_move
         return replace(
             schedule,
-            batch_size=min(schedule.batch_size, self.samples),
-            last_batch=self.samples - (batches - 1) * schedule.batch_size,
+            batch_size=min(schedule.batch_size, images),
+            last_batch=images - (batches - 1) * schedule.batch_size,
             steps=passes * batches,
             steps_per_move=batches,
             check_every=batches,
@@ -232,7 +237,7 @@ def _measured(
     on_progress: OnProgress | None,
 ) -> list[SeedDistance]:
     """The rows that are still open, in their order."""
-    schedule, labels = protocol.schedule, subject.examples.labels
+    labels = subject.examples.labels
     drawn = {
         (source, seed): draw_samples(labels, source, seed, protocol.samples)
         for source, seed in {(pair[0], seed) for pair, seed in rows}
@@ -246,38 +251,59 @@ def _measured(
         )
         for (source, target), seed in rows
     ]
-    channels = subject.image_shape[0]
-    taken = dict.fromkeys((problem.seed for problem in problems), 0)
+    steps = _Steps({p.seed: protocol.schedule_of(len(p.images)) for p in problems}, on_progress)
+    found: dict[int, SeedDistance] = {}
 
-    def progress() -> None:
-        if on_progress is not None:
-            on_progress(sum(taken.values()), len(rows) * schedule.steps)
-
-    def check(under_way: Sequence[Problem], sizes: Tensor) -> None:
-        for problem in under_way:
-            taken[problem.seed] += schedule.check_every
-        progress()
-
-    def tell(number: int, inversion: Inversion) -> None:
+    def tell(part: Sequence[int], place: int, inversion: Inversion) -> None:
+        number = part[place]
+        found[number] = row = _row(rows[number], inversion, subject.image_shape[0])
         if on_pair is not None:
-            on_pair(_row(rows[number], inversion, channels), inversion)
-        # A row that stopped early leaves nothing to do either.
-        taken[problems[number].seed] = schedule.steps
-        progress()
+            on_pair(row, inversion)
+        steps.end(inversion.problem)
 
-    found = invert(
-        network,
-        subject.examples.images,
-        problems,
-        schedule,
-        objective=STICKY,
-        # Rows that fill one pass through the network finish together, and early: more at a time
-        # would be no faster, and an interruption would cost more of them.
-        window=max(1, network.images_per_pass // schedule.batch_size),
-        on_check=check,
-        on_done=tell,
-    )
-    return [_row(row, inversion, channels) for row, inversion in zip(rows, found, strict=True)]
+    # Classes with fewer images than samples have passes, and so a schedule, of their own.
+    for schedule in dict.fromkeys(steps.schedules.values()):
+        part = [n for n, p in enumerate(problems) if steps.schedules[p.seed] == schedule]
+        invert(
+            network,
+            subject.examples.images,
+            [problems[number] for number in part],
+            schedule,
+            objective=STICKY,
+            # Rows that fill one pass through the network finish together, and early: more at a
+            # time would be no faster, and an interruption would cost more of them.
+            window=max(1, network.images_per_pass // schedule.batch_size),
+            on_check=steps.check,
+            on_done=partial(tell, part),
+        )
+    return [found[number] for number in range(len(rows))]
+
+
+class _Steps:
+    """How many steps of all rows are taken.
+
+    Attributes:
+        schedules: seed of a problem -> its schedule.
+    """
+
+    def __init__(self, schedules: dict[int, Schedule], on_progress: OnProgress | None) -> None:
+        self.schedules, self._told = schedules, on_progress
+        self._taken = dict.fromkeys(schedules, 0)
+
+    def check(self, under_way: Sequence[Problem], sizes: Tensor) -> None:
+        """Rows were looked at."""
+        for problem in under_way:
+            self._taken[problem.seed] += self.schedules[problem.seed].check_every
+        self._tell()
+
+    def end(self, problem: Problem) -> None:
+        """A row is finished; one that stopped early leaves nothing to do either."""
+        self._taken[problem.seed] = self.schedules[problem.seed].steps
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._told is not None:
+            self._told(sum(self._taken.values()), sum(s.steps for s in self.schedules.values()))
 
 
 def _row(row: tuple[Pair, int], inversion: Inversion, channels: int) -> SeedDistance:

@@ -77,7 +77,7 @@ def flag(record: ScanRecord, threshold: float | None) -> bool | None:
     limit = record.cut if threshold is None else threshold
     if limit is None:
         raise RunError(
-            "the scanner states no published cut, so nothing says which models are flagged: give "
-            "--threshold as a number, and another --out"
+            "the scanner states no cut, so nothing says which models are flagged: give --threshold "
+            "as a number, and another --out"
         )
     return record.score > limit

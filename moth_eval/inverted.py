@@ -11,6 +11,10 @@ from .inversion.problems import Inversion, Problem, pair_problems, universal_pro
 from .scan import Trigger
 from .seeds import derive_seed
 
+SIZE_HAS_NO_RULE = (
+    "statistic=size compares models with one another, so that its cut has to come from clean models"
+)
+
 
 def problems_of(
     labels: Tensor, num_classes: int, generator: torch.Generator, *, pairs: bool

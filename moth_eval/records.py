@@ -25,8 +25,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from .errors import RunError
 
 SCHEMA_VERSION = 1
-RESULT_VERSION = 3
+RESULT_VERSION = 4
 """Of scans: raised when a scanner would give another result for a model than before."""
+
+SCORES_SINCE = 3
+"""Results of this version and later have equal scores; later ones differ in what stands beside."""
 
 MANIFEST = "run.json"
 LEDGER = "ledger"
@@ -107,12 +110,14 @@ class RunManifest(Record):
 
 
 class RuleRecord(Record):
-    """A published cut; see `moth_eval.scan.PublishedRule`."""
+    """A scanner's own cut; see `moth_eval.scan.Rule`."""
 
     name: str
     threshold: float
-    false_alarm_rate: float
+    false_alarm_rate: float | None
+    """By simulation; None: not known."""
     source: str
+    origin: Literal["published", "ours", "given"] = "published"
 
 
 class TriggerRecord(Record):
@@ -195,12 +200,12 @@ class ScanRecord(Record):
 
     @property
     def cut(self) -> float | None:
-        """The scanner's published cut; None without one."""
+        """The scanner's own cut; None without one."""
         return self.rule.threshold if self.rule else None
 
     @property
     def above_cut(self) -> bool | None:
-        """Whether the score lies above the published cut; None without a score or a cut."""
+        """Whether the score lies above the scanner's cut; None without a score or a cut."""
         return None if self.cut is None or self.score is None else self.score > self.cut
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -95,21 +95,28 @@ class Cost:
     peak_memory_bytes: int = 0
 
 
+Origin = Literal["published", "ours", "given"]
+"""Whose cut it is: the method's authors', ours, or that of whoever set the scanner's fields."""
+
+
 @dataclass(frozen=True, kw_only=True)
-class PublishedRule:
-    """A scanner's published cut, shown beside the score and never a verdict by itself.
+class Rule:
+    """A scanner's own cut, shown beside the score and never a verdict by itself.
 
     Attributes:
         name: what the cut is applied to, such as `anomaly index`.
-        threshold: a score above it counts as backdoored.
-        false_alarm_rate: fraction of clean models above it, in `[0, 1]`, by simulation.
+        threshold: a score above it makes a model suspicious.
+        false_alarm_rate: fraction of clean models above it, in `[0, 1]`, by simulation; None where
+            nothing can be simulated: it is not known.
         source: where the cut comes from and what the simulation assumes.
+        origin: whose cut it is.
     """
 
     name: str
     threshold: float
-    false_alarm_rate: float
+    false_alarm_rate: float | None
     source: str
+    origin: Origin = "published"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +131,7 @@ class Scan:
         source: suspected source class, if one is named.
         triggers: every inverted trigger, valid or not.
         evidence: what else the score rests on, the most suspicious first.
-        rule: the published cut, if the scanner has one.
+        rule: the scanner's own cut, if it has one under its settings.
         cost: what it took.
     """
 
@@ -135,7 +142,7 @@ class Scan:
     source: int | None = None
     triggers: tuple[Trigger, ...] = ()
     evidence: tuple[Evidence, ...] = ()
-    rule: PublishedRule | None = None
+    rule: Rule | None = None
     cost: Cost = field(default_factory=Cost)
 
     def __post_init__(self) -> None:
@@ -164,4 +171,13 @@ class Scanner(Protocol):
 
     def scan(self, subject: Subject, *, generator: torch.Generator) -> Scan:
         """The scan of one subject."""
+        ...
+
+
+@runtime_checkable
+class Ruled(Protocol):
+    """A scanner that knows before it scans whether a cut will stand beside its scores."""
+
+    def without_rule(self) -> str:
+        """Why its settings give no cut; empty if they give one."""
         ...

@@ -21,7 +21,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from .errors import InputError
-from .records import RESULT_VERSION, Record, write_whole
+from .records import RESULT_VERSION, SCORES_SINCE, Record, write_whole
 
 POLICY = "policy.json"
 """File of a run folder that says by which policy its models are judged."""
@@ -86,7 +86,7 @@ class ScanPolicy(Record):
     policy: Policy
     dataset: str
     calibration: Calibration | None
-    """As it was when the models were scanned; None: published rules alone."""
+    """As it was when the models were scanned; None: the scanners' own cuts alone."""
     calibration_file: str
     """Absolute path; empty: none was given."""
 
@@ -204,7 +204,7 @@ def check_parameters(calibration: Calibration, scanners: Mapping[str, Mapping[st
     Raises:
         InputError: a scanner was not calibrated, or with other fields, or scanners have changed.
     """
-    if calibration.result_version != RESULT_VERSION:
+    if not SCORES_SINCE <= calibration.result_version <= RESULT_VERSION:
         raise InputError(
             f"the calibration is of scanners of result version {calibration.result_version}, these "
             f"are of version {RESULT_VERSION}: scores cannot be compared; calibrate anew"

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from .evaluation import Evaluation, is_whole
+from .evaluation import AtCut, Evaluation, is_whole
 from .rows import PENDING, Row, Run
 from .wording import STATUS_WORDS, count, percent, span
 
@@ -119,7 +119,7 @@ def _often_first(item: tuple[str, int]) -> tuple[int, str]:
 
 def _figures(lines: Sequence[Evaluation]) -> Iterator[Doubt]:
     for line in lines:
-        found, cut = line.discrimination, line.cut
+        found = line.discrimination
         if found is None:
             yield Doubt(
                 serious=True,
@@ -134,14 +134,24 @@ def _figures(lines: Sequence[Evaluation]) -> Iterator[Doubt]:
                 detail=f"Its 95 % interval, {span(found.interval)}, is {found.interval.width:.2f} "
                 "wide: a scanner whose area lies inside it cannot be told from this one.",
             )
-        if cut is not None and cut.false_alarm_rate > HIGH_FALSE_ALARM_RATE:
-            yield Doubt(
-                serious=True,
-                title=f"The published cut of {line.scanner} flags about "
-                f"{percent(cut.false_alarm_rate)} of clean models",
-                detail=f"By simulation: {cut.source}. Take a score above it as a reason to look, "
-                "not as a verdict.",
-            )
+        if line.cut is not None:
+            yield from _of_cut(line.scanner, line.cut)
+
+
+def _of_cut(scanner: str, cut: AtCut) -> Iterator[Doubt]:
+    rate, advice = cut.false_alarm_rate, "Take a score above it as a reason to look, not a verdict."
+    if rate is None:
+        yield Doubt(
+            serious=True,
+            title=f"How many clean models the cut of {scanner} flags is not known",
+            detail=f"{_sentence(cut.source)}. {advice}",
+        )
+    elif rate > HIGH_FALSE_ALARM_RATE:
+        yield Doubt(
+            serious=True,
+            title=f"The cut of {scanner} flags about {percent(rate)} of clean models",
+            detail=f"By simulation: {cut.source}. {advice}",
+        )
 
 
 def _accuracy(run: Run) -> Iterator[Doubt]:

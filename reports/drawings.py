@@ -60,7 +60,7 @@ class _Scale:
 
 
 def score_strip(rows: Sequence[Row], threshold: float | None) -> Markup:
-    """One dot per scored model on a line of scores, in lanes by truth, the published cut marked."""
+    """One dot per scored model on a line of scores, in lanes by truth, the cut marked."""
     lanes = _by_truth(rows)
     scores = [s for _, lane in lanes for s in lane]
     if not scores:
@@ -129,5 +129,5 @@ def _axis(scale: _Scale, height: int) -> str:
 def _cut_line(x: float, height: int, threshold: float) -> str:
     return (
         f'<line class="cut" x1="{x:.1f}" x2="{x:.1f}" y1="-4" y2="{height}"/>'
-        f'<text class="cut-text" x="{x:.1f}" y="-9">published cut {number(threshold)}</text>'
+        f'<text class="cut-text" x="{x:.1f}" y="-9">cut {number(threshold)}</text>'
     )

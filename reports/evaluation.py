@@ -32,6 +32,7 @@ from .calibration import Example, Probabilities, calibrate
 from .rows import STATUSES, Row, Run
 
 ALL = "all"
+UNIVERSAL, SOURCE_SPECIFIC = "universal", "source-specific"
 UNNAMED = "unnamed"
 
 
@@ -59,13 +60,15 @@ class ProbabilityFigures:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AtPublishedCut:
-    """What the scanner's published cut does to the models at hand.
+class AtCut:
+    """What the scanner's own cut does to the models at hand.
 
     Attributes:
         name: what the cut is applied to.
         threshold: the cut; None if it differs between models.
-        false_alarm_rate: simulated rate on clean models, mean over the models it was applied to.
+        false_alarm_rate: simulated rate on clean models, mean over the models it was applied to;
+            None if it is not known for one of them.
+        origins: whose cut it is, see `moth_eval.scan.Rule`.
         source: where the cut and its rate come from.
         above: scored models above the cut, whatever their truth.
         scored: scored models that the cut applies to.
@@ -77,7 +80,8 @@ class AtPublishedCut:
 
     name: str
     threshold: float | None
-    false_alarm_rate: float
+    false_alarm_rate: float | None
+    origins: tuple[str, ...]
     source: str
     above: int
     scored: int
@@ -104,6 +108,8 @@ class Evaluation:
     Attributes:
         scanner: its name.
         trigger_type: `all`, or the type of the poisoned models; clean ones are always all there.
+        scope: `all`, `universal` or `source-specific`: whose images the triggers of the poisoned
+            models flip; clean ones are always all there.
         architecture: `all`, or that of the models, clean and poisoned ones alike.
         counts: status -> number of models; adds up to `n_models`.
         n_models: models looked at.
@@ -117,11 +123,12 @@ class Evaluation:
         note: why there is no ROC, or how wide its interval is made.
         figures: None if there are no probabilities.
         probability_note: where probabilities come from, or why there are none.
-        cut: None if no scored model has a published cut.
+        cut: None if no scored model has one.
     """
 
     scanner: str
     trigger_type: str
+    scope: str
     architecture: str
     counts: dict[str, int]
     n_models: int
@@ -135,11 +142,11 @@ class Evaluation:
     note: str
     figures: ProbabilityFigures | None
     probability_note: str
-    cut: AtPublishedCut | None
+    cut: AtCut | None
 
 
 def evaluate(run: Run, answers: Mapping[str, Probabilities]) -> list[Evaluation]:
-    """Every line of the metrics table: per scanner, then by trigger type and by architecture.
+    """Every line of the metrics table: per scanner, then by trigger type, scope and architecture.
 
     A split is left out where there is nothing to split.
 
@@ -183,7 +190,7 @@ def content_seed(scanner: str, clean: FloatArray, poisoned: FloatArray) -> int:
 
 def is_whole(line: Evaluation) -> bool:
     """Whether a line is about all models of its scanner."""
-    return line.trigger_type == line.architecture == ALL
+    return line.trigger_type == line.scope == line.architecture == ALL
 
 
 def architecture_of(row: Row) -> str:
@@ -200,11 +207,20 @@ def _of_scanner(rows: Sequence[Row], answers: Probabilities) -> list[Evaluation]
     for name in types if len(types) > 1 else ():
         poisoned = [r for r in rows if r.label == 1 and _type_of(r) == name]
         lines.append(_line([*clean, *poisoned], answers, trigger_type=name))
+    scopes = sorted({scope_of(r) for r in rows if r.label == 1}, reverse=True)
+    for name in scopes if len(scopes) > 1 else ():
+        poisoned = [r for r in rows if r.label == 1 and scope_of(r) == name]
+        lines.append(_line([*clean, *poisoned], answers, scope=name))
     networks = sorted({architecture_of(r) for r in rows if r.label is not None})
     for name in networks if len(networks) > 1 else ():
         own = [r for r in rows if r.label is not None and architecture_of(r) == name]
         lines.append(_line(own, answers, architecture=name))
     return lines
+
+
+def scope_of(row: Row) -> str:
+    """Whether a backdoor flips every class but its target, or some classes only."""
+    return SOURCE_SPECIFIC if row.truth and row.truth.sources else UNIVERSAL
 
 
 def _type_of(row: Row) -> str:
@@ -216,6 +232,7 @@ def _line(
     answers: Probabilities,
     *,
     trigger_type: str = ALL,
+    scope: str = ALL,
     architecture: str = ALL,
 ) -> Evaluation:
     clean, poisoned = scores_by_class(rows)
@@ -224,6 +241,7 @@ def _line(
     return Evaluation(
         scanner=rows[0].scanner,
         trigger_type=trigger_type,
+        scope=scope,
         architecture=architecture,
         counts={status: counts[status] for status in STATUSES},
         n_models=len(rows),
@@ -286,16 +304,17 @@ def _figures(rows: Sequence[Row], answers: Probabilities) -> ProbabilityFigures 
     )
 
 
-def _at_cut(rows: Sequence[Row]) -> AtPublishedCut | None:
+def _at_cut(rows: Sequence[Row]) -> AtCut | None:
     judged = [r for r in rows if r.above_cut is not None]
     rules = [r.record.rule for r in judged if r.record and r.record.rule]
     if not rules:
         return None
     thresholds = {rule.threshold for rule in rules}
-    return AtPublishedCut(
+    return AtCut(
         name="; ".join(sorted({rule.name for rule in rules})),
         threshold=thresholds.pop() if len(thresholds) == 1 else None,
-        false_alarm_rate=float(np.mean([rule.false_alarm_rate for rule in rules])),
+        false_alarm_rate=_mean_if_known([rule.false_alarm_rate for rule in rules]),
+        origins=tuple(sorted({rule.origin for rule in rules})),
         source="; ".join(sorted({rule.source for rule in rules})),
         above=sum(bool(r.above_cut) for r in judged),
         scored=len(judged),
@@ -304,3 +323,8 @@ def _at_cut(rows: Sequence[Row]) -> AtPublishedCut | None:
         true_positives=sum(bool(r.above_cut) for r in judged if r.label == 1),
         poisoned=sum(r.label == 1 for r in judged),
     )
+
+
+def _mean_if_known(rates: Sequence[float | None]) -> float | None:
+    known = [rate for rate in rates if rate is not None]
+    return float(np.mean(known)) if len(known) == len(rates) else None

@@ -27,6 +27,7 @@ from .false_positives_pictures import slopes
 from .report_files import write_report
 from .rows import PENDING, Row, read_run
 from .tables import Cell, as_csv, with_bounds
+from .wording import CUTS
 
 GROUPS = (("clean", 0), ("backdoored", 1), ("unknown", None))
 """Name in tables -> label."""
@@ -188,8 +189,10 @@ class FalsePositivesFindings:
         if self.manifest.threshold is not None:
             return f"{cuts}, given by the user"
         rules = (m.before.record.rule for m in self.models if m.before.record)
-        sources = sorted({f"{r.name}, {r.source}" for r in rules if r is not None})
-        return f"{cuts}, published cut of {self.manifest.scanner} ({'; '.join(sources) or '–'})"
+        known = [rule for rule in rules if rule is not None]
+        sources = "; ".join(sorted({f"{rule.name}, {rule.source}" for rule in known})) or "–"
+        whose = " and ".join(sorted({CUTS[rule.origin].removeprefix("the ") for rule in known}))
+        return f"{cuts}, {whose or 'cut'} of {self.manifest.scanner} ({sources})"
 
     @property
     def pending(self) -> list[ModelLine]:

@@ -26,18 +26,20 @@ from moth_eval.text import visible
 from .comparisons import Comparison
 from .doubts import Doubt
 from .drawings import score_strip, size_bars
-from .evaluation import ALL, Evaluation, is_whole, scores_by_class
+from .evaluation import ALL, AtCut, Evaluation, is_whole, scores_by_class
 from .pictures import Pictures
 from .roc import MOST_BANDS
 from .rows import Row, Run
 from .verdicts import FINDINGS, Verdict
 from .wording import (
     ABOVE_CUT,
+    CUTS,
     NO_CUT,
     NO_EVIDENCE,
     aligned,
     count,
     evidence_words,
+    false_alarms,
     finding,
     number,
     percent,
@@ -101,8 +103,7 @@ def render(page: Page) -> bytes:
         run=_facts(page.run),
         doubts=[_doubt(doubt) for doubt in page.doubts],
         scanners=[_scanner(page, line) for line in page.lines if is_whole(line)],
-        types=[line for line in page.lines if line.trigger_type != ALL],
-        networks=[line for line in page.lines if line.architecture != ALL],
+        parts=_parts(page.lines),
         comparisons=page.comparisons,
         costs=[_cost(page.run, name) for name in page.run.scanners],
         roc_light=_data("image/svg+xml", page.roc_light),
@@ -208,7 +209,37 @@ def _scanner(page: Page, line: Evaluation) -> dict[str, Any]:
         "line": line,
         "found": _found_at(page.run.of(line.scanner)) if line.discrimination else [],
         "strip": score_strip(page.run.of(line.scanner), threshold),
+        "cut": _cut_words(line.cut) if line.cut else "this scanner states no cut",
     }
+
+
+def _parts(lines: Sequence[Evaluation]) -> list[tuple[str, str, list[tuple[str, Evaluation]]]]:
+    """Title, head of the column and lines with their names, of every table of parts of a run."""
+    found = [
+        (
+            "By trigger type, each against all clean models",
+            "Trigger type",
+            [(visible(line.trigger_type), line) for line in lines if line.trigger_type != ALL],
+        ),
+        (
+            "By scope of the trigger, each against all clean models",
+            "Scope",
+            [(line.scope, line) for line in lines if line.scope != ALL],
+        ),
+        (
+            "By architecture, clean and backdoored models of it",
+            "Architecture",
+            [(visible(line.architecture), line) for line in lines if line.architecture != ALL],
+        ),
+    ]
+    return [part for part in found if part[2]]
+
+
+def _cut_words(cut: AtCut) -> str:
+    """What a cut is, whose it is, and what it is worth."""
+    limit = "" if cut.threshold is None else f" > {number(cut.threshold)}"
+    origins = " and ".join(CUTS[origin] for origin in cut.origins)
+    return visible(f"{cut.name}{limit}, {origins}; {false_alarms(cut.false_alarm_rate)}")
 
 
 def _cost(run: Run, scanner: str) -> tuple[str, float | None, float | None]:

@@ -1,4 +1,4 @@
-"""The ROC figure: a curve per scanner with its interval, its band and its published cut."""
+"""The ROC figure: a curve per scanner with its interval, its band and its cut."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from moth_eval.metrics import FloatArray, RocCurve, roc_curve
 from moth_eval.text import visible
 
 from .evaluation import (
-    AtPublishedCut,
+    AtCut,
     Discrimination,
     Evaluation,
     content_seed,
@@ -56,7 +56,7 @@ class ScannerCurve:
         discrimination: area and interval for the legend.
         clean: number of clean models.
         poisoned: number of poisoned models.
-        cut: the published cut, if there is one.
+        cut: the scanner's own cut, if there is one.
     """
 
     scanner: str
@@ -67,7 +67,7 @@ class ScannerCurve:
     discrimination: Discrimination
     clean: int
     poisoned: int
-    cut: AtPublishedCut | None
+    cut: AtCut | None
 
 
 def scanner_curves(run: Run, lines: Sequence[Evaluation]) -> list[ScannerCurve]:
@@ -210,8 +210,8 @@ def _label(drawn: ScannerCurve) -> str:
     )
 
 
-def _cut_label(scanner: str, cut: AtPublishedCut) -> str:
-    threshold = "published cut" if cut.threshold is None else f"{cut.name} > {cut.threshold:g}"
+def _cut_label(scanner: str, cut: AtCut) -> str:
+    threshold = "its cut" if cut.threshold is None else f"{cut.name} > {cut.threshold:g}"
     return _folded(
         f"{scanner}, {threshold}: flags {cut.false_positives} of {cut.clean} clean, "
         f"{cut.true_positives} of {cut.poisoned} backdoored"

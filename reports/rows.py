@@ -71,7 +71,7 @@ class Row:
 
     @property
     def above_cut(self) -> bool | None:
-        """Whether the score lies above the scanner's published cut; None if that is undefined."""
+        """Whether the score lies above the scanner's own cut; None if that is undefined."""
         return self.record.above_cut if self.record else None
 
     @property

@@ -76,7 +76,7 @@ def _cells(line: Evaluation) -> list[str]:
     found, figures, cut = line.discrimination, line.figures, line.cut
     return [
         visible(line.scanner),
-        visible(line.trigger_type),
+        visible(line.trigger_type if line.scope == ALL else line.scope),
         f"{line.counts['scored']}/{line.n_models}",
         f"{cut.above}/{cut.scored}" if cut else "–",
         f"{found.area:.3f} ({span(found.interval)})" if found else "–",
@@ -97,7 +97,7 @@ def _apart(one: Comparison) -> str:
 
 
 def _suspects(run: Run, scanner: str) -> str:
-    """The models above the published cut, or at least the highest scores."""
+    """The models above their cut, or at least the highest scores."""
     scored = [row for row in run.of(scanner) if row.score is not None]
     above = [row for row in scored if row.above_cut is not False]
     first = sorted(above, key=lambda row: (-(row.score or 0.0), row.model))[:MOST_SUSPECTS]

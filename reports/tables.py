@@ -104,6 +104,7 @@ def metrics_row(line: Evaluation) -> dict[str, Cell]:
     return {
         "scanner": line.scanner,
         "trigger_type": line.trigger_type,
+        "scope": line.scope,
         "architecture": line.architecture,
         "n_models": line.n_models,
         "n_clean": line.n_clean,
@@ -148,6 +149,7 @@ def _cut(line: Evaluation) -> dict[str, Cell]:
     cut = line.cut
     return {
         "cut_name": cut.name if cut else None,
+        "cut_origin": " and ".join(cut.origins) if cut else None,
         "cut_threshold": cut.threshold if cut else None,
         "cut_simulated_false_alarm_rate": cut.false_alarm_rate if cut else None,
         "cut_above": cut.above if cut else None,

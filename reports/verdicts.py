@@ -20,7 +20,15 @@ from moth_eval.scan_calibration import (
 )
 
 from .rows import Row, Run
-from .wording import NO_EVIDENCE, STATUS_WORDS, evidence_words, number, percent
+from .wording import (
+    CUTS,
+    NO_EVIDENCE,
+    STATUS_WORDS,
+    evidence_words,
+    false_alarms,
+    number,
+    percent,
+)
 
 SUSPICIOUS = "suspicious"
 BACKDOORED = "backdoored"
@@ -130,7 +138,7 @@ def _verdict(row: Row, policy: ScanPolicy, scanners: int) -> Verdict:
     missing = ""
     if policy.calibration is not None:
         missing = f"no clean model of {_group_name(policy, record)} in the calibration; "
-    return _by_published_rule(row, record, record.score, missing)
+    return _by_own_rule(row, record, record.score, missing)
 
 
 def _group_name(policy: ScanPolicy, record: ScanRecord) -> str:
@@ -173,18 +181,17 @@ def _calibrated(
     return Verdict(row=row, grade=grade, basis=basis, p_value=p)
 
 
-def _by_published_rule(row: Row, record: ScanRecord, score: float, missing: str) -> Verdict:
+def _by_own_rule(row: Row, record: ScanRecord, score: float, missing: str) -> Verdict:
     rule = record.rule
     if rule is None:
         basis = (
-            f"score {number(score)}; {missing}no cut is published for this scanner: calibrate it "
-            "on clean models"
+            f"score {number(score)}; {missing}this scanner has no cut of its own: calibrate it on "
+            "clean models"
         )
         return Verdict(row=row, grade=NOT_JUDGED, basis=basis)
     above = record.above_cut
     basis = (
-        f"{rule.name} {number(score)}, {'above' if above else 'not above'} the published cut of "
-        f"{number(rule.threshold)}; {missing}by simulation that cut flags "
-        f"{percent(rule.false_alarm_rate)} of clean models"
+        f"{rule.name} {number(score)}, {'above' if above else 'not above'} {CUTS[rule.origin]} of "
+        f"{number(rule.threshold)}; {missing}{false_alarms(rule.false_alarm_rate)}"
     )
     return Verdict(row=row, grade=SUSPICIOUS if above else NO_EVIDENCE, basis=basis)

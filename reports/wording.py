@@ -25,8 +25,11 @@ MOST_NAMED = 8
 """Names that a line of a summary holds."""
 
 NO_EVIDENCE = "no evidence found"
-ABOVE_CUT = "above published cut"
-NO_CUT = "scored, no published cut"
+ABOVE_CUT = "above its cut"
+NO_CUT = "scored, no cut"
+
+CUTS = {"published": "the published cut", "ours": "our cut", "given": "the given cut"}
+"""Origin of a cut -> its name."""
 
 
 def finding(row: Row) -> str:
@@ -36,6 +39,13 @@ def finding(row: Row) -> str:
     if row.above_cut is None:
         return NO_CUT
     return ABOVE_CUT if row.above_cut else NO_EVIDENCE
+
+
+def false_alarms(rate: float | None) -> str:
+    """How often a cut is a false alarm, as the end of a sentence about it."""
+    if rate is None:
+        return "how many clean models are above it is not known"
+    return f"by simulation {percent(rate)} of clean models are above it"
 
 
 def evidence_words(found: Sequence[EvidenceRecord], most: int = 3) -> list[str]:

@@ -19,7 +19,7 @@ from moth_eval.neuron_inversion import (
     PatchTrigger,
     invert_neurons,
 )
-from moth_eval.scan import Cost, Evidence, Scan, Status, Trigger
+from moth_eval.scan import Cost, Evidence, Rule, Scan, Status, Trigger
 from moth_eval.seeds import derive_seed
 from moth_eval.similarity import ssim
 from moth_eval.stimulation import Neuron, agreeing, raised_classes, strongest
@@ -28,6 +28,10 @@ from moth_eval.subject import Subject
 TIE = 0.01
 """What the faintest trigger scores above the strongest of the same success rate; less than one
 image of those it is measured on."""
+
+
+BOUND = 0.88
+"""Source: the authors' script for TrojAI round 1, `max_reasr >= 0.88`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +76,8 @@ class ArtificialBrainStimulation:
         filter_learning_rate: of filters.
         least_similarity: mean structural similarity below which a filter does not count.
         logit_weight: of the target's logit above the others, beside the neuron.
-        bound: success rate from which on a trigger counts as one that works.
+        bound: success rate from which on a trigger counts as one that works, and a model as
+            suspicious.
         ex_ray: whether to drop triggers that work through the natural features of their target.
         ex_ray_share: overlap with these features from which on a trigger is dropped, in `[0, 1]`.
         ex_ray_steps: of the search for these features.
@@ -91,7 +96,7 @@ class ArtificialBrainStimulation:
     filter_learning_rate: float = 0.01
     least_similarity: float = 0.5
     logit_weight: float = 101.0
-    bound: float = 0.88
+    bound: float = BOUND
     ex_ray: bool = False
     ex_ray_share: float = 0.95
     ex_ray_steps: int = 100
@@ -116,6 +121,10 @@ class ArtificialBrainStimulation:
         if not (math.isfinite(self.logit_weight) and self.logit_weight >= 0):
             raise ScanError(f"logit_weight must be finite and at least 0, got {self.logit_weight}")
 
+    def without_rule(self) -> str:
+        """Nothing: there is a cut."""
+        return ""
+
     def scan(self, subject: Subject, *, generator: torch.Generator) -> Scan:
         """The scan of one subject."""
         network = OpenNetwork(subject)
@@ -130,7 +139,10 @@ class ArtificialBrainStimulation:
         if not neurons:
             # The method's own answer: where nothing is suspicious, nothing is inverted.
             reason = "no channel raises one class on all images"
-            return Scan(status=Status.SCORED, score=0.0, reason=reason, cost=_cost(network))
+            rule = _rule(None, self.bound)
+            return Scan(
+                status=Status.SCORED, score=0.0, reason=reason, rule=rule, cost=_cost(network)
+            )
         found = self._inverted(network, neurons, subject, base)
         reason = ""
         if self.ex_ray:
@@ -287,6 +299,23 @@ def _judged(found: Sequence[_Found], neurons: Sequence[Neuron], bound: float, re
         target=best.neuron.target if best and best.score else None,
         triggers=tuple(_trigger(one, one.patch, bound) for one in ordered if one.patch),
         evidence=(*filters, *leads),
+        rule=_rule(best, bound),
+    )
+
+
+def _rule(best: _Found | None, bound: float) -> Rule:
+    """The bound on the success rate as a cut on the score, which adds a hundredth at most to it."""
+    cut = bound
+    if best is not None:
+        images = len(best.images)
+        cut = (math.ceil(bound * images - 1e-6) - 1) / images + TIE
+    return Rule(
+        name="REASR",
+        threshold=cut,
+        false_alarm_rate=None,
+        source=f"the ABS authors' script for TrojAI round 1, a REASR of at least {bound:g}, as the "
+        "highest score that a lower one can have",
+        origin="published" if bound == BOUND else "given",
     )
 
 

@@ -18,7 +18,8 @@ from moth_eval.inversion import presets
 from moth_eval.inversion.engine import invert
 from moth_eval.inversion.problems import Inversion
 from moth_eval.inversion.subspace import SubspaceNetwork
-from moth_eval.inverted import problems_of, remark_on, trigger_of
+from moth_eval.inverted import SIZE_HAS_NO_RULE, problems_of, remark_on, trigger_of
+from moth_eval.own_rules import index_rule
 from moth_eval.scan import Cost, Evidence, Scan, Status
 from moth_eval.subject import Examples, Subject
 
@@ -40,7 +41,7 @@ class ClassSubspace:
         * all that the abstract leaves open is ours: features are those before the logits, the
           natural direction of a class is the difference of mean features, and the price is on the
           square of a positive cosine with it;
-        * inversion is our Neural Cleanse's.
+        * inversion is our Neural Cleanse's, and the cut on the index is ours.
 
     Attributes:
         weight: price of features that lie wholly in the class's direction; 0: plain inversion.
@@ -68,6 +69,10 @@ class ClassSubspace:
             raise ScanError(
                 f"statistic must be one of {', '.join(get_args(Statistic))}, got {self.statistic!r}"
             )
+
+    def without_rule(self) -> str:
+        """Why these settings give no cut; empty if they give one."""
+        return SIZE_HAS_NO_RULE if self.statistic == "size" else ""
 
     def scan(self, subject: Subject, *, generator: torch.Generator) -> Scan:
         """The scan of one subject."""
@@ -115,6 +120,9 @@ class ClassSubspace:
         suspect = int(sizes.argmin())
         by_index = self.statistic == "log-index"
         score = anomaly_indices(np.log1p(sizes)).max() if by_index else np.log(pixels / sizes.min())
+        # Where most classes count as the whole image, their sizes have no spread to simulate.
+        known = 2 * missing < len(triggers)
+        rule = index_rule(len(sizes), "logarithms of trigger sizes", known=known)
         what = "cosine of a trigger's features with the class's own direction"
         order = np.argsort(sizes, kind="stable")
         return Scan(
@@ -126,6 +134,7 @@ class ClassSubspace:
             evidence=tuple(
                 Evidence(what=what, value=float(leans[t]), target=int(t)) for t in order
             ),
+            rule=rule if by_index else None,
         )
 
 

@@ -11,16 +11,23 @@ import torch.nn.functional as F  # noqa: N812 - the customary name
 from torch import Tensor
 
 from moth_eval.bounded_masks import BoundedMasks
-from moth_eval.choosing import spread
+from moth_eval.choosing import halves, spread
 from moth_eval.errors import ScanError
 from moth_eval.hidden_layers import HiddenLayer, OpenNetwork, noise_like
-from moth_eval.scan import Cost, Evidence, Scan, Status
+from moth_eval.scan import Cost, Evidence, Rule, Scan, Status
 from moth_eval.seeds import derive_seed
 from moth_eval.stacked_unet import initial, transformed
 from moth_eval.subject import Subject
 
 WINDOW = 10
 """Steps whose mean figures decide which state is kept."""
+
+RULE = Rule(
+    name="FeatureRE score",
+    threshold=0.75,
+    false_alarm_rate=None,
+    source="FeatureRE (2022), below -0.75 with the sign turned, there of a longer schedule",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +53,7 @@ class FeatureRE:
           bound on the spread of features is in their own clean standard deviations;
         * the mask keeps its share by projection; the published penalty shrinks all of it alike;
         * the figures are of held images; the published ones are of the images trained on;
-        * the score's sign is turned: higher is more suspicious. No cut is shown beside it.
+        * the score's sign is turned: higher is more suspicious.
 
     Attributes:
         images: clean images used at most, half of them for training, spread over the classes.
@@ -90,6 +97,10 @@ class FeatureRE:
         if not all(math.isfinite(rate) and rate > 0 for rate in rates.values()):
             raise ScanError(f"rates and bounds must be positive, got {rates}")
 
+    def without_rule(self) -> str:
+        """Nothing: there is a cut."""
+        return ""
+
     def scan(self, subject: Subject, *, generator: torch.Generator) -> Scan:
         """The scan of one subject."""
         network = OpenNetwork(subject)
@@ -102,7 +113,7 @@ class FeatureRE:
         rows = spread(
             labels, self.images, torch.Generator().manual_seed(derive_seed(base, "images"))
         )
-        trained, held = _halves(labels, rows)
+        trained, held = halves(labels, rows)
         classes = [
             label
             for label in sorted(set(labels[trained].tolist()))
@@ -119,14 +130,6 @@ class FeatureRE:
         missing = subject.num_classes - len(classes)
         reason = f"{missing} of {subject.num_classes} classes have no images" if missing else ""
         return _judged(found, reason, _cost(network))
-
-
-def _halves(labels: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Every other image of each class to train on, and the rest; the first half of an odd one."""
-    behind = torch.zeros(len(rows), dtype=torch.bool)
-    for label in sorted(set(labels[rows].tolist())):
-        behind[(labels[rows] == label).nonzero().flatten()[1::2]] = True
-    return rows[~behind], rows[behind]
 
 
 class _Pool:
@@ -183,11 +186,9 @@ class _Training:
         self.streams = [torch.Generator().manual_seed(seed) for seed in seeds]
         weights = initial(network.image_shape[0], how.base, how.blocks, seeds)
         self.weights = [w.to(network.device).requires_grad_() for w in weights]
-        shape = (len(group), *layer.shape)
         most = how.mask_share * torch.Size(layer.shape).numel()
-        self.masks = BoundedMasks(shape, most, network.device)
-        betas = (0.5, 0.9)
-        self.adam = torch.optim.Adam(self.weights, lr=how.learning_rate, betas=betas)
+        self.masks = BoundedMasks((len(group), *layer.shape), most, network.device)
+        self.adam = torch.optim.Adam(self.weights, lr=how.learning_rate, betas=(0.5, 0.9))
         self.targets = torch.tensor(group, device=network.device)
         self.own = torch.stack([pool.of(label) for label in group])
         # Weights of what was exceeded in the last window: distance, spread, success.
@@ -355,8 +356,7 @@ def _figures(
 
 def _by_row(values: Tensor, like: Tensor) -> Tensor:
     """Values `(R B, ...)` as `(R, B, ...)`."""
-    rows, count = like.shape[:2]
-    return values.view(rows, count, *values.shape[1:])
+    return values.view(*like.shape[:2], *values.shape[1:])
 
 
 def _last_features(network: OpenNetwork, noise: Tensor) -> HiddenLayer | None:
@@ -387,6 +387,7 @@ def _judged(found: Sequence[_Fit], reason: str, cost: Cost) -> Scan:
         reason=reason,
         target=ordered[0].target,
         evidence=tuple(evidence),
+        rule=RULE,
         cost=cost,
     )
 

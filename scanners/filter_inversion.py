@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,7 +17,8 @@ from moth_eval.inversion.colour_filter import ColourFilter
 from moth_eval.inversion.engine import invert
 from moth_eval.inversion.frozen import FrozenNetwork
 from moth_eval.inversion.problems import Inversion, universal_problems
-from moth_eval.scan import Cost, Evidence, Scan, Status
+from moth_eval.own_rules import lead_rule
+from moth_eval.scan import Cost, Evidence, Rule, Scan, Status
 from moth_eval.seeds import derive_seed
 from moth_eval.similarity import ssim
 from moth_eval.subject import Subject
@@ -31,6 +33,14 @@ PALETTE = 512
 """Pixels of the clean images that a filter's size is measured on."""
 
 ORACLE = "oracle: the bank of known filters may hold those of the models"
+
+BANK_RULE = Rule(
+    name="oracle: share of other classes that a known filter sends to one",
+    threshold=0.8,
+    false_alarm_rate=None,
+    source="the ABS authors' scripts for TrojAI rounds 2 and 3, a success rate of 0.8, there of "
+    "their own filters",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +63,8 @@ class FilterInversion:
         * the size of a filter is as small as its success rate allows, instead of bounded by a
           weight of structural similarity, which is measured and shown;
         * the bank is off unless asked for, and called an oracle wherever it shows: the published
-          scripts try the round's own filters.
+          scripts try the round's own filters;
+        * the cut on the score is ours, that of the bank is theirs.
 
     Attributes:
         success_rate: fraction of images that a filter must flip, in `(0, 1]`.
@@ -78,6 +89,10 @@ class FilterInversion:
             )
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise ScanError(f"learning_rate must be positive, got {self.learning_rate}")
+
+    def without_rule(self) -> str:
+        """Nothing: there is a cut."""
+        return ""
 
     def scan(self, subject: Subject, *, generator: torch.Generator) -> Scan:
         """The scan of one subject.
@@ -112,10 +127,11 @@ class FilterInversion:
     def judge(self, inversions: Sequence[Inversion], filters: ColourFilter, images: Tensor) -> Scan:
         """Score and evidence from finished inversions on a pool of images `(N, C, H, W)`."""
         valid = [i for i in inversions if i.valid]
+        faintness = np.array([-math.log(_bounded(i.size)) if i.valid else 0.0 for i in inversions])
         missing = len(inversions) - len(valid)
         if valid:
             best = min(valid, key=lambda i: i.size)
-            score = -math.log(min(max(best.size, FAINTEST), LARGEST))
+            score = float(faintness.max())
         else:
             best = max(inversions, key=lambda i: i.asr)
             score = best.asr - self.success_rate
@@ -129,7 +145,17 @@ class FilterInversion:
             else "",
             target=best.problem.target if valid else None,
             evidence=tuple(e for i in ordered for e in _evidence(i, filters, images)),
+            rule=lead_rule(
+                faintness,
+                "log of 1 over the filter's size",
+                "logarithms of filter sizes",
+                known=2 * missing < len(inversions),
+            ),
         )
+
+
+def _bounded(size: float) -> float:
+    return min(max(size, FAINTEST), LARGEST)
 
 
 def _evidence(inversion: Inversion, filters: ColourFilter, images: Tensor) -> list[Evidence]:
@@ -188,6 +214,7 @@ def _from_bank(subject: Subject, images: Tensor, labels: Tensor) -> Scan:
         reason=ORACLE,
         target=evidence[0].target,
         evidence=tuple(evidence),
+        rule=BANK_RULE,
         cost=Cost(forward_passes=len(BANK) * len(images)),
     )
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from moth_eval.anomaly import LEAST_CLASSES, upward_indices
 from moth_eval.errors import ScanError
 from moth_eval.hardeners.flow import CONVOLUTIONS, flow_of
+from moth_eval.own_rules import index_rule
 from moth_eval.scan import Cost, Evidence, Scan, Status
 from moth_eval.subject import Subject
 
@@ -41,7 +42,7 @@ class FinalLayer:
           called and in whatever order layers are run;
         * one index for all figures, that of Neural Cleanse turned upwards; the papers' outlier
           tests differ from each other;
-        * no cut is claimed: the score depends on how networks are trained (weight decay, classes of
+        * the cut is ours. The score depends on how networks are trained (weight decay, classes of
           unequal size, a new last layer) at least as much as on backdoors.
 
     Attributes:
@@ -56,6 +57,10 @@ class FinalLayer:
             raise ScanError(
                 f"statistic must be one of {', '.join(get_args(Statistic))}, got {self.statistic!r}"
             )
+
+    def without_rule(self) -> str:
+        """Nothing: there is a cut."""
+        return ""
 
     def scan(self, subject: Subject, *, generator: torch.Generator) -> Scan:
         """The scan of one subject; its images are not looked at, and nothing is drawn."""
@@ -176,5 +181,11 @@ def _judged(figures: dict[str, Figures], layer: str, cost: Cost) -> Scan:
         score=float(indices[best].max()),
         target=target,
         evidence=tuple(evidence),
+        rule=index_rule(
+            len(indices[best]),
+            f"rows for each of {len(indices)} figures",
+            upward=True,
+            figures=len(indices),
+        ),
         cost=cost,
     )

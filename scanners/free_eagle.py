@@ -14,7 +14,8 @@ from torch import Tensor
 
 from moth_eval.errors import ScanError
 from moth_eval.hidden_layers import HiddenLayer, OpenNetwork, noise_like
-from moth_eval.scan import Cost, Evidence, Scan, Status
+from moth_eval.own_rules import cut_of, source_of
+from moth_eval.scan import Cost, Evidence, Rule, Scan, Status
 from moth_eval.seeds import derive_seed
 from moth_eval.subject import Subject
 
@@ -53,7 +54,8 @@ class FreeEagle:
         * equal quartiles give no infinite score: the spread is at least 1 % of the third one;
         * classes that nothing leans to count; the reference leaves zeros out of the quartiles;
         * one-sided: more is more suspicious. The published verdict takes the distance from 1 or
-          1.5 and a cut that was fitted to labelled models, and is not offered.
+          1.5 and a cut that was fitted to labelled models, and is not offered; the cut is ours;
+        * a source is named where one row stands out in the target's column by the same metric.
 
     Attributes:
         steps: of Adam for every class.
@@ -84,6 +86,10 @@ class FreeEagle:
             raise ScanError(
                 f"statistic must be one of {', '.join(get_args(Statistic))}, got {self.statistic!r}"
             )
+
+    def without_rule(self) -> str:
+        """Nothing: there is a cut."""
+        return ""
 
     def scan(self, subject: Subject, *, generator: torch.Generator) -> Scan:
         """The scan of one subject."""
@@ -173,15 +179,32 @@ def favour(leaning: Figures) -> Figures:
     return means
 
 
-def outlier(figures: Figures) -> float:
+def outlier(figures: Figures) -> Figures:
     """How far the largest figure lies above the third quartile, in distances of the quartiles.
 
     Args:
-        figures: finite, `(K,)`.
+        figures: finite; the last axis is what is compared.
     """
-    first, third = np.quantile(figures, [0.25, 0.75])
-    spread = max(third - first, LEAST_SPREAD * abs(third), LEAST_PROBABILITY)
-    return float((figures.max() - third) / spread)
+    first, third = np.quantile(figures, [0.25, 0.75], axis=-1)
+    spread = np.maximum(third - first, np.maximum(LEAST_SPREAD * np.abs(third), LEAST_PROBABILITY))
+    far: Figures = (figures.max(axis=-1) - third) / spread
+    return far
+
+
+def dominant(leaning: Figures, target: int) -> int | None:
+    """The source whose values lean to the target far more than those of the others, if one does.
+
+    By the metric of the score, above what one in twenty simulated columns exceeds.
+
+    Args:
+        leaning: `(K, K)`; row: the class that values were made for, column: what they say of it.
+        target: the column.
+    """
+    column = np.delete(leaning[:, target], target)
+    if len(column) < LEAST_CLASSES or outlier(column) <= cut_of(len(column), outlier)[0]:
+        return None
+    place = int(column.argmax())
+    return place + (place >= target)
 
 
 def _judged(leaning: Figures, statistic: str, layer: HiddenLayer, cost: Cost) -> Scan:
@@ -197,15 +220,28 @@ def _judged(leaning: Figures, statistic: str, layer: HiddenLayer, cost: Cost) ->
     ]
     return Scan(
         status=Status.SCORED,
-        score=outlier(favours),
+        score=float(outlier(favours)),
         target=target,
+        source=dominant(leaning, target),
         evidence=(
             Evidence(what=f"mean {statistic} by other classes", value=float(favours[target]),
                      target=target),
             *evidence,
         ),
+        rule=_rule(len(favours)),
         cost=cost,
     )  # fmt: skip
+
+
+def _rule(classes: int) -> Rule:
+    threshold, rate = cut_of(classes, outlier)
+    return Rule(
+        name="index above the third quartile",
+        threshold=threshold,
+        false_alarm_rate=rate,
+        source=source_of(f"{classes} independent normal means"),
+        origin="ours",
+    )
 
 
 def _cost(network: OpenNetwork) -> Cost:

@@ -16,7 +16,7 @@ from moth_eval.inversion.engine import invert
 from moth_eval.inversion.frozen import FrozenNetwork
 from moth_eval.inversion.problems import Inversion, Problem
 from moth_eval.inverted import trigger_of
-from moth_eval.scan import Cost, Evidence, Scan, Status
+from moth_eval.scan import Cost, Evidence, Rule, Scan, Status
 from moth_eval.seeds import derive_seed
 from moth_eval.subject import Subject
 
@@ -26,6 +26,18 @@ the size and 2,500 as its start, divided by 2,500 squared, so that no image size
 
 MOST_SOURCES = 3
 """Source classes per target, as published."""
+
+BOUNDED_IMAGE = 224 * 224
+"""Pixels of the images that the published bounds are for."""
+
+LARGEST_UNIVERSAL = 1720
+"""Pixels that a trigger for all classes stays below, as published."""
+
+LARGEST_OF_PAIR = 1000
+"""Pixels that a trigger for one class stays below, as published."""
+
+WAY_BACK = 10
+"""How many times its size the way back exceeds, as published."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +103,8 @@ class KArm:
         * the likeliest classes are arms whatever the pre-screening says (`least_arms`): most misses
           that users report come from it, and where it leaves no arm the published code breaks off;
         * several arms are visited at a time, as rows of one batch;
-        * sizes are relative to the image; the published bounds are those of 224 pixels, so no cut
-          is claimed;
+        * sizes are relative to the image, and so are the bounds, which are published for images of
+          224 pixels; for others the cut is ours;
         * a trigger counts only if its success rate holds on all images of its arm;
         * `global_share` is of the images of other classes, not of all;
         * a visit is a short inversion by `presets.SHORT`, whose cost of size moves faster, and a
@@ -148,6 +160,10 @@ class KArm:
         shares = (self.global_share, self.local_share, self.random_share, self.least_asr)
         if not all(0 <= share <= 1 for share in shares) or not 0 < self.success_rate <= 1:
             raise ScanError("expected shares and rates in [0, 1], and a success_rate above 0")
+
+    def without_rule(self) -> str:
+        """Nothing: there is a cut."""
+        return ""
 
     def scan(self, subject: Subject, *, generator: torch.Generator) -> Scan:
         """The scan of one subject.
@@ -310,8 +326,40 @@ class KArm:
             source=suspect.arm.source if works and suspect else None,
             triggers=tuple(trigger_of(shown) for one in tried if (shown := one.best or one.latest)),
             evidence=evidence,
+            rule=_rule([(scores[o.arm], _cut(o, back.get(o.arm), pixels)) for o in tried], pixels),
             cost=cost,
         )
+
+
+def _cut(one: _Progress, back: _Progress | None, pixels: float) -> float:
+    """The score above which an arm keeps to the published bounds."""
+    if one.arm.source is None:
+        return math.log(BOUNDED_IMAGE / LARGEST_UNIVERSAL)
+    cut = math.log(BOUNDED_IMAGE / LARGEST_OF_PAIR)
+    # A trigger that is small enough is held against its way back alone.
+    small = math.log(pixels / one.size(pixels)) > cut
+    return math.log(WAY_BACK) if back is not None and small else cut
+
+
+def _rule(arms: Sequence[tuple[float, float]], pixels: float) -> Rule:
+    """The cut that the largest score exceeds if and only if some arm exceeds its own.
+
+    Args:
+        arms: score and cut of each.
+        pixels: of the image.
+    """
+    above = [cut for score, cut in arms if score > cut]
+    universal = math.log(BOUNDED_IMAGE / LARGEST_UNIVERSAL)
+    published = pixels == BOUNDED_IMAGE
+    return Rule(
+        name="log of the image over the trigger",
+        threshold=min(above) if above else max((cut for _, cut in arms), default=universal),
+        false_alarm_rate=None,
+        source=f"{'' if published else 'ours, as shares of the image: '}K-Arm (2021), "
+        f"{LARGEST_UNIVERSAL} pixels for all classes; {LARGEST_OF_PAIR} for a pair, and a way back "
+        f"of {WAY_BACK} times the size; of 224 x 224 pixels",
+        origin="published" if published else "ours",
+    )
 
 
 def promise(share: float, improvements: int, visits: int) -> float:

@@ -16,7 +16,8 @@ from torch import Tensor
 from moth_eval.anomaly import upward_indices
 from moth_eval.errors import ScanError
 from moth_eval.hidden_layers import OpenNetwork
-from moth_eval.scan import Cost, Evidence, PublishedRule, Scan, Status
+from moth_eval.own_rules import index_rule
+from moth_eval.scan import Cost, Evidence, Rule, Scan, Status
 from moth_eval.seeds import derive_seed
 from moth_eval.subject import Subject
 
@@ -24,6 +25,9 @@ Statistic = Literal["p-value", "index"]
 
 LEAST_CLASSES = 4
 """The largest margin is held against a distribution of three figures, fitted to the others."""
+
+CUT = 0.05
+"""Published level of the p value."""
 
 DRAWS = 100
 """Simulated clean models behind the rate of false alarms: two seconds of work."""
@@ -78,7 +82,7 @@ class MaximumMargin:
     momentum: float = 0.2
     tolerance: float = 1e-5
     statistic: Statistic = "p-value"
-    cut: float = 0.05
+    cut: float = CUT
 
     def __post_init__(self) -> None:
         if min(self.restarts, self.steps) < 1:
@@ -96,6 +100,10 @@ class MaximumMargin:
             )
         if not 0 < self.cut < 1:
             raise ScanError(f"cut must be in (0, 1), got {self.cut}")
+
+    def without_rule(self) -> str:
+        """Nothing: there is a cut."""
+        return ""
 
     def scan(self, subject: Subject, *, generator: torch.Generator) -> Scan:
         """The scan of one subject; its images are not looked at."""
@@ -163,17 +171,20 @@ class MaximumMargin:
                 Evidence(what="largest margin (logits)", value=float(margins[c]), target=int(c))
                 for c in order
             ),
-            rule=self._rule(len(margins)) if by_p else None,
+            rule=self._rule(len(margins)),
             cost=cost,
         )
 
-    def _rule(self, classes: int) -> PublishedRule:
-        return PublishedRule(
+    def _rule(self, classes: int) -> Rule:
+        if self.statistic == "index":
+            return index_rule(classes, "margins", upward=True)
+        return Rule(
             name="-log10 p",
             threshold=-math.log10(self.cut),
             false_alarm_rate=false_alarm_rate(classes, self.cut),
             source=f"MM-BD (2024), p < {self.cut:g}; false alarms of {DRAWS} simulated models with "
             f"{classes} independent normal margins",
+            origin="published" if self.cut == CUT else "given",
         )
 
 

@@ -18,8 +18,9 @@ from moth_eval.inversion.engine import invert
 from moth_eval.inversion.frozen import FrozenNetwork
 from moth_eval.inversion.problems import Inversion
 from moth_eval.inversion.schedule import Schedule
-from moth_eval.inverted import problems_of, remark_on, trigger_of
-from moth_eval.scan import Cost, PublishedRule, Scan, Status, Trigger
+from moth_eval.inverted import SIZE_HAS_NO_RULE, problems_of, remark_on, trigger_of
+from moth_eval.own_rules import index_rule
+from moth_eval.scan import Cost, Rule, Scan, Status, Trigger
 from moth_eval.subject import Subject
 
 PAPER = Schedule(
@@ -37,6 +38,9 @@ PAPER = Schedule(
     stop_tolerance=0.0,
 )
 """The published example for GTSRB: 1000 moves of 31 batches of 32, one move of the cost each."""
+
+CUT = 2.0
+"""Published threshold on the index."""
 
 LEAST_PIXELS = 0.01
 """Smaller triggers than this are all the same."""
@@ -71,9 +75,9 @@ class NeuralCleanse:
         success_rate: fraction of images that a trigger must flip, in `(0, 1]` (published: 0.99).
         max_images: clean images used at most, spread over the classes.
         statistic: what is scored. `index` is the published anomaly index. `log-index` (ours) is
-            the same of the sizes' logarithms. `size` (ours) is the logarithm of the number of
-            pixels over the smallest valid size: it compares models, not classes of one model, needs
-            no spread, which a few classes do not give, and has no published cut.
+            the same of the sizes' logarithms, with a cut of ours. `size` (ours) is the logarithm of
+            the number of pixels over the smallest valid size: it compares models, not classes of
+            one model, needs no spread, which a few classes do not give, and has no cut.
         cut: published threshold on the index.
     """
 
@@ -82,7 +86,7 @@ class NeuralCleanse:
     success_rate: float = 0.99
     max_images: int = 200
     statistic: Literal["index", "log-index", "size"] = "index"
-    cut: float = 2.0
+    cut: float = CUT
 
     def __post_init__(self) -> None:
         if self.preset not in SCHEDULES:
@@ -98,6 +102,10 @@ class NeuralCleanse:
             )
         if self.max_images < 1:
             raise ScanError(f"max_images must be at least 1, got {self.max_images}")
+
+    def without_rule(self) -> str:
+        """Why these settings give no cut; empty if they give one."""
+        return SIZE_HAS_NO_RULE if self.statistic == "size" else ""
 
     def scan(self, subject: Subject, *, generator: torch.Generator) -> Scan:
         """The scan of one subject; inconclusive where an index has too few classes to compare.
@@ -147,23 +155,26 @@ class NeuralCleanse:
             triggers=triggers,
         )
 
-    def _rule(self, sizes: int) -> PublishedRule:
-        return PublishedRule(
+    def _rule(self, sizes: int) -> Rule:
+        if self.statistic == "log-index":
+            return index_rule(sizes, "logarithms of trigger sizes")
+        return Rule(
             name="anomaly index",
             threshold=self.cut,
             false_alarm_rate=false_alarm_rate(sizes, self.cut),
             source="Neural Cleanse (2019); false alarms simulated for "
             f"{sizes} independent normal trigger sizes",
+            origin="published" if self.cut == CUT else "given",
         )
 
     def _by_index(self, triggers: tuple[Trigger, ...], shape: tuple[int, int, int]) -> Scan:
         logarithms = self.statistic == "log-index"
-        rule = None if logarithms else self._rule(len(triggers))
         missing, remark = sum(not t.valid for t in triggers), remark_on(triggers, self.success_rate)
         if len(triggers) < LEAST_CLASSES:
             return Scan(
                 status=Status.INCONCLUSIVE, reason=no_index(len(triggers)), triggers=triggers
             )
+        rule = self._rule(len(triggers))
         if 2 * missing >= len(triggers):
             return Scan(
                 status=Status.INCONCLUSIVE,

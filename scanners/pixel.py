@@ -19,8 +19,9 @@ from moth_eval.inversion.frozen import FrozenNetwork
 from moth_eval.inversion.problems import Inversion
 from moth_eval.inversion.schedule import Schedule
 from moth_eval.inversion.signed_pixels import SignedPixels
-from moth_eval.inverted import problems_of, remark_on, trigger_of
-from moth_eval.scan import Cost, Scan, Status
+from moth_eval.inverted import SIZE_HAS_NO_RULE, problems_of, remark_on, trigger_of
+from moth_eval.own_rules import index_rule
+from moth_eval.scan import Cost, Rule, Scan, Status
 from moth_eval.subject import Subject
 
 PAPER = Schedule(
@@ -65,7 +66,7 @@ class Pixel:
           images, and rows that no longer shrink end;
         * images of the target class take no part in its inversion;
         * the published code has no decision rule: the statistics are those of our Neural Cleanse,
-          on numbers of pixels, and no cut is claimed;
+          on numbers of pixels, and the cut on an index is ours;
         * see `moth_eval.inversion.signed_pixels.SignedPixels` for how patterns are kept.
 
     Attributes:
@@ -95,6 +96,10 @@ class Pixel:
             raise ScanError(
                 f"statistic must be one of {', '.join(get_args(Statistic))}, got {self.statistic!r}"
             )
+
+    def without_rule(self) -> str:
+        """Why these settings give no cut; empty if they give one."""
+        return SIZE_HAS_NO_RULE if self.statistic == "size" else ""
 
     def scan(self, subject: Subject, *, generator: torch.Generator) -> Scan:
         """The scan of one subject; inconclusive where an index has too few classes to compare.
@@ -141,7 +146,14 @@ class Pixel:
             target=suspect.target,
             source=suspect.source,
             triggers=triggers,
+            rule=self._rule(len(triggers)),
         )
+
+    def _rule(self, numbers: int) -> Rule | None:
+        if self.statistic == "size":
+            return None
+        kind = "logarithms of numbers" if self.statistic == "log-index" else "numbers"
+        return index_rule(numbers, f"{kind} of pixels")
 
     def _score(self, sizes: np.ndarray, pixels: float) -> float:
         if self.statistic == "size":

@@ -77,6 +77,13 @@ class Trodo:
                 f"{', '.join(map(str, numbers))}"
             )
 
+    def without_rule(self) -> str:
+        """Why there is no cut."""
+        return (
+            "one network has nothing to hold its growth of confidence against, so that the cut has "
+            "to come from clean models"
+        )
+
     def scan(self, subject: Subject, *, generator: torch.Generator) -> Scan:
         """The scan of one subject."""
         network = OpenNetwork(subject)

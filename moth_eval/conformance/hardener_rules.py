@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import nn
 
-from ..hardening import Hardener, Hardening, HardeningStatus
+from ..hardening import SILENT, Hardener, Hardening, HardeningStatus, Journal, LogEntry
 from ..runner import run_hardening
 from ..subject import Examples, Subject
 from .checks import (
@@ -20,6 +21,7 @@ from .checks import (
     require,
     same_weights,
 )
+from .journals import Noted
 from .subjects import Broken, small_subject
 
 
@@ -29,7 +31,7 @@ def check_hardener(
     """Look whether a hardener keeps to every rule; `AssertionError` lists those that it breaks.
 
     Args:
-        hardener: as cheap as its parameters allow: it hardens about six times.
+        hardener: as cheap as its parameters allow: it hardens about nine times.
         subject: that it can change; None: `small_subject()`.
         data: clean training images; None: the subject's examples.
     """
@@ -49,12 +51,16 @@ def hardener_checks(
         Check("equal generators give equal networks", lambda h: _repeats(h, given, images)),
         Check("it draws from its generator alone", lambda h: _own_randomness(h, given, images)),
         Check("its log holds finite figures", lambda h: _finite_log(h, given, images)),
+        Check("what was broken off goes on", lambda h: _goes_on(h, given, images)),
         Check("a broken network is a failure", lambda h: _broken(h, given, images)),
     )
 
 
-def _harden(hardener: Hardener, subject: Subject, data: Examples) -> Hardening:
-    return hardener.harden(subject, data, generator=torch.Generator().manual_seed(0))
+def _harden(
+    hardener: Hardener, subject: Subject, data: Examples, journal: Journal = SILENT
+) -> Hardening:
+    generator = torch.Generator().manual_seed(0)
+    return hardener.harden(subject, data, generator=generator, journal=journal)
 
 
 def _network(done: Hardening) -> nn.Module:
@@ -98,6 +104,37 @@ def _finite_log(hardener: Hardener, subject: Subject, data: Examples) -> None:
         require(math.isfinite(entry.loss), f"the loss of round {entry.round} is {entry.loss}")
         inside = 0 <= entry.accuracy <= 1
         require(inside, f"the accuracy of round {entry.round} is {entry.accuracy}")
+
+
+def _goes_on(hardener: Hardener, subject: Subject, data: Examples) -> None:
+    """Broken off in the middle, it comes to the network and log of one that was not.
+
+    A method that keeps no state starts again, and keeps to the rule by giving the same again.
+    """
+    whole = Noted()
+    expected = _harden(hardener, subject, data, whole)
+    require(_untimed(whole.entries) == _untimed(expected.log), "its log is not what it noted")
+    first = Noted(break_after=(whole.saves + 1) // 2)
+    _break_off(hardener, subject, data, first)
+    result = _harden(hardener, subject, data, Noted(first.saved))
+    at = f"broken off at {first.saves} of {whole.saves} saves"
+    require(same_weights(_network(expected), _network(result)), f"{at}, it ends in other weights")
+    require(_untimed(expected.log) == _untimed(result.log), f"{at}, it has another log")
+    passes = [(d.cost.forward_passes, d.cost.backward_passes) for d in (expected, result)]
+    require(passes[0] == passes[1], f"{at}, it counts {passes[1]} passes and not {passes[0]}")
+
+
+def _break_off(hardener: Hardener, subject: Subject, data: Examples, journal: Noted) -> None:
+    try:
+        with network_untouched(subject.module):
+            _harden(hardener, subject, data, journal)
+    except KeyboardInterrupt:
+        return
+    require(not journal.saves, "it went on where it was interrupted")
+
+
+def _untimed(log: Sequence[LogEntry]) -> list[LogEntry]:
+    return [replace(entry, seconds=0.0) for entry in log]
 
 
 def _broken(hardener: Hardener, subject: Subject, data: Examples) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from ..runner import run_scan
-from ..scan import Scan, Scanner, Status
+from ..scan import Ruled, Scan, Scanner, Status
 from ..subject import Subject
 from .checks import (
     Check,
@@ -64,10 +64,21 @@ def _scores(scanner: Scanner, subject: Subject) -> None:
     for what, label in (("target", found.target), ("source", found.source)):
         inside = label is None or 0 <= label < subject.num_classes
         require(inside, f"its {what} {label} is no class of {subject.num_classes}")
-    rate = found.rule.false_alarm_rate if found.rule else 0.0
-    require(0 <= rate <= 1, f"the false-alarm rate of its published cut is {rate}")
+    _rule_as_announced(scanner, found)
     cost = found.cost
     require(cost.forward_passes >= 0 and cost.backward_passes >= 0, "it counts negative passes")
+
+
+def _rule_as_announced(scanner: Scanner, found: Scan) -> None:
+    """The cut is one, and is there if the scanner says so beforehand."""
+    if found.rule is not None:
+        rate = found.rule.false_alarm_rate
+        require(rate is None or 0 <= rate <= 1, f"the false-alarm rate of its cut is {rate}")
+        require(math.isfinite(found.rule.threshold), f"its cut is {found.rule.threshold}")
+    if isinstance(scanner, Ruled):
+        why = scanner.without_rule()
+        said = f"it says that it has no cut ({why})" if why else "it says that it has a cut"
+        require((found.rule is None) == bool(why), f"{said}, and its scan has {found.rule}")
 
 
 def _true_triggers(scanner: Scanner, subject: Subject) -> None:

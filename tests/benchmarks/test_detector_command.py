@@ -20,6 +20,7 @@ from moth_eval.loading.rounds import read_round
 from moth_eval.loading.subjects import open_subject
 from moth_eval.platt import Logistic
 from moth_eval.plugins import build, resolve
+from moth_eval.records import ScanRecord
 from moth_eval.runner import run_scan
 from moth_eval.scan import Scanner
 from scanners import ENTRY_POINTS, SCANNERS
@@ -131,14 +132,37 @@ def test_a_model_that_cannot_be_read_gets_one_half_and_says_why(
     assert (tmp_path / "result.txt").read_text() == "0.500000\n"
 
 
-@pytest.mark.slow
-def test_a_scanner_without_a_cut_needs_a_centre(active: Path, tmp_path: Path) -> None:
-    spec = "nc:max_images=30,statistic=size"
-    without = infer(active, tmp_path, infer_scanner=spec)
+SIZE = "nc:max_images=30,statistic=size"
+
+
+def test_a_scanner_without_a_cut_is_refused_before_anything_is_scanned(
+    active: Path, tmp_path: Path
+) -> None:
+    without = infer(active, tmp_path, infer_scanner=SIZE)
     assert without.exit_code == 2
+    assert f"scanner {SIZE!r} has no cut: statistic=size compares models" in without.output
     assert "set infer_centre in the metaparameters, or learn the curve" in without.output
     assert not (tmp_path / "result.txt").exists()
-    given = infer(active, tmp_path, infer_scanner=spec, infer_centre=2.5, infer_slope=3.0)
+    assert not (tmp_path / "scratch").exists()
+
+
+def test_a_score_without_a_cut_gets_one_half_and_says_why(
+    active: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a plug-in that does not say beforehand whether it has one."""
+    scored = ScanRecord(
+        key="k", model="model", scanner="own", sha256="s", status="scored", score=1.5
+    )
+    monkeypatch.setattr("benchmarks.detector._scanned", lambda *_: (scored,))
+    result = infer(active, tmp_path)
+    assert result.exit_code == 3
+    assert "score 1.5, and no cut to put one half at: set infer_centre" in result.output
+    assert (tmp_path / "result.txt").read_text() == "0.500000\n"
+
+
+@pytest.mark.slow
+def test_a_centre_takes_the_place_of_a_cut(active: Path, tmp_path: Path) -> None:
+    given = infer(active, tmp_path, infer_scanner=SIZE, infer_centre=2.5, infer_slope=3.0)
     assert given.exit_code == 0, given.output
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from moth_eval.cli import main
+from moth_eval.distance_records import DistanceFolder, encode_record
 from moth_eval.inversion.presets import FAST
 from tests.support.subjects import write_prototype_round
 
@@ -58,6 +60,20 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def undisturbed(models: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
     run = tmp_path_factory.mktemp("undisturbed") / "run"
     return run, distance(models, run, "--pairs", PAIRS)
+
+
+def test_rows_that_took_more_passes_than_their_images_allow_are_not_gone_on_with(
+    models: Path, tmp_path: Path, undisturbed: tuple[Path, Result]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(undisturbed[0], run)
+    record = next(iter(DistanceFolder(run).records().values()))
+    longer = record.model_copy(update={"steps": 9999})
+    (run / "ledger" / "zzz.jsonl").write_bytes(encode_record(longer))
+    result = distance(models, run, "--pairs", PAIRS)
+    assert result.exit_code == 2
+    assert "holds 9999 steps for" in result.output
+    assert "an earlier version made them; measure into another --out" in result.output
 
 
 def test_the_planted_target_is_the_closest_and_every_file_is_there(

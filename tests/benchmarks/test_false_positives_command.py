@@ -74,6 +74,16 @@ def test_flagged_models_are_hardened_and_scanned_again_and_no_others(
     assert "published cut of nc:max_images=30" in result.output
 
 
+def test_a_scanner_without_a_cut_is_refused_before_anything_is_scanned(
+    models: Path, tmp_path: Path
+) -> None:
+    result = false_positives(models, tmp_path / "run", "--scanner", "nc:statistic=size")
+    assert result.exit_code == 2
+    assert "scanner 'nc:statistic=size' has no cut" in result.output
+    assert "give --threshold as a number" in result.output
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_scan_before_is_the_one_that_trojai_makes(undisturbed: tuple[Path, Result]) -> None:
     run, _ = undisturbed
     result = CliRunner().invoke(main, ["report", str(run / "scan-before")])

@@ -134,6 +134,13 @@ def test_a_model_named_twice_is_an_error(folder: Path, tmp_path: Path) -> None:
     [
         (("--policy", "2"), "--policy: expected one or two fractions"),
         (("--calibration", "nowhere.json"), "nowhere.json: no readable calibration"),
+        (
+            ("--scanner", "trodo"),
+            "scanner 'trodo' has no cut: one network has nothing to hold its growth of confidence "
+            "against, so that the cut has to come from clean models; calibrate it on clean models "
+            "and give --calibration",
+        ),
+        (("--scanner", "nc:statistic=size"), "scanner 'nc:statistic=size' has no cut"),
     ],
 )
 def test_bad_input_is_named_and_leaves_no_folder(

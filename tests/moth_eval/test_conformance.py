@@ -19,7 +19,14 @@ from moth_eval.conformance import (
     scanner_checks,
     small_subject,
 )
-from moth_eval.hardening import SILENT, Hardening, HardeningStatus, Journal
+from moth_eval.hardening import (
+    SILENT,
+    Hardening,
+    HardeningStatus,
+    Journal,
+    LogEntry,
+    Saved,
+)
 from moth_eval.scan import Scan, Status, Trigger
 from moth_eval.subject import Examples, Subject
 
@@ -148,6 +155,70 @@ class Scaling:
                 parameter.mul_(1 if self.way == "nothing" else factor)
         module.train(self.way == "training")
         return Hardening(status=HardeningStatus.HARDENED, module=module)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rounds:
+    """A hardener of four rounds that goes on where it stopped, in one of several ways."""
+
+    way: str = ""
+
+    def harden(
+        self,
+        subject: Subject,
+        data: Examples,
+        *,
+        generator: torch.Generator,
+        journal: Journal = SILENT,
+    ) -> Hardening:
+        from copy import deepcopy
+
+        subject.logits(data.images[:2])
+        module, log, first = deepcopy(subject.module), list[LogEntry](), 0
+        saved = journal.resumed()
+        if saved is not None and self.way != "restarts with the old log":
+            module.load_state_dict(dict(saved.tensors))
+            first = int(str(saved.values["round"]))
+        if saved is not None and self.way != "forgets its log":
+            log = [self.entry(number) for number in range(int(str(saved.values["round"])))]
+        for number in range(first, 4):
+            with torch.no_grad():
+                for parameter in module.parameters():
+                    parameter.mul_(0.9 if self.way != "draws" else 0.9 + self.drawn(generator))
+            log.append(self.entry(number))
+            journal.note(log[-1])
+            if journal.wants_save():
+                state = Saved(tensors=module.state_dict(), values={"round": number + 1})
+                try:
+                    journal.save(state)
+                except KeyboardInterrupt:
+                    if self.way != "goes on":
+                        raise
+        return Hardening(status=HardeningStatus.HARDENED, module=module, log=tuple(log))
+
+    def entry(self, number: int) -> LogEntry:
+        return LogEntry(phase="rounds", round=number, steps=number, loss=1.0, accuracy=1.0)
+
+    def drawn(self, generator: torch.Generator) -> float:
+        return float(torch.rand((), generator=generator)) / 10
+
+
+@pytest.mark.parametrize(
+    ("way", "complaint"),
+    [
+        ("draws", "broken off at 2 of 4 saves, it ends in other weights"),
+        ("forgets its log", "broken off at 2 of 4 saves, it has another log"),
+        ("restarts with the old log", "broken off at 2 of 4 saves, it has another log"),
+        ("goes on", "it went on where it was interrupted"),
+    ],
+)
+def test_a_hardener_that_cannot_go_on_is_told_so(way: str, complaint: str) -> None:
+    with pytest.raises(AssertionError, match=complaint):
+        check_hardener(Rounds(way=way))
+
+
+def test_a_hardener_that_goes_on_where_it_stopped_passes() -> None:
+    check_hardener(Rounds())
 
 
 @pytest.mark.parametrize(

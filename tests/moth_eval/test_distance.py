@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from moth_eval.distance import (
+    PRESETS,
     PUBLISHED_SEEDS,
     DistanceProtocol,
     class_distances,
@@ -198,6 +199,38 @@ def test_a_pass_of_the_published_schedule_is_a_pass_over_all_samples() -> None:
     few = DistanceProtocol(preset="paper", samples=20).schedule
     assert (few.steps, few.batches) == (1000, [20])
     assert schedule.success_rate == 0.8
+
+
+def test_a_class_with_fewer_images_than_samples_takes_as_many_passes_over_those(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(PRESETS, "paper", replace(PAPER, steps=10 * PAPER.steps_per_move))
+    subject = prototype_subject(target=2, per_class=40)
+    # 40 images of class 0 are two batches a pass, 6 of class 1 are one.
+    few = torch.nonzero(subject.examples.labels == 1).flatten()[6:]
+    kept = torch.ones(len(subject.examples), dtype=torch.bool)
+    kept[few] = False
+    examples = subject.examples
+    short = replace(
+        subject, examples=Examples(images=examples.images[kept], labels=examples.labels[kept])
+    )
+    pairs, protocol = [(0, 2), (1, 2)], DistanceProtocol(preset="paper", samples=40, seeds=(3,))
+    told: list[tuple[int, int]] = []
+    both = class_distances(short, protocol, pairs=pairs, on_progress=lambda *at: told.append(at))
+    assert [(row.samples, row.steps) for row in both.rows] == [(40, 20), (6, 10)]
+    assert told[-1] == (30, 30)
+    whole = class_distances(subject, protocol, pairs=pairs[:1])
+    alone = class_distances(short, replace(protocol, samples=6), pairs=pairs[1:])
+    for row, same in zip(both.rows, (*whole.rows, *alone.rows), strict=True):
+        assert replace(row, distance=None) == replace(same, distance=None)
+        assert row.distance == pytest.approx(same.distance, rel=1e-4)
+
+
+def test_where_classes_have_enough_images_the_schedule_is_that_of_the_samples() -> None:
+    for preset in ("fast", "paper"):
+        protocol = DistanceProtocol(preset=preset, samples=50)
+        assert protocol.schedule_of(50) == protocol.schedule
+    assert DistanceProtocol().schedule_of(3) == FAST
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moth_eval.errors import InputError
-from moth_eval.records import RESULT_VERSION
+from moth_eval.records import RESULT_VERSION, SCORES_SINCE
 from moth_eval.scan_calibration import (
     CalibratedScanner,
     Calibration,
@@ -115,9 +115,11 @@ def test_what_is_no_calibration_is_an_error(content: bytes, tmp_path: Path) -> N
 def test_other_scanners_than_the_calibrated_ones_are_refused() -> None:
     known = calibration()
     check_parameters(known, {"nc": {"method": "nc", "cut": 2.0, "parts": (1, 2)}})
-    older = known.model_copy(update={"result_version": RESULT_VERSION - 1})
-    with pytest.raises(InputError, match="scores cannot be compared; calibrate anew"):
-        check_parameters(older, {})
+    for version in (SCORES_SINCE - 1, RESULT_VERSION + 1):
+        other = known.model_copy(update={"result_version": version})
+        with pytest.raises(InputError, match="scores cannot be compared; calibrate anew"):
+            check_parameters(other, {})
+    check_parameters(known.model_copy(update={"result_version": SCORES_SINCE}), {})
     with pytest.raises(InputError, match="has no scanner 'abs': expected one of nc"):
         check_parameters(known, {"abs": {"method": "abs"}})
     with pytest.raises(InputError, match="'nc' was calibrated with another cut, extra"):

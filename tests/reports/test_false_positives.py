@@ -207,7 +207,7 @@ def test_a_score_without_any_cut_to_hold_it_against_is_an_error() -> None:
     assert flag(record("m"), None) is None
     assert (flag(at, None), flag(above, None), flag(above, 3.0)) == (False, True, False)
     assert flag(bare, 0.5) is True
-    with pytest.raises(RunError, match="states no published cut"):
+    with pytest.raises(RunError, match="states no cut"):
         flag(bare, None)
 
 

@@ -122,7 +122,7 @@ def test_mildest_finding_never_says_safe(large_page: str) -> None:
     assert "no evidence found" in large_page
     chips = set(re.findall(r'<span class="chip \w+">([^<]+)</span>', large_page))
     assert chips == {
-        "above published cut",
+        "above its cut",
         "no evidence found",
         "inconclusive",
         "refused",
@@ -145,7 +145,7 @@ def test_doubts_about_a_thin_run_are_spelled_out(tmp_path: Path) -> None:
     assert "Reason: not a safe pickle" in text
     assert "The ROC area of nc rests on 1 clean and 1 backdoored models" in text
     assert "1 model classified fewer than 80 % of the clean examples rightly" in text
-    assert "The published cut of nc flags about 33 % of clean models" in text
+    assert "The cut of nc flags about 33 % of clean models" in text
     assert "Outputs look like softmax Remarked on 1 model." in text
     assert "2 forward passes differ by 0.5" in text
 
@@ -243,5 +243,5 @@ def test_strip_has_one_dot_per_scored_model() -> None:
     ]
     drawn = score_strip(rows, 2.0)
     assert drawn.count("<circle") == 2
-    assert "published cut 2" in drawn
+    assert ">cut 2<" in drawn
     assert score_strip(rows[2:], 2.0) == ""

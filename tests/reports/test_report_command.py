@@ -28,7 +28,7 @@ nc, most suspicious: d (4), b (2.25)
 3 serious doubts:
   - The run is not complete: 1 of 5 scans are missing
   - The ROC area of nc rests on 2 clean and 2 backdoored models
-  - The published cut of nc flags about 33 % of clean models
+  - The cut of nc flags about 33 % of clean models
 """
 
 

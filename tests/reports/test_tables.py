@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from moth_eval.errors import RunError
 from moth_eval.records import EvidenceRecord, LedgerLine, TriggerRecord, encode
 from reports.rows import read_run
+from reports.summary import summary_lines
 from reports.tables import TIMING_COLUMNS
 from tests.support.runs import build_reports, clean, entry, large_run, make_run, poisoned, record
 
@@ -21,7 +23,7 @@ def table(path: Path) -> list[dict[str, str]]:
 def small_run(path: Path) -> Path:
     """Two clean and two backdoored models, in order but for one pair."""
     entries = [entry("a", clean()), entry("b", poisoned()), entry("c", clean())]
-    entries.append(entry("d", poisoned(targets=(1, 2), sources=(3,))))
+    entries.append(entry("d", poisoned(targets=(1, 2))))
     scores = {"a": 0.5, "b": 1.75, "c": 2.25, "d": 4.0}
     return make_run(path, entries, [record(name, score) for name, score in scores.items()])
 
@@ -84,6 +86,7 @@ def test_metrics_of_a_small_run_are_exact(tmp_path: Path) -> None:
     expected = {
         "scanner": "nc",
         "trigger_type": "all",
+        "scope": "all",
         "n_models": "4",
         "n_clean": "2",
         "n_poisoned": "2",
@@ -95,6 +98,7 @@ def test_metrics_of_a_small_run_are_exact(tmp_path: Path) -> None:
         "roc_auc_bootstrap_high": "1",
         "roc_auc_failed_as_undecided": "0.75",
         "tpr_at_fpr_5": "0.5",
+        "cut_origin": "published",
         "cut_threshold": "2",
         "cut_simulated_false_alarm_rate": "0.33",
         "cut_false_positives": "1",
@@ -174,6 +178,33 @@ def test_pending_models_enter_no_figure(tmp_path: Path) -> None:
     before, after = table(run / "metrics.csv")[0], table(more / "metrics.csv")[0]
     changed = {name for name in before if before[name] != after[name]}
     assert changed == {"n_models", "n_clean", "pending"}
+
+
+def test_source_specific_backdoors_are_told_from_universal_ones(tmp_path: Path) -> None:
+    entries = [entry("a", clean()), entry("b", clean())]
+    entries += [entry("u", poisoned()), entry("v", poisoned(sources=()))]
+    entries += [entry("s", poisoned(sources=(1,))), entry("t", poisoned(sources=(1, 2)))]
+    scores = {"a": 1.0, "b": 2.0, "u": 3.0, "v": 4.0, "s": 0.5, "t": 1.5}
+    records = [record(name, score) for name, score in scores.items()]
+    build_reports(make_run(tmp_path, entries, records))
+    rows = table(tmp_path / "metrics.csv")
+    assert [(row["trigger_type"], row["scope"], row["roc_auc"]) for row in rows] == [
+        ("all", "all", "0.625"),
+        ("all", "universal", "1"),
+        ("all", "source-specific", "0.25"),
+    ]
+    assert {row["n_clean"] for row in rows} == {"2"}
+    page = (tmp_path / "report.html").read_text()
+    assert "By scope of the trigger, each against all clean models" in page
+    assert '<th scope="row">source-specific</th>' in page
+    shown = "\n".join(summary_lines(tmp_path))
+    assert re.search(r"^nc +source-specific +4/4 +.* 0\.250 ", shown, re.MULTILINE)
+
+
+def test_one_scope_alone_is_no_split(tmp_path: Path) -> None:
+    entries = [entry("a", clean()), entry("s", poisoned(sources=(1,)))]
+    build_reports(make_run(tmp_path, entries, [record("a", 1.0), record("s", 2.0)]))
+    assert [row["scope"] for row in table(tmp_path / "metrics.csv")] == ["all"]
 
 
 def test_each_trigger_type_is_set_against_all_clean_models(tmp_path: Path) -> None:

@@ -22,7 +22,15 @@ from moth_eval.scan_calibration import (
 )
 from reports.rows import read_run
 from reports.verdict_files import Judged, read_verdicts
-from tests.support.runs import build_reports, entry, make_run, record, sha, with_triggers
+from tests.support.runs import (
+    RULE,
+    build_reports,
+    entry,
+    make_run,
+    record,
+    sha,
+    with_triggers,
+)
 
 GROUP = "5 classes, 3x32x32, resnet"
 NINETEEN = tuple(float(n) for n in range(19))
@@ -103,9 +111,27 @@ def test_without_a_calibration_the_published_cut_makes_suspects_at_most(tmp_path
     found = judged(tmp_path, [one("above", 99.0), one("below", 2.0)])
     assert grades(found) == {"above": "suspicious", "below": "no evidence found"}
     assert found.verdicts[0].verdicts[0].basis == (
-        "anomaly index 99, above the published cut of 2; by simulation that cut flags 33 % of "
-        "clean models"
+        "anomaly index 99, above the published cut of 2; by simulation 33 % of clean models are "
+        "above it"
     )
+
+
+@pytest.mark.parametrize(
+    ("origin", "rate", "words"),
+    [
+        ("ours", 0.05, "our cut of 2; by simulation 5 % of clean models are above it"),
+        ("given", 0.1, "the given cut of 2; by simulation 10 % of clean models are above it"),
+        ("published", None, "the published cut of 2; how many clean models are above it is not "
+         "known"),
+    ],
+)  # fmt: skip
+def test_a_grade_says_whose_cut_it_rests_on_and_what_that_is_worth(
+    origin: str, rate: float | None, words: str, tmp_path: Path
+) -> None:
+    rule = RULE.model_copy(update={"origin": origin, "false_alarm_rate": rate})
+    found = judged(tmp_path, [one("m", 99.0, rule=rule)])
+    assert grades(found) == {"m": "suspicious"}
+    assert found.verdicts[0].verdicts[0].basis == f"anomaly index 99, above {words}"
 
 
 def test_models_of_another_group_fall_back_on_the_published_cut_and_say_so(tmp_path: Path) -> None:
@@ -254,7 +280,7 @@ def test_the_page_shows_grades_and_their_basis(tmp_path: Path) -> None:
     build_reports(tmp_path)
     page = (tmp_path / "report.html").read_text()
     assert '<span class="chip above">suspicious</span>' in page
-    assert "by simulation that cut flags 33 % of clean models" in page
+    assert "by simulation 33 % of clean models are above it" in page
     assert "m&lt;b&gt;&amp;\\x1b[31m" in page
 
 

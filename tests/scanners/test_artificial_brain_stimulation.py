@@ -11,8 +11,14 @@ from torch import nn
 from moth_eval.errors import ScanError
 from moth_eval.runner import run_scan
 from moth_eval.scan import Scan, Status
+from moth_eval.stimulation import Neuron
 from moth_eval.subject import Examples, Subject
-from scanners.artificial_brain_stimulation import TIE, ArtificialBrainStimulation
+from scanners.artificial_brain_stimulation import (
+    TIE,
+    ArtificialBrainStimulation,
+    _Found,
+    _rule,
+)
 from tests.support.real_nets import real_subject
 from tests.support.subjects import PATCH, prototype_subject
 
@@ -68,6 +74,24 @@ def test_equal_success_rates_are_told_apart_by_how_little_a_trigger_changes() ->
     assert TIE < 1 / 99
 
 
+@pytest.mark.parametrize("images", [1, 8, 25, 50, 64, 99])
+def test_its_cut_is_the_published_bound_on_the_success_rate_itself(images: int) -> None:
+    for hits in range(images + 1):
+        for change in (0.0, 0.5, 1.0):
+            found = _Found(
+                neuron=Neuron(layer=None, channel=0, target=0, lead=1.0, peak=1.0),  # type: ignore[arg-type]
+                reasr=hits / images,
+                change=change,
+                images=torch.zeros(images, 1),
+                stamped=torch.zeros(images, 1),
+                patch=None,
+            )
+            rule = _rule(found, 0.88)
+            assert (found.score > rule.threshold) == (hits / images >= 0.88)
+    assert (rule.origin, rule.false_alarm_rate) == ("published", None)
+    assert _rule(found, 0.8).origin == "given"
+
+
 def test_no_suspicious_channel_is_an_answer() -> None:
     class Even(nn.Module):
         """Every channel raises all classes alike, in turn over the images."""
@@ -87,6 +111,8 @@ def test_no_suspicious_channel_is_an_answer() -> None:
     scan = scanned(subject)
     assert (scan.status, scan.score, scan.target) == (Status.SCORED, 0.0, None)
     assert scan.reason == "no channel raises one class on all images"
+    assert scan.rule is not None
+    assert scan.rule.threshold == 0.88
 
 
 def test_without_a_hidden_layer_there_is_no_score() -> None:

@@ -73,6 +73,15 @@ def test_classes_without_a_trigger_are_what_the_method_expects_of_clean_ones() -
     assert ClassSubspace().judge(nothing, [0.0] * 5, (3, 8, 8)).status is Status.INCONCLUSIVE
 
 
+def test_the_rate_of_its_cut_is_known_where_most_classes_have_a_trigger() -> None:
+    for valid, rate in ((3, 0.05), (2, None)):
+        made = [inversion(n, 9.0 + n, valid=n < valid) for n in range(5)]
+        rule = ClassSubspace().judge(made, [0.0] * 5, (3, 8, 8)).rule
+        assert rule is not None
+        assert (rule.origin, rule.false_alarm_rate) == ("ours", rate)
+    assert ClassSubspace(statistic="size").judge(made, [0.0] * 5, (3, 8, 8)).rule is None
+
+
 def test_two_classes_are_too_few() -> None:
     found = scan(prototype_subject(classes=2))
     assert found.status is Status.INCONCLUSIVE

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from moth_eval.conformance import Check, scanner_checks
-from moth_eval.plugins import resolve
+from moth_eval.plugins import build, resolve
 from moth_eval.runner import run_scan
-from moth_eval.scan import Scanner, Status
+from moth_eval.scan import Ruled, Scanner, Status
 from moth_eval.subject import Subject
 from scanners import ENTRY_POINTS, SCANNERS
 from tests.support.subjects import prototype_subject
@@ -42,6 +42,22 @@ def test_it_names_its_source_and_how_it_differs_from_it(scanner: Scanner) -> Non
     assert "Source:" in text
     assert "Differs from the reference:" in text
     assert all(field.name in text for field in dataclasses.fields(scanner))  # type: ignore[arg-type]
+
+
+WITHOUT_A_RULE = {"trodo"}
+
+
+def test_it_has_a_rule_of_its_own_or_says_why_it_has_none(scanner: Scanner) -> None:
+    assert isinstance(scanner, Ruled)
+    names = {type(resolve(name, SCANNERS, ENTRY_POINTS)()) for name in WITHOUT_A_RULE}
+    assert bool(scanner.without_rule()) == (type(scanner) in names)
+
+
+@pytest.mark.parametrize("name", ["nc", "pixel", "cso"])
+def test_sizes_compare_models_and_have_no_rule(name: str) -> None:
+    scanner = build(resolve(name, SCANNERS, ENTRY_POINTS), {"statistic": "size"})
+    assert "its cut has to come from clean models" in scanner.without_rule()
+    assert run_scan(scanner, SUBJECT, name=name, seed=0).rule is None
 
 
 def test_a_network_that_raises_is_a_failed_scan_with_its_reason(scanner: Scanner) -> None:

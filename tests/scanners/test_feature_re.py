@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from moth_eval.choosing import halves
 from moth_eval.errors import ScanError
 from moth_eval.hidden_layers import OpenNetwork, noise_like
 from moth_eval.runner import run_scan
 from moth_eval.scan import Scan, Status
 from moth_eval.subject import Subject
-from scanners.feature_re import FeatureRE, _halves, _last_features, _Pool, _Training
+from scanners.feature_re import FeatureRE, _last_features, _Pool, _Training
 from tests.support.subjects import prototype_subject
 from tests.support.trained import CLASSES, trained_subject
 
@@ -76,6 +77,12 @@ def test_the_score_is_the_success_less_cosine_and_excess_of_the_class_that_it_na
     assert scores == sorted(scores, reverse=True)
 
 
+def test_its_cut_is_the_published_one_with_the_sign_turned() -> None:
+    rule = scanned(trained_subject(2, 0)).rule
+    assert rule is not None
+    assert (rule.threshold, rule.origin, rule.false_alarm_rate) == (0.75, "published", None)
+
+
 def test_figures_are_of_images_that_took_no_part() -> None:
     subject = trained_subject(2)
     images = subject.examples.images.clone()
@@ -126,7 +133,7 @@ def test_features_are_the_last_maps_of_more_than_one_pixel() -> None:
 def test_both_halves_hold_every_class_whatever_the_order_of_images(labels: Tensor) -> None:
     """By position alone, images that alternate between classes would lose half of them."""
     rows = torch.arange(len(labels))
-    trained, held = _halves(labels, rows)
+    trained, held = halves(labels, rows)
     assert sorted([*trained.tolist(), *held.tolist()]) == rows.tolist()
     counts = torch.bincount(labels)
     assert torch.equal(torch.bincount(labels[trained]), (counts + 1) // 2)

@@ -4,13 +4,16 @@ import math
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from moth_eval.anomaly import upward_indices
 from moth_eval.errors import ScanError
 from moth_eval.inversion.colour_filter import ColourFilter
 from moth_eval.inversion.problems import Inversion, Problem
+from moth_eval.own_rules import index_rule
 from moth_eval.runner import run_scan
 from moth_eval.scan import Scan, Status
 from moth_eval.subject import Subject
@@ -72,6 +75,24 @@ def test_the_score_is_of_the_faintest_filter_that_works() -> None:
     assert (scan.score, scan.target) == (pytest.approx(math.log(5)), 2)
     assert scan.reason == "1 of 3 filters missed a success rate of 0.9"
     assert [e.target for e in scan.evidence if e.what.startswith("success")] == [2, 1, 0]
+
+
+@pytest.mark.parametrize(("last", "above"), [(0.25, False), (0.001, True)])
+def test_its_cut_is_an_anomaly_index_of_the_logarithms_of_sizes(last: float, above: bool) -> None:
+    sizes = [0.3, 0.25, 0.4, 0.35, last]
+    scan = judged(*(inversion(n, size) for n, size in enumerate(sizes)))
+    index = upward_indices(-np.log(sizes)).max()
+    assert scan.score is not None
+    assert scan.rule is not None
+    assert (scan.score > scan.rule.threshold) == above == (index > index_rule(5, "").threshold)
+    assert (scan.rule.origin, scan.rule.false_alarm_rate) == ("ours", 0.05)
+
+
+def test_where_few_classes_have_a_filter_the_rate_of_its_cut_is_not_known() -> None:
+    few = judged(*(inversion(n, 0.3, asr=1.0 if n < 2 else 0.5) for n in range(5)))
+    assert few.rule is not None
+    assert few.rule.false_alarm_rate is None
+    assert judged(inversion(0, 0.3), inversion(1, 0.2)).rule is None
 
 
 def test_where_no_filter_works_the_score_is_below_all_that_do() -> None:

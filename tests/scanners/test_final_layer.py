@@ -62,6 +62,19 @@ def test_what_is_added_to_all_logits_alike_changes_no_score(statistic: str) -> N
     assert after.target == before.target
 
 
+def test_its_cut_counts_how_many_figures_there_are_to_stand_out_in() -> None:
+    all_figures, fewer, alone = (
+        scan(subject_of(linear_net(bias=bias)), statistic=statistic).rule
+        for bias, statistic in ((True, "largest"), (False, "largest"), (True, "norm"))
+    )
+    assert all_figures is not None
+    assert fewer is not None
+    assert alone is not None
+    assert all_figures.threshold > fewer.threshold > alone.threshold
+    assert "6 independent normal rows for each of 4 figures" in all_figures.source
+    assert {r.origin for r in (all_figures, fewer, alone)} == {"ours"}
+
+
 def test_a_smaller_row_is_no_suspect() -> None:
     figures = np.array([1.0, 1.1, 0.9, 1.05, -9.0])
     assert int(upward_indices(figures).argmax()) == 1

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from moth_eval.errors import ScanError
-from moth_eval.hidden_layers import OpenNetwork, noise_like
+from moth_eval.hidden_layers import HiddenLayer, OpenNetwork, noise_like
 from moth_eval.runner import run_scan
-from moth_eval.scan import Scan, Status
+from moth_eval.scan import Cost, Scan, Status
 from moth_eval.subject import Subject
-from scanners.free_eagle import FreeEagle, favour, outlier
+from scanners.free_eagle import FreeEagle, _judged, dominant, favour, outlier
 from tests.support.subjects import prototype_subject
 from tests.support.trained import trained_subject
 
@@ -48,6 +48,34 @@ def test_equal_quartiles_give_a_finite_score() -> None:
     assert outlier(np.array([0.2, 0.2, 0.2, 0.2, 0.2, 0.9])) == pytest.approx(0.7 / 0.002)
     assert outlier(np.zeros(6)) == 0.0
     assert math.isfinite(outlier(np.array([0.0, 0.0, 0.0, 0.0, 0.0, 1e-9])))
+
+
+def test_one_in_twenty_simulated_clean_models_is_above_its_cut() -> None:
+    rule = scanned(prototype_subject(target=2), FreeEagle(steps=5)).rule
+    assert rule is not None
+    drawn = np.random.default_rng(7).normal(1.0, 0.1, (20_000, 5))
+    assert float((outlier(drawn) > rule.threshold).mean()) == pytest.approx(0.05, abs=0.01)
+    assert (rule.origin, rule.false_alarm_rate) == ("ours", 0.05)
+
+
+def test_the_source_is_named_where_one_row_dominates_the_targets_column() -> None:
+    leaning = np.full((8, 8), 0.1) + np.random.default_rng(0).random((8, 8)) * 0.01
+    assert dominant(leaning, 2) is None
+    leaning[5, 2] = 0.9
+    assert dominant(leaning, 2) == 5
+    leaning[1, 2] = 1.5
+    assert dominant(leaning, 2) == 1
+    leaning[:, 2] = 0.9  # a universal backdoor has no source
+    assert dominant(leaning, 2) is None
+    assert dominant(np.eye(4), 2) is None  # three sources have no quartiles
+
+
+def test_a_source_specific_backdoor_has_its_source_named() -> None:
+    layer = HiddenLayer(name="act", shape=(4,), depth=1)
+    leaning = np.full((6, 6), 0.01) + np.random.default_rng(0).random((6, 6)) * 0.005
+    leaning[4, 1] = 0.8
+    scan = _judged(leaning, "probability", layer, Cost())
+    assert (scan.source, scan.target) == (4, 1)
 
 
 def test_classes_that_nothing_leans_to_count_for_the_quartiles() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import replace
 
@@ -8,9 +9,10 @@ import torch
 from torch import Tensor
 
 from moth_eval.errors import ScanError
-from moth_eval.scan import Scan, Status
+from moth_eval.scan import Cost, Scan, Status
 from moth_eval.subject import Subject
-from scanners.k_arm import Arm, KArm, promise
+from scanners.k_arm import Arm, KArm, _Progress, promise
+from tests.support.inversions import inversion
 from tests.support.subjects import prototype_subject
 
 
@@ -35,6 +37,53 @@ def test_a_planted_backdoor_scores_above_its_clean_twin_and_its_target_is_named(
     assert planted.score is not None
     assert clean.score is not None
     assert planted.score > clean.score
+
+
+def tried(source: int | None, size: float) -> _Progress:
+    one = _Progress(arm=Arm(source, 1), images=torch.arange(3))
+    one.best = inversion(1, size)
+    return one
+
+
+@pytest.mark.parametrize(
+    ("source", "size", "back", "backdoored"),
+    [
+        (None, 1719.0, None, True),
+        (None, 1721.0, None, False),
+        (0, 999.0, 9_991.0, True),
+        (0, 999.0, 9_989.0, False),
+        (0, 1001.0, 50_000.0, False),
+        (0, 100.0, 1_001.0, True),
+        (0, 999.0, None, True),
+    ],
+)
+def test_its_cut_is_that_of_the_published_bounds_on_images_of_224_pixels(
+    source: int | None, size: float, back: float | None, backdoored: bool
+) -> None:
+    one = tried(source, size)
+    ways = {} if back is None else {one.arm: tried(1, back)}
+    found = KArm()._judged([one], ways, 224.0 * 224, Cost(), left_out=0)
+    assert found.score is not None
+    assert found.rule is not None
+    assert (found.score > found.rule.threshold) == backdoored
+    assert (found.rule.origin, found.rule.false_alarm_rate) == ("published", None)
+
+
+def test_an_arm_beyond_its_bounds_is_not_hidden_by_a_higher_score_within_its_own() -> None:
+    universal, pair = tried(None, 1500.0), tried(0, 1200.0)
+    found = KArm()._judged([universal, pair], {}, 224.0 * 224, Cost(), left_out=0)
+    assert found.source == 0
+    assert found.score is not None
+    assert found.rule is not None
+    assert found.score > found.rule.threshold
+
+
+def test_on_other_images_the_bounds_are_shares_and_the_cut_is_ours() -> None:
+    found = KArm()._judged([tried(None, 4.0)], {}, 144.0, Cost(), left_out=0)
+    assert found.score is not None
+    assert found.rule is not None
+    assert found.rule.origin == "ours"
+    assert found.score > found.rule.threshold == pytest.approx(math.log(224 * 224 / 1720))
 
 
 def test_a_class_that_all_images_hold_second_is_an_arm_for_all_classes() -> None:

@@ -10,6 +10,7 @@ from scipy.stats import gamma
 from torch import Tensor, nn
 
 from moth_eval.errors import ScanError
+from moth_eval.own_rules import index_rule
 from moth_eval.scan import Scan, Status
 from moth_eval.subject import Subject
 from scanners.maximum_margin import MaximumMargin, false_alarm_rate, surprise
@@ -138,9 +139,9 @@ def test_three_classes_are_too_few() -> None:
     assert "3 classes leave nothing to fit a distribution to" in found.reason
 
 
-def test_the_index_has_no_published_cut() -> None:
+def test_the_index_has_a_cut_of_ours() -> None:
     found = scan(prototype_subject(classes=5, target=2), restarts=2, steps=40, statistic="index")
-    assert found.rule is None
+    assert found.rule == index_rule(5, "margins", upward=True)
     assert found.target == 2
 
 

@@ -12,6 +12,7 @@ from moth_eval.anomaly import anomaly_indices
 from moth_eval.errors import ScanError
 from moth_eval.inversion import presets
 from moth_eval.inversion.problems import Inversion, Problem
+from moth_eval.own_rules import index_rule
 from moth_eval.runner import run_scan
 from moth_eval.scan import Scan, Status
 from scanners.neural_cleanse import PAPER, NeuralCleanse
@@ -64,7 +65,7 @@ def test_logarithms_keep_one_large_size_from_hiding_a_small_one() -> None:
     assert plain < 1 < 2 < logarithmic
 
 
-def test_the_size_statistic_compares_models_and_has_no_published_cut() -> None:
+def test_the_size_statistic_compares_models_and_has_no_cut() -> None:
     scanner = NeuralCleanse(statistic="size")
     scan = judged(173.0, None, 20.0, 38.0, 115.0, scanner=scanner)
     assert scan.score == pytest.approx(math.log(400 / 20))
@@ -75,8 +76,10 @@ def test_the_size_statistic_compares_models_and_has_no_published_cut() -> None:
 
 def test_only_the_index_of_sizes_has_the_published_cut() -> None:
     sizes = (40.0, 11.0, 52.0, 47.0, 60.0)
-    assert judged(*sizes).rule is not None
-    assert judged(*sizes, scanner=NeuralCleanse(statistic="log-index")).rule is None
+    scanners = (NeuralCleanse(), NeuralCleanse(cut=3), NeuralCleanse(statistic="log-index"))
+    rules = [judged(*sizes, scanner=scanner).rule for scanner in scanners]
+    assert [r and (r.origin, r.threshold) for r in rules[:2]] == [("published", 2), ("given", 3)]
+    assert rules[2] == index_rule(5, "logarithms of trigger sizes")
 
 
 def test_two_triggers_are_too_few_for_an_index() -> None:

@@ -7,6 +7,7 @@ import torch
 
 from moth_eval.errors import ScanError
 from moth_eval.inversion.signed_pixels import SignedPixels
+from moth_eval.own_rules import index_rule
 from moth_eval.scan import Scan, Status
 from moth_eval.subject import Subject
 from scanners.pixel import PAPER, Pixel
@@ -25,7 +26,6 @@ def test_a_planted_patch_needs_the_fewest_pixels_and_its_class_is_named() -> Non
     assert planted.score is not None
     assert clean.score is not None
     assert planted.score > clean.score
-    assert planted.rule is None
 
 
 def test_what_is_counted_are_changed_pixels_that_flip_every_image_again() -> None:
@@ -73,6 +73,19 @@ def test_the_statistics_order_models_by_their_smallest_trigger() -> None:
         ]
         assert scores == sorted(scores), statistic  # type: ignore[type-var]
         assert len(set(scores)) == 3
+
+
+def test_an_index_has_a_cut_of_ours_and_a_size_none() -> None:
+    made = [inversion(n, size) for n, size in enumerate((20.0, 22.0, 18.0, 21.0, 4.0))]
+    rules = {
+        statistic: Pixel(statistic=statistic).judge(made, (3, 8, 8)).rule  # type: ignore[arg-type]
+        for statistic in ("log-index", "index", "size")
+    }
+    assert rules == {
+        "log-index": index_rule(5, "logarithms of numbers of pixels"),
+        "index": index_rule(5, "numbers of pixels"),
+        "size": None,
+    }
 
 
 def test_two_classes_can_be_compared_with_other_models_only() -> None:
