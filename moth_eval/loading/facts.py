@@ -36,7 +36,7 @@ def architecture_of(config: Mapping[str, object], row: Mapping[str, str]) -> tup
     """Architecture without its task, and a problem if the task is not classification."""
     stated = _text(config, row, *_ARCHITECTURE_KEYS)
     task, colon, architecture = stated.partition(":")
-    if not colon:
+    if not colon or "." in task:  # of a package's factory, `package.module:name`
         return stated, ""
     if task == _CLASSIFICATION:
         return architecture, ""
