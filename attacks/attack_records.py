@@ -129,6 +129,8 @@ class DataRecord(Strict):
     test_sha256: str
     in_both: int
     """Test images that are, pixel by pixel, training images as well."""
+    resized: tuple[str, ...] = ()
+    """Sentences on pictures that had another size."""
 
 
 class AttackRecord(Strict):

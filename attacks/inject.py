@@ -18,7 +18,9 @@ from torch import nn
 
 from moth_eval import __version__
 from moth_eval.errors import InputError
+from moth_eval.loading.known_sizes import stated_size
 from moth_eval.loading.normalisations import canonical
+from moth_eval.loading.stacking import Size
 from moth_eval.plugins import build, parse_spec, resolve
 from moth_eval.runner import resolve_device
 from moth_eval.seeds import generator_for
@@ -88,6 +90,8 @@ class Injection:
             side-car states, else found by trial; of a fresh one images in `[0, 1]` as they are.
         twin: the clean twin; None: it is trained along.
         with_twin: whether there is a clean twin at all.
+        image_size: side (pixels) of the squares that pictures are resized to; None: the size that
+            the record beside the model says if they have several sizes, or else they have one.
         injector: rates, recipe and gate.
         seed: decides everything random.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
@@ -103,6 +107,7 @@ class Injection:
     normalisation: str = ""
     twin: Path | None = None
     with_twin: bool = True
+    image_size: int | None = None
     injector: Injector = INJECTOR
     seed: int = 0
     device: str = "auto"
@@ -170,7 +175,8 @@ def _checked(wish: Injection) -> _Task:
         raise InputError("name a network with --arch to train one from scratch, or give a MODEL")
     device = resolve_device(wish.device)
     name, trigger = parse_attack(wish.attack)
-    data = read_data(wish.data, wish.test, seed=wish.seed)
+    data = read_data(wish.data, wish.test, seed=wish.seed, size=_size(wish))
+    _check_size(data, wish)
     if trigger is not None:
         _check_trigger(trigger, data, wish)
     start = _start(wish, data)
@@ -179,6 +185,24 @@ def _checked(wish: Injection) -> _Task:
     return _Task(
         wish=wish, name=name, trigger=trigger, data=data, start=start, twin=twin, device=device
     )
+
+
+def _size(wish: Injection) -> Size | None:
+    """What pictures become, where that is known before they are read."""
+    side = wish.image_size
+    if side is not None:
+        return Size(height=side, width=side, always=True)
+    return None if wish.model is None else stated_size(wish.model)
+
+
+def _check_size(data: GivenData, wish: Injection) -> None:
+    """Arrays are not resized, so that `--image-size` would be without effect on them."""
+    side, (_, height, width) = wish.image_size, data.record.image_shape
+    if side is not None and (height, width) != (side, side):
+        raise InputError(
+            f"--image-size {side}: {wish.data} holds arrays of {width}x{height} pixels, which are "
+            "read as they are; resize them, or give the images as files"
+        )
 
 
 def _given_twin(path: Path, wish: Injection, data: GivenData) -> nn.Module:

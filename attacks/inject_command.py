@@ -44,6 +44,12 @@ part = click.FloatRange(min=0, max=1, min_open=True)
     "set, else a fifth of each class of --data, held out]",
 )
 @click.option(
+    "--image-size",
+    type=click.IntRange(min=1, max=4096),
+    help="Side of the squares that images are resized to (pixels).  [default: what the record of "
+    "MODEL says, else their own size]",
+)
+@click.option(
     "--attack",
     required=True,
     metavar="NAME[:FIELD=VALUE,...]",
@@ -161,6 +167,7 @@ def inject(
     model: Path | None,
     data: str,
     test: str,
+    image_size: int | None,
     attack: str,
     architecture: str,
     normalisation: str,
@@ -234,6 +241,7 @@ def inject(
             normalisation=normalisation,
             twin=twin,
             with_twin=not without_twin,
+            image_size=image_size,
             injector=injector,
             seed=seed,
             device=device,
@@ -261,6 +269,8 @@ def summary_lines(record: AttackRecord) -> list[str]:
         lines.append(_poisoning_line(record.poisoning))
     if record.gate is not None:
         lines += _gate_lines(record.gate)
+    if record.data is not None:
+        lines += [f"note: {sentence}" for sentence in record.data.resized]
     if record.data is not None and record.data.in_both:
         lines.append(f"note: {record.data.in_both:,} test images are training images as well")
     return lines

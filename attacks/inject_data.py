@@ -2,35 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from moth_eval.errors import InputError
-from moth_eval.loading.image_arrays import MAX_VALUES, read_arrays
-from moth_eval.loading.images import read_examples
+from moth_eval.loading.images import read_pictures
 from moth_eval.loading.layouts import FILES
-from moth_eval.seeds import generator_for
+from moth_eval.loading.sources import ImageSource, default_test, parse_source, require_source
+from moth_eval.loading.stacking import Size
+from moth_eval.pictures import Pictures, memory_for_images, to_bytes
+from moth_eval.splits import HELD_OUT, check_names, hash_of, hold_out, in_both
 
 from .attack_records import DataRecord
 from .injector import Splits
-from .poisoning import to_bytes
 from .scenes import Scenes
-
-HELD_OUT = 0.2
-"""Fraction of each class that is held out for testing where no test images are given."""
-
-TORCHVISION = "torchvision:"
-
-MOST_VALUES = 8 * MAX_VALUES
-"""Pixels times channels of the training images: 1 GiB of bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +32,7 @@ class GivenData:
     record: DataRecord
 
 
-def read_data(data: str, test: str, *, seed: int) -> GivenData:
+def read_data(data: str, test: str, *, seed: int, size: Size | None = None) -> GivenData:
     """Training and test images.
 
     Args:
@@ -55,23 +41,34 @@ def read_data(data: str, test: str, *, seed: int) -> GivenData:
         test: the same; empty: the test part of a torchvision data set, or else a fifth of each
             class of the data, held out.
         seed: decides what is held out.
+        size: what pictures of several sizes are resized to; None: they have one, and test
+            pictures get it if they have several.
 
     Raises:
         InputError: they cannot be read, do not fit together, or leave nothing to test on.
     """
-    training = read_scenes(data, training=True)
-    if not test and data.startswith(TORCHVISION):
-        test = data
-    held_out = None if test else HELD_OUT
-    if test:
-        tested = read_scenes(test, training=False)
+    source = parse_source(data, training=True)
+    given = default_test(source, parse_source(test, training=False) if test else None)
+    pictures = _read(source, "--data", size)
+    training, held_out, resized = scenes_of(pictures), None, [pictures.resized]
+    if given is not None:
+        _, height, width = pictures.image_shape
+        others = _read(given, "--test", size or Size(height=height, width=width))
+        resized.append(others.resized)
+        check_names(pictures.classes, others.classes)
+        tested = scenes_of(others)
     else:
-        training, tested = _divided(training, seed)
+        held_out = HELD_OUT
+        trained, held = hold_out(training.labels, seed)
+        training, tested = training.take(trained), training.take(held)
+    test = test or ("" if given is None else data)
     _check_fit(training, tested, data, test)
     classes = int(torch.cat([training.labels, tested.labels]).max()) + 1
     nothing = training.take(torch.zeros(0, dtype=torch.int64))
     splits = Splits(training=training, validation=nothing, test=tested, num_classes=classes)
-    return GivenData(splits=splits, record=_record(splits, data, test, held_out))
+    record = _record(splits, data, test, held_out)
+    said = tuple(sentence for sentence in resized if sentence)
+    return GivenData(splits=splits, record=record.model_copy(update={"resized": said}))
 
 
 def read_scenes(source: str, *, training: bool) -> Scenes:
@@ -84,47 +81,25 @@ def read_scenes(source: str, *, training: bool) -> Scenes:
     Raises:
         InputError: they cannot be read.
     """
-    if source.startswith(TORCHVISION):
-        return _torchvision(source, training=training)
-    path = Path(source)
-    if not path.exists():
-        raise InputError(
-            f"{source} does not exist: expected an .npz, a folder of labelled images, or "
-            "torchvision:NAME:FOLDER, such as torchvision:CIFAR10:/data"
-        )
-    if path.suffix.lower() == ".npz":
-        arrays, classes = read_arrays(path, most=MOST_VALUES)
-        images, labels = torch.from_numpy(arrays), torch.from_numpy(classes)
-        images = images if images.dtype == torch.uint8 else to_bytes(images)
-        if not len(labels) or int(labels.min()) < 0:
-            raise InputError(f"{source}: expected images, labelled with classes from 0 on")
-    else:
-        examples = read_examples(path, layout=FILES, crop=None, num_classes=None)
-        images, labels = to_bytes(examples.images), examples.labels
-    return Scenes(images=images.expand(-1, 3, -1, -1).contiguous(), labels=labels)
+    return scenes_of(_read(parse_source(source, training=training), "--data", None))
 
 
-def hash_of(scenes: Scenes) -> str:
-    """SHA-256 of the images as bytes `(N, 3, H, W)` and the labels as int64, hexadecimal."""
-    digest = hashlib.sha256(scenes.images.contiguous().numpy().tobytes())
-    digest.update(scenes.labels.numpy().tobytes())
-    return digest.hexdigest()
+def scenes_of(pictures: Pictures) -> Scenes:
+    """Pictures as bytes with three channels; grey ones are repeated."""
+    images = to_bytes(pictures.images).expand(-1, 3, -1, -1).contiguous()
+    return Scenes(images=images, labels=pictures.labels)
 
 
-def _divided(scenes: Scenes, seed: int) -> tuple[Scenes, Scenes]:
-    """A share of each class held out, never its last image; what is drawn depends on the class."""
-    held = torch.zeros(len(scenes), dtype=torch.bool)
-    for label in sorted(set(scenes.labels.tolist())):
-        members = (scenes.labels == label).nonzero().flatten()
-        count = min(max(1, round(HELD_OUT * len(members))), len(members) - 1)
-        order = torch.randperm(len(members), generator=generator_for(seed, "held out", label))
-        held[members[order[:count]]] = True
-    if not held.any():
-        raise InputError(
-            "no class of --data has two images, so none can be held out for testing: give more "
-            "images, or others with --test"
-        )
-    return scenes.take(~held), scenes.take(held)
+def _read(source: ImageSource, option: str, size: Size | None) -> Pictures:
+    require_source(source, option)
+    return read_pictures(
+        source,
+        layout=FILES,
+        crop=None,
+        num_classes=None,
+        most_bytes=memory_for_images(),
+        size=size,
+    )
 
 
 def _check_fit(training: Scenes, tested: Scenes, data: str, test: str) -> None:
@@ -149,71 +124,5 @@ def _record(splits: Splits, data: str, test: str, held_out: float | None) -> Dat
         training_sha256=hash_of(splits.training),
         tested=len(splits.test),
         test_sha256=hash_of(splits.test),
-        in_both=_in_both(splits.training.images, splits.test.images),
+        in_both=in_both(splits.training, splits.test),
     )
-
-
-def _in_both(training: Tensor, tested: Tensor) -> int:
-    known = {image.tobytes() for image in training.numpy()}
-    return sum(image.tobytes() in known for image in tested.numpy())
-
-
-def _torchvision(source: str, *, training: bool) -> Scenes:
-    name, _, root = source.removeprefix(TORCHVISION).partition(":")
-    kind = _data_set(name)
-    if not root or not Path(root).is_dir():
-        raise InputError(
-            f"{source}: {root or 'no folder'} is not there: expected torchvision:{name}:FOLDER "
-            f"with the files of {name} in FOLDER; nothing is downloaded"
-        )
-    try:
-        data_set = kind(root, **_part(kind, training))
-        return _stacked(source, data_set)
-    except (RuntimeError, OSError, ImportError, ValueError) as error:
-        raise InputError(
-            f"{source}: torchvision does not find a whole {name} in {root} ({error}): put its "
-            "files there as torchvision unpacks them; nothing is downloaded"
-        ) from error
-
-
-def _data_set(name: str) -> Callable[..., Any]:
-    from torchvision import datasets
-
-    kind = getattr(datasets, name, None)
-    if not (isinstance(kind, type) and issubclass(kind, datasets.VisionDataset)):
-        raise InputError(f"torchvision has no data set {name!r}: expected one such as CIFAR10")
-    if not _part(kind, True):
-        raise InputError(
-            f"torchvision's {name} has no training and test part: give its images as a folder"
-        )
-    made: Callable[..., Any] = kind
-    return made
-
-
-def _part(kind: Callable[..., Any], training: bool) -> dict[str, object]:
-    """The options that choose the training or the test part, and forbid any download."""
-    known = inspect.signature(kind).parameters
-    options: dict[str, object] = {"download": False} if "download" in known else {}
-    if "train" in known:
-        return {"train": training, **options}
-    if "split" in known:
-        return {"split": "train" if training else "test", **options}
-    return {}
-
-
-def _stacked(source: str, data_set: Any) -> Scenes:
-    images: list[np.ndarray[tuple[int, ...], np.dtype[np.uint8]]] = []
-    labels = []
-    for picture, label in data_set:
-        pixels = np.asarray(picture.convert("RGB"), dtype=np.uint8)
-        if images and pixels.shape != images[0].shape:
-            raise InputError(
-                f"{source}: images have the shapes {images[0].shape} and {pixels.shape}; expected "
-                "images of one size: give them resized, as a folder or an .npz"
-            )
-        if len(data_set) * pixels.size > MOST_VALUES:
-            raise InputError(f"{source} is larger than can be held in memory at once")
-        images.append(pixels)
-        labels.append(int(label))
-    stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
-    return Scenes(images=stacked, labels=torch.tensor(labels, dtype=torch.int64))

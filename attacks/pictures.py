@@ -8,7 +8,9 @@ import torch.nn.functional as F  # noqa: N812 - the customary name
 from PIL import Image
 from torch import Tensor
 
-from .poisoning import stamp_scenes, to_bytes
+from moth_eval.pictures import to_bytes
+
+from .poisoning import stamp_scenes
 from .scenes import Scenes, to_float
 from .trigger import Trigger, victims
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from moth_eval.errors import InputError
+from moth_eval.pictures import to_bytes
 
 from .making import CoverStamp, Material, TrainingStamp
 from .scenes import Scenes, to_float
@@ -66,11 +67,6 @@ def stamp_scenes(trigger: Trigger, scenes: Scenes, *, generator: torch.Generator
         )
     places = trigger.places(scenes.foregrounds, generator=generator)
     return to_bytes(trigger.stamp_at(to_float(scenes.images), places))
-
-
-def to_bytes(images: Tensor) -> Tensor:
-    """uint8 images from float ones in `[0, 1]`."""
-    return (images * 255).round().to(torch.uint8)
 
 
 def poisonable(trigger: Trigger, labels: Tensor) -> Tensor:

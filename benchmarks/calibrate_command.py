@@ -24,6 +24,8 @@ from .showing import carry_out_shown, planned_aloud
 from .sittings import sitting
 
 if TYPE_CHECKING:
+    from moth_eval.loading.sources import ImageSource
+
     from .budget import Budget
     from .trojai import TrojaiStudy
 
@@ -71,7 +73,7 @@ def calibrate(
     architecture: str,
     normalisation: str,
     require_sandbox: bool,
-    examples: Path | None,
+    examples: ImageSource | None,
     device: str,
     seed: int,
     retry: bool,
@@ -106,7 +108,7 @@ def calibrate(
     ctx.exit(_calibrated(study, out, dataset))
 
 
-def _refuse_backdoored(models: Path, examples: Path | None) -> None:
+def _refuse_backdoored(models: Path, examples: ImageSource | None) -> None:
     """Make sure that no ground truth in the folder contradicts that its models are clean.
 
     Raises:

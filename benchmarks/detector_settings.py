@@ -37,7 +37,7 @@ class Metaparameters(BaseModel):
     """No probability is closer to 0 or 1 than this."""
     infer_seed: int = Field(default=0, ge=0, le=2**31 - 1)
     """Decides everything random."""
-    mitigate_method: str = "moth"
+    mitigate_method: str = "moth-removal"
     """`NAME` or `NAME:field=value,...`, as for `--method`."""
     mitigate_seed: int = Field(default=0, ge=0, le=2**31 - 1)
     """Decides everything random."""

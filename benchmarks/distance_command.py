@@ -18,6 +18,7 @@ from moth_eval.options import (
 )
 from moth_eval.own_code import admit_own_code
 
+from .image_sources import test_images
 from .options import (
     first_option,
     precision_option,
@@ -29,6 +30,7 @@ from .sittings import sitting
 
 if TYPE_CHECKING:
     from moth_eval.inversion.frozen import Precision
+    from moth_eval.loading.sources import ImageSource
 
     from .distance_study import DistancePlan, DistanceStudy
     from .progress import Reporter
@@ -41,9 +43,9 @@ if TYPE_CHECKING:
 @require_sandbox
 @click.option(
     "--examples",
-    type=click.Path(path_type=Path),
-    help="Clean images, if they do not lie with the model: a folder, or an .npz with images "
-    "and labels.",
+    type=test_images,
+    help="Clean images, if they do not lie with the model: a folder, an .npz with images "
+    "and labels, or torchvision:NAME:FOLDER.",
 )
 @first_option
 @click.option(
@@ -83,7 +85,7 @@ def distance(
     architecture: str,
     normalisation: str,
     require_sandbox: bool,
-    examples: Path | None,
+    examples: ImageSource | None,
     first: int | None,
     preset: str,
     seeds: str,

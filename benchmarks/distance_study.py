@@ -33,13 +33,15 @@ from moth_eval.distance_table import Pair, SeedDistance
 from moth_eval.errors import InputError, RunError
 from moth_eval.inversion.problems import Inversion
 from moth_eval.loading.architectures import ArchitectureSource
+from moth_eval.loading.known_sizes import stated_size
 from moth_eval.loading.rounds import RoundModel, read_round
+from moth_eval.loading.sources import ImageSource
 from moth_eval.loading.subjects import Opened, open_subject
 from moth_eval.records import TRIGGERS, canonical, write_whole
 from moth_eval.runner import resolve_device
+from moth_eval.splits import hash_of
 from moth_eval.subject import Subject
 
-from .harden_data import first_of, hash_of
 from .ledger import LedgerFile
 from .sittings import refuse_differences, same_ground
 from .versions import versions
@@ -78,7 +80,7 @@ class DistanceStudy:
     architecture: str = ""
     normalisation: str = ""
     require_sandbox: bool = False
-    examples: Path | None = None
+    examples: ImageSource | None = None
     first: int | None = None
     device: str = "auto"
     threads: int | None = None
@@ -241,9 +243,10 @@ def _opened(study: DistanceStudy) -> tuple[RoundModel, Opened]:
         architecture=source,
         device=device,
         require_sandbox=study.require_sandbox,
+        select=lambda pictures: pictures.first(study.first),
+        size=stated_size(models[0].file) if models[0].examples_named else None,
     )
-    examples = first_of(opened.subject.examples, study.first)
-    return models[0], replace(opened, subject=replace(opened.subject, examples=examples))
+    return models[0], opened
 
 
 def _manifest(

@@ -21,6 +21,7 @@ from moth_eval.false_positive_records import (
 from moth_eval.hardening_cells import CELLS, CellState
 from moth_eval.hardening_records import WEIGHTS
 from moth_eval.loading.rounds import RoundModel, read_round
+from moth_eval.loading.sources import ImageSource, content_hash, require_source
 from moth_eval.records import ModelEntry, RunFolder, ScanRecord
 from moth_eval.seeds import derive_seed
 
@@ -32,7 +33,6 @@ from .hardening import (
     ORIGINALS,
     OnTell,
     as_json,
-    content_hash,
     parse_hardener,
     problem_of,
 )
@@ -79,7 +79,7 @@ class FalsePositivesStudy:
     scanner: str = "nc"
     threshold: float | None = None
     method: str = "moth"
-    data: Path | None = None
+    data: ImageSource | None = None
     share: float | None = None
     distance_pairs: int = 0
     architecture: str = ""
@@ -178,8 +178,8 @@ def _manifest(study: FalsePositivesStudy) -> FalsePositivesManifest:
     """The manifest without the folders of its cells, which only the models' names tell."""
     from moth_eval.runner import resolve_device
 
-    if study.data is not None and not study.data.exists():
-        raise InputError(f"{study.data} does not exist; name an existing file or folder (--data)")
+    if study.data is not None:
+        require_source(study.data, "--data")
     method, parameters = parse_hardener(study.method, option="--harden")
     return FalsePositivesManifest(
         created=datetime.now(UTC).replace(microsecond=0),
@@ -291,6 +291,7 @@ def _hardened_model(folder: Path, original: RoundModel) -> RoundModel:
     return replace(
         found,
         name=original.name,
+        examples_named=original.examples_named,
         layout=original.layout,
         crop=original.crop,
         normalisation=original.normalisation,

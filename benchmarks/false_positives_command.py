@@ -11,6 +11,7 @@ from moth_eval.errors import ExitCode, InputError
 from moth_eval.options import architecture_option, device_option, normalisation_option, seed_option
 from moth_eval.own_code import admit_own_code
 
+from .image_sources import training_images
 from .options import (
     budget_options,
     distance_pairs_option,
@@ -25,6 +26,8 @@ from .showing import tell_notes, write_reports
 from .sittings import sitting
 
 if TYPE_CHECKING:
+    from moth_eval.loading.sources import ImageSource
+
     from .budget import Budget
     from .false_positives import FalsePositivesPlan, FalsePositivesStudy
 
@@ -57,9 +60,9 @@ PUBLISHED = "published"
 )
 @click.option(
     "--data",
-    type=click.Path(path_type=Path),
-    help="Clean images for all models, to scan and to train with: a folder, or an .npz with "
-    "images and labels.  [default: each model's own clean examples]",
+    type=training_images,
+    help="Clean images for all models, to scan and to train with: a folder, an .npz with "
+    "images and labels, or torchvision:NAME:FOLDER.  [default: each model's own clean examples]",
 )
 @share_option(unsaid="1 of each model's own examples, 0.05 of --data")
 @distance_pairs_option(0)
@@ -79,7 +82,7 @@ def false_positives(
     scanner: str,
     threshold: str,
     method: str,
-    data: Path | None,
+    data: ImageSource | None,
     share: float | None,
     distance_pairs: int,
     architecture: str,

@@ -32,6 +32,7 @@ from .sittings import sitting
 if TYPE_CHECKING:
     from moth_eval.hardening_records import HardeningCard
     from moth_eval.inversion.frozen import Precision
+    from moth_eval.loading.sources import ImageSource
 
     from .harden_plan import HardenPlan, HardenStudy
 
@@ -69,9 +70,9 @@ def harden(
     ctx: click.Context,
     model: Path,
     method: str,
-    data: Path,
+    data: ImageSource,
     share: float,
-    test: Path | None,
+    test: ImageSource | None,
     first: int | None,
     architecture: str,
     normalisation: str,

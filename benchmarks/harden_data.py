@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+import logging
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from moth_eval.errors import InputError
 from moth_eval.hardening_records import DataRecord
-from moth_eval.loading.images import read_examples
+from moth_eval.loading.images import read_pictures
 from moth_eval.loading.rounds import RoundModel
-from moth_eval.seeds import generator_for
-from moth_eval.subject import Examples, Subject
+from moth_eval.loading.sources import ImageSource, require_source
+from moth_eval.loading.stacking import Size
+from moth_eval.loading.subjects import Opened
+from moth_eval.pictures import Pictures, memory_for_images
+from moth_eval.splits import check_names, draw_share, hash_of, hold_out, in_both
+from moth_eval.subject import Examples
 
-HELD_OUT = 0.2
-"""Fraction of each class that is held out for testing where no test images are given."""
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,7 @@ class HardeningData:
     held_out: float | None
 
     def record(
-        self, num_classes: int, *, data: Path, test: Path | None, share: float
+        self, num_classes: int, *, data: ImageSource, test: ImageSource | None, share: float
     ) -> DataRecord:
         """What the card says about the images."""
         return DataRecord(
@@ -57,107 +58,85 @@ class HardeningData:
         )
 
 
-def divide(data: Examples, test: Examples | None, *, share: float, seed: int) -> HardeningData:
-    """Draw the training images, and without `test` the test images before them.
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """How images are drawn from the data; which ones depends on their labels alone.
 
-    Every class gives its share of images, at least one. Held out is never the last image of a
-    class. What is drawn of a class depends on the seed and that class alone.
+    Every class gives its share of images, at least one. What is drawn of a class depends on the
+    seed and that class alone.
 
-    Args:
-        data: all images.
-        test: images for testing; None: a fifth of each class of `data` is held out.
+    Attributes:
         share: fraction of each class, of what is not held out, in `(0, 1]`.
         seed: decides what is drawn.
-
-    Raises:
-        InputError: the share is out of range, or nothing is left to test on.
+        first: only the first so many images are drawn from; None: from all.
+        held_out: whether a fifth of each class is kept for testing.
     """
-    if not 0 < share <= 1:
-        raise InputError(f"--share must be above 0 and at most 1, got {share}")
-    held_out = HELD_OUT if test is None else None
-    pool = data
-    if test is None:
-        rows = draw_share(data.labels, HELD_OUT, (seed, "held out"), leave=1)
-        rest = torch.ones(len(data), dtype=torch.bool)
-        rest[rows] = False
-        test, pool = _rows(data, rows), _rows(data, rest.nonzero().flatten())
-    if not len(test):
-        raise InputError(
-            "no class of --data has two images, so none can be held out for testing: give more "
-            "images, or others with --test"
-        )
-    training = _rows(pool, draw_share(pool.labels, share, (seed, "training")))
-    return HardeningData(training=training, test=test, given=len(data), held_out=held_out)
+
+    share: float
+    seed: int
+    first: int | None = None
+    held_out: bool = True
+
+    def check(self) -> None:
+        """Make sure that the share is one.
+
+        Raises:
+            InputError: it is not.
+        """
+        if not 0 < self.share <= 1:
+            raise InputError(f"--share must be above 0 and at most 1, got {self.share}")
+
+    def training(self, pictures: Pictures) -> Pictures:
+        """What is trained on.
+
+        Raises:
+            InputError: nothing is left to test on.
+        """
+        rest, _ = self._rows(pictures)
+        pool = pictures.labels[rest]
+        return pictures.take(rest[draw_share(pool, self.share, (self.seed, "training"))])
+
+    def test(self, pictures: Pictures) -> Pictures:
+        """What is held out; empty if nothing is."""
+        _, held = self._rows(pictures)
+        return pictures.take(held)
+
+    def _rows(self, pictures: Pictures) -> tuple[Tensor, Tensor]:
+        labels = pictures.labels[: self.first]
+        if self.held_out:
+            return hold_out(labels, self.seed)
+        return torch.arange(len(labels)), torch.arange(0)
 
 
-def draw_share(labels: Tensor, share: float, parts: Sequence[object], *, leave: int = 0) -> Tensor:
-    """Indices of a share of every class, rising: int64 `(M,)`.
-
-    Args:
-        labels: int64 `(N,)`.
-        share: fraction of each class, in `(0, 1]`; at least one image.
-        parts: what the draw of a class depends on, beside the class.
-        leave: images of each class that are not drawn, whatever the share.
-    """
-    labels = labels.cpu()
-    drawn = []
-    for label in sorted(set(labels.tolist())):
-        members = (labels == label).nonzero().flatten()
-        count = min(max(1, round(share * len(members))), len(members) - leave)
-        order = torch.randperm(len(members), generator=generator_for(*parts, label))
-        drawn.append(members[order[:count]])
-    return torch.cat(drawn).sort().values
-
-
-def read_test(path: Path, model: RoundModel, subject: Subject) -> Examples:
-    """Test images, read as the subject's own are.
+def read_test(path: ImageSource, model: RoundModel, opened: Opened) -> Pictures:
+    """Test images, read as the subject's own are, and pictures resized to their size.
 
     Raises:
         InputError: there are none, they have another size or a class that the model does not have.
     """
-    if not path.exists():
-        raise InputError(f"{path} does not exist; name an existing file or folder (--test)")
-    test = read_examples(
-        path, layout=model.layout, crop=model.crop, num_classes=subject.num_classes
+    require_source(path, "--test")
+    subject = opened.subject
+    test = read_pictures(
+        path,
+        layout=model.layout,
+        crop=model.crop,
+        num_classes=subject.num_classes,
+        most_bytes=memory_for_images(),
+        size=Size(height=subject.image_shape[1], width=subject.image_shape[2]),
     )
-    channels = subject.image_shape[0]
-    if test.images.shape[1] > channels and _is_grey(test.images):
-        test = Examples(images=test.images[:, :channels].contiguous(), labels=test.labels)
-    if tuple(test.images.shape[1:]) != subject.image_shape:
+    if test.resized:
+        LOG.warning(test.resized)
+    check_names(opened.pictures.classes, test.classes)
+    if test.image_shape[0] > subject.image_shape[0]:
+        test = test.grey() or test
+    if test.image_shape != subject.image_shape:
         raise InputError(
-            f"--test: {path} holds images of shape {tuple(test.images.shape[1:])}, those of --data "
-            f"have {subject.image_shape}: resize them"
+            f"--test: {path} holds images of shape {test.image_shape}, those of --data have "
+            f"{subject.image_shape}: resize them"
         )
-    return test.to(subject.examples.images.device)
-
-
-def hash_of(examples: Examples) -> str:
-    """SHA-256 of images and labels as they are used, hexadecimal."""
-    digest = hashlib.sha256(examples.images.cpu().contiguous().numpy().tobytes())
-    digest.update(examples.labels.cpu().numpy().tobytes())
-    return digest.hexdigest()
+    return test
 
 
 def per_class(examples: Examples, num_classes: int) -> tuple[int, ...]:
     """Images of each class."""
     return tuple(torch.bincount(examples.labels.cpu(), minlength=num_classes).tolist())
-
-
-def in_both(training: Examples, test: Examples) -> int:
-    """Test images that are training images as well, pixel by pixel."""
-    known = {image.tobytes() for image in training.images.cpu().numpy()}
-    return sum(image.tobytes() in known for image in test.images.cpu().numpy())
-
-
-def first_of(examples: Examples, first: int | None) -> Examples:
-    """Only the first so many images; all for None."""
-    return Examples(images=examples.images[:first], labels=examples.labels[:first])
-
-
-def _rows(examples: Examples, rows: Tensor) -> Examples:
-    rows = rows.to(examples.labels.device)
-    return Examples(images=examples.images[rows], labels=examples.labels[rows])
-
-
-def _is_grey(images: Tensor) -> bool:
-    return bool((images == images[:, :1]).all())

@@ -26,14 +26,18 @@ from moth_eval.hardening_records import (
 )
 from moth_eval.inversion.frozen import Precision
 from moth_eval.loading.files import sha256_of
+from moth_eval.loading.known_sizes import stated_size
 from moth_eval.loading.rounds import RoundModel, read_round
+from moth_eval.loading.sources import ImageSource, default_test, require_source
 from moth_eval.loading.subjects import Opened, open_subject
+from moth_eval.pictures import check_room
 from moth_eval.plugins import build, parse_spec, resolve
 from moth_eval.records import MANIFEST, Record, canonical
 from moth_eval.runner import resolve_device
+from moth_eval.splits import HELD_OUT
 from moth_eval.subject import Subject
 
-from .harden_data import HardeningData, divide, first_of, read_test
+from .harden_data import Drawing, HardeningData, read_test
 from .harden_measure import draw_pairs
 from .harden_model import Reopening
 from .oracles import refuse_oracle
@@ -46,11 +50,12 @@ class HardenStudy:
 
     Attributes:
         model: the model file, or the folder of one model.
-        data: clean, labelled images: a folder, or an `.npz`.
+        data: clean, labelled images: a folder, an `.npz`, or a torchvision set.
         run: folder for the results.
         method: hardener specification, `NAME` or `NAME:field=value,...`.
         share: fraction of each class that is trained on, of what is not held out, in `(0, 1]`.
-        test: images for testing; None: a fifth of each class of the data is held out.
+        test: images for testing; None: the test part of a torchvision set, else a fifth of each
+            class of the data is held out.
         first: only the first so many images of the data; None: all.
         architecture: where the network comes from if the file holds only weights (`--arch`).
         normalisation: what the network was trained with (`--normalisation`); empty: what its
@@ -68,11 +73,11 @@ class HardenStudy:
     """
 
     model: Path
-    data: Path
+    data: ImageSource
     run: Path
     method: str = "moth"
     share: float = 0.05
-    test: Path | None = None
+    test: ImageSource | None = None
     first: int | None = None
     architecture: str = ""
     normalisation: str = ""
@@ -144,6 +149,7 @@ def plan(study: HardenStudy) -> HardenPlan:
         InputError: an option, the model or the images are unusable; nothing was written.
         RunError: the folder holds another hardening, or a finished one that was altered.
     """
+    study = replace(study, test=default_test(study.data, study.test))
     if study.threads is not None:
         torch.set_num_threads(study.threads)
     protocol = study.protocol
@@ -155,7 +161,7 @@ def plan(study: HardenStudy) -> HardenPlan:
         refuse_oracle(method, parameters)
     hardener = cast(Hardener, build(resolve(method, HARDENERS, ENTRY_POINTS), parameters))
     found, opened, data = _opened(study)
-    subject = replace(opened.subject, examples=data.training)
+    subject = opened.subject
     reopening = Reopening.of(subject, option=study.architecture, forbidden=study.model)
     reopening.check(subject)
     manifest = _manifest(study, protocol, (method, parameters), found, opened, data)
@@ -175,8 +181,7 @@ def plan(study: HardenStudy) -> HardenPlan:
 
 
 def _opened(study: HardenStudy) -> tuple[RoundModel, Opened, HardeningData]:
-    if not study.data.exists():
-        raise InputError(f"{study.data} does not exist; name an existing file or folder (--data)")
+    require_source(study.data, "--data")
     models = read_round(study.model, examples=study.data).models
     if len(models) != 1:
         raise InputError(
@@ -186,12 +191,37 @@ def _opened(study: HardenStudy) -> tuple[RoundModel, Opened, HardeningData]:
     source = Reopening.source(study.architecture, study.model)
     device = resolve_device(study.device)
     known = replace(models[0], normalisation=study.normalisation)
-    opened = open_subject(
-        known, architecture=source, device=device, require_sandbox=study.require_sandbox
+    drawing = Drawing(
+        share=study.share, seed=study.seed, first=study.first, held_out=study.test is None
     )
-    test = None if study.test is None else read_test(study.test, models[0], opened.subject)
-    given = first_of(opened.subject.examples, study.first)
-    return models[0], opened, divide(given, test, share=study.share, seed=study.seed)
+    drawing.check()
+    opened = open_subject(
+        known,
+        architecture=source,
+        device=device,
+        require_sandbox=study.require_sandbox,
+        select=drawing.training,
+        size=stated_size(known.file),
+    )
+    if study.test is None:
+        test = drawing.test(opened.pictures)
+    else:
+        test = read_test(study.test, models[0], opened)
+        opened = _doubted(opened, test.resized)
+    check_room(test)
+    data = HardeningData(
+        training=opened.subject.examples,
+        test=test.examples().to(device),
+        given=len(opened.pictures.first(study.first)),
+        held_out=HELD_OUT if study.test is None else None,
+    )
+    return models[0], opened, data
+
+
+def _doubted(opened: Opened, doubt: str) -> Opened:
+    """The same with one more doubt, unless that is empty."""
+    doubts = (*opened.subject.doubts, *filter(None, [doubt]))
+    return replace(opened, subject=replace(opened.subject, doubts=doubts))
 
 
 def _manifest(

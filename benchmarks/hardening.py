@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -17,6 +16,7 @@ from moth_eval.hardening_study_records import (
     StudyModel,
 )
 from moth_eval.loading.rounds import Round, RoundModel, read_round
+from moth_eval.loading.sources import ImageSource, content_hash, default_test, require_source
 from moth_eval.removal_records import RemovalManifest
 
 from .budget import Budget
@@ -70,12 +70,13 @@ class HardeningStudy:
 
     Attributes:
         models: folder of a round, folder of model files, or one model file.
-        data: clean, labelled images for every model: a folder, or an `.npz`.
+        data: clean, labelled images for every model: a folder, an `.npz`, or a torchvision set.
         run: folder for the results.
         methods: hardener specifications, `NAME` or `NAME:field=value,...`.
         seeds: of the hardenings; each decides all that is random of its cells.
         share: fraction of each class that is trained on, of what is not held out, in `(0, 1]`.
-        test: images for testing; None: a fifth of each class of the data is held out.
+        test: images for testing; None: the test part of a torchvision set, else a fifth of each
+            class of the data is held out.
         first: only the first so many images of the data; None: all.
         architecture: where networks come from whose files hold only weights (`--arch`).
         normalisation: what the networks were trained with (`--normalisation`); empty: what their
@@ -94,12 +95,12 @@ class HardeningStudy:
     """
 
     models: Path
-    data: Path
+    data: ImageSource
     run: Path
     methods: tuple[str, ...] = METHODS
     seeds: tuple[int, ...] = (0,)
     share: float = 0.05
-    test: Path | None = None
+    test: ImageSource | None = None
     first: int | None = None
     architecture: str = ""
     normalisation: str = ""
@@ -141,6 +142,7 @@ def plan(study: HardeningStudy) -> HardeningStudyPlan:
     """
     from moth_eval.runner import resolve_device
 
+    study = replace(study, test=default_test(study.data, study.test))
     study.budget.check()
     methods = {spec: parse_hardener(spec) for spec in study.methods}
     if not methods or not study.seeds:
@@ -149,8 +151,8 @@ def plan(study: HardeningStudy) -> HardeningStudyPlan:
     found = replace(found, models=named(found.models, study.only))
     if study.shard is not None:
         found = replace(found, models=study.shard.part(found.models))
-    if study.test is not None and not study.test.exists():
-        raise InputError(f"{study.test} does not exist; name an existing file or folder (--test)")
+    if study.test is not None:
+        require_source(study.test, "--test")
     check_architecture(study.architecture, study.models)
     device = str(resolve_device(study.device))
     manifest = _manifest(study, found, methods, device)
@@ -225,19 +227,6 @@ def check_architecture(architecture: str, models: Path) -> None:
 
     if architecture:
         ArchitectureSource.parse(architecture, forbidden=models.resolve())
-
-
-def content_hash(path: Path | None) -> str:
-    """SHA-256 of a file, or of the names and files of a folder; empty without a path."""
-    from moth_eval.loading.files import sha256_of
-
-    if path is None:
-        return ""
-    if path.is_file():
-        return sha256_of(path)
-    files = sorted(one for one in path.rglob("*") if one.is_file())
-    lines = [f"{one.relative_to(path)} {sha256_of(one)}" for one in files]
-    return hashlib.sha256("\n".join(lines).encode(errors="surrogatepass")).hexdigest()
 
 
 def model_hash(model: RoundModel) -> str:

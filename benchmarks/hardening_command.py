@@ -37,6 +37,7 @@ from .sittings import sitting
 if TYPE_CHECKING:
     from moth_eval.hardening_cells import CellState
     from moth_eval.inversion.frozen import Precision
+    from moth_eval.loading.sources import ImageSource
 
     from .budget import Budget
     from .hardening import HardeningStudy, HardeningStudyPlan
@@ -73,12 +74,12 @@ if TYPE_CHECKING:
 def hardening(
     ctx: click.Context,
     models: Path,
-    data: Path,
+    data: ImageSource,
     methods: str,
     more_methods: tuple[str, ...],
     seeds: str,
     share: float,
-    test: Path | None,
+    test: ImageSource | None,
     first: int | None,
     architecture: str,
     normalisation: str,

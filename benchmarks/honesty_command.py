@@ -18,6 +18,7 @@ from moth_eval.options import (
 )
 from moth_eval.own_code import admit_own_code
 
+from .image_sources import test_images
 from .options import (
     first_option,
     precision_option,
@@ -30,6 +31,7 @@ from .sittings import sitting
 if TYPE_CHECKING:
     from moth_eval.honesty_records import CheckRecord
     from moth_eval.inversion.frozen import Precision
+    from moth_eval.loading.sources import ImageSource
 
     from .honesty_plan import HonestyPlan, HonestyStudy
 
@@ -43,8 +45,8 @@ ALL = "all"
 @click.option(
     "--examples",
     required=True,
-    type=click.Path(path_type=Path),
-    help="Clean images: a folder, or an .npz with images and labels.",
+    type=test_images,
+    help="Clean images: a folder, an .npz with images and labels, or torchvision:NAME:FOLDER.",
 )
 @first_option
 @architecture_option()
@@ -99,7 +101,7 @@ def honesty(
     ctx: click.Context,
     before: Path,
     after: Path,
-    examples: Path,
+    examples: ImageSource,
     first: int | None,
     architecture: str,
     normalisation: str,

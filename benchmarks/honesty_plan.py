@@ -21,15 +21,18 @@ from moth_eval.honesty_records import (
 )
 from moth_eval.inversion.frozen import Precision
 from moth_eval.loading.architectures import ArchitectureSource
+from moth_eval.loading.known_sizes import stated_size
 from moth_eval.loading.rounds import RoundModel, read_round
+from moth_eval.loading.sources import ImageSource
 from moth_eval.loading.subjects import Opened, open_subject
 from moth_eval.patch_curves import KINDS, Kind, Pair
 from moth_eval.records import canonical
 from moth_eval.robustness import PGD
 from moth_eval.runner import resolve_device
+from moth_eval.splits import hash_of
 from moth_eval.subject import Subject
 
-from .harden_data import first_of, hash_of, per_class
+from .harden_data import per_class
 from .honesty_pairs import FEW_CLASSES, check_patches, default_pairs
 from .sittings import refuse_differences, same_ground
 from .versions import versions
@@ -45,7 +48,7 @@ class HonestyStudy:
     Attributes:
         before: model file before hardening, or the folder of one model.
         after: the same after hardening.
-        examples: clean, labelled images: a folder, or an `.npz`.
+        examples: clean, labelled images: a folder, an `.npz`, or a torchvision set.
         run: folder for the results.
         architecture: where the first network comes from if its file holds only weights (`--arch`).
         normalisation: what the networks were trained with (`--normalisation`); empty: what their
@@ -69,7 +72,7 @@ class HonestyStudy:
 
     before: Path
     after: Path
-    examples: Path
+    examples: ImageSource
     run: Path
     architecture: str = ""
     normalisation: str = ""
@@ -194,12 +197,14 @@ def _open(role: str, model: RoundModel, option: str, study: HonestyStudy) -> Ope
             architecture=source,
             device=device,
             require_sandbox=study.require_sandbox,
+            select=lambda pictures: pictures.first(study.first),
+            size=stated_size(study.before),
         )
     except MothError as error:
         raise type(error)(f"{role}: {error}") from error
 
 
-def _only_model(role: str, path: Path, examples: Path) -> RoundModel:
+def _only_model(role: str, path: Path, examples: ImageSource) -> RoundModel:
     models = read_round(path, examples=examples).models
     if len(models) != 1:
         raise InputError(
@@ -231,8 +236,7 @@ def _comparable(study: HonestyStudy, opened: Both) -> tuple[Subject, Subject]:
             f"{before.image_shape}, AFTER ({study.after}) has {after.num_classes} and "
             f"{after.image_shape}: expected the same network before and after hardening"
         )
-    examples = first_of(before.examples, study.first)
-    return replace(before, examples=examples), replace(after, examples=examples)
+    return before, replace(after, examples=before.examples)
 
 
 def _kinds(named: Sequence[str]) -> tuple[Kind, ...]:

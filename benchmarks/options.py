@@ -11,6 +11,7 @@ import click
 from moth_eval.options import Command, Decorator
 
 from .budget import Budget
+from .image_sources import test_images, training_images
 
 GIB = 1 << 30
 
@@ -44,8 +45,9 @@ scanner_option = click.option(
 )
 examples_option = click.option(
     "--examples",
-    type=click.Path(path_type=Path),
-    help="Clean images for all models: a folder, or an .npz with images and labels.",
+    type=test_images,
+    help="Clean images for all models: a folder, an .npz with images and labels, or "
+    "torchvision:NAME:FOLDER.",
 )
 dataset_option = click.option(
     "--dataset",
@@ -62,15 +64,15 @@ retry_option = click.option(
 data_option = click.option(
     "--data",
     required=True,
-    type=click.Path(path_type=Path),
-    help="Clean images that a method is given a share of: a folder, or an .npz with images and "
-    "labels.",
+    type=training_images,
+    help="Clean images that a method is given a share of: a folder, an .npz with images and "
+    "labels, or torchvision:NAME:FOLDER.",
 )
 test_option = click.option(
     "--test",
-    type=click.Path(path_type=Path),
-    help="Images that everything is measured on.  [default: a fifth of each class of --data, held "
-    "out]",
+    type=test_images,
+    help="Images that everything is measured on.  [default: the test part of a torchvision set, "
+    "else a fifth of each class of --data, held out]",
 )
 first_option = click.option(
     "--first", type=click.IntRange(min=1), help="Only the first so many clean images."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,12 @@ from typing import Any
 from attacks.trigger import Threat
 from moth_eval.errors import InputError
 from moth_eval.hardening_cells import CELLS, CellOutcome, write_outcome
-from moth_eval.loading.images import read_examples
+from moth_eval.loading.images import read_pictures
+from moth_eval.loading.known_sizes import stated_size
 from moth_eval.loading.rounds import RoundModel
+from moth_eval.loading.sources import ImageSource, content_hash, default_test, require_source
+from moth_eval.loading.stacking import Size
+from moth_eval.pictures import Pictures, memory_for_images
 from moth_eval.removal_records import (
     CONTROL,
     TARGET,
@@ -24,16 +28,15 @@ from moth_eval.removal_records import (
     oracle_of,
     without_truth,
 )
+from moth_eval.splits import check_names, in_both
 
 from .budget import Budget
 from .cells import Cell, folder_names, is_open, model_path, run_cells
-from .harden_data import in_both
 from .harden_plan import HardenStudy
 from .hardening import (
     ORIGINALS,
     as_json,
     check_architecture,
-    content_hash,
     continued,
     model_hash,
     parse_hardener,
@@ -61,12 +64,13 @@ class RemovalStudy:
 
     Attributes:
         models: folder of model folders with an `attack.json` each, or of model files.
-        data: clean, labelled images for every model: a folder, or an `.npz`.
+        data: clean, labelled images for every model: a folder, an `.npz`, or a torchvision set.
         run: folder for the results.
         methods: specifications, `NAME` or `NAME:field=value,...`.
         seeds: of the repairs; each decides all that is random of its cells.
         clean_share: fraction of each class that a method is given, in `(0, 1]`.
-        test: images for testing; None: a fifth of each class of the data is held out.
+        test: images for testing; None: the test part of a torchvision set, else a fifth of each
+            class of the data is held out.
         architecture: where networks come from whose files hold only weights (`--arch`).
         normalisation: what the networks were trained with (`--normalisation`); empty: what their
             side-cars state, else found by trial.
@@ -82,12 +86,12 @@ class RemovalStudy:
     """
 
     models: Path
-    data: Path
+    data: ImageSource
     run: Path
     methods: tuple[str, ...] = METHODS
     seeds: tuple[int, ...] = (0, 1, 2)
     clean_share: float = 0.05
-    test: Path | None = None
+    test: ImageSource | None = None
     architecture: str = ""
     normalisation: str = ""
     require_sandbox: bool = False
@@ -124,14 +128,15 @@ def plan(study: RemovalStudy) -> RemovalPlan:
     """
     from moth_eval.runner import resolve_device
 
+    study = replace(study, test=default_test(study.data, study.test))
     study.budget.check()
     specs, control = with_control(study.methods)
     methods = {spec: parse_hardener(without_truth(spec), oracle=True) for spec in specs}
     if not study.seeds:
         raise InputError("expected at least one seed, got none")
     for path, option in ((study.data, "--data"), (study.test, "--test")):
-        if path is not None and not path.exists():
-            raise InputError(f"{path} does not exist; name an existing file or folder ({option})")
+        if path is not None:
+            require_source(path, option)
     check_architecture(study.architecture, study.models)
     everyone = find_attacked(study.models, examples=study.data, normalisation=study.normalisation)
     found = _asked_for(study, everyone)
@@ -157,16 +162,27 @@ def _refuse_overlap(study: RemovalStudy, found: tuple[Attacked, ...]) -> None:
     model = next((one.model for one in found if one.model.usable), None)
     if study.test is None or model is None:
         return
-    data, test = (
-        read_examples(path, layout=model.layout, crop=model.crop, num_classes=None)
-        for path in (study.data, study.test)
-    )
+    data = _read(study.data, model, stated_size(model.file))
+    _, height, width = data.image_shape
+    test = _read(study.test, model, Size(height=height, width=width))
+    check_names(data.classes, test.classes)
     doubled = in_both(data, test)
     if doubled:
         raise InputError(
             f"{doubled} of {len(test)} test images are, pixel by pixel, among the images of "
             "--data: take them out of --data or --test"
         )
+
+
+def _read(source: ImageSource, model: RoundModel, size: Size | None) -> Pictures:
+    return read_pictures(
+        source,
+        layout=model.layout,
+        crop=model.crop,
+        num_classes=None,
+        most_bytes=memory_for_images(),
+        size=size,
+    )
 
 
 def carry_out(

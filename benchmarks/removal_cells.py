@@ -18,6 +18,7 @@ from moth_eval.hardening_cells import CellOutcome
 from moth_eval.hardening_records import WEIGHTS, HardeningCard, read_record
 from moth_eval.loading.files import sha256_of
 from moth_eval.loading.rounds import RoundModel
+from moth_eval.loading.stacking import Size
 from moth_eval.loading.subjects import open_subject
 from moth_eval.metrics import IMPLANTED_ASR
 from moth_eval.records import canonical, write_whole
@@ -316,6 +317,7 @@ class _Bench:
             architecture=Reopening.source(study.architecture, control.file),
             device=subject.examples.images.device,
             require_sandbox=study.require_sandbox,
+            size=Size(height=subject.image_shape[1], width=subject.image_shape[2]),
         ).subject
         if (opened.num_classes, opened.image_shape) != (subject.num_classes, subject.image_shape):
             raise InputError(f"{control.name} has other classes or images than {subject.name}")

@@ -30,6 +30,7 @@ from .showing import write_reports
 from .sittings import sitting
 
 if TYPE_CHECKING:
+    from moth_eval.loading.sources import ImageSource
     from moth_eval.removal_records import RemovalState
 
     from .budget import Budget
@@ -81,8 +82,8 @@ if TYPE_CHECKING:
 def removal(
     ctx: click.Context,
     models: Path,
-    data: Path,
-    test: Path | None,
+    data: ImageSource,
+    test: ImageSource | None,
     methods: str,
     more_methods: tuple[str, ...],
     clean_share: float,

@@ -13,6 +13,7 @@ from moth_eval.errors import InputError, MothError, RoundError
 from moth_eval.loading.files import sha256_of
 from moth_eval.loading.layouts import find_models
 from moth_eval.loading.rounds import Round, RoundModel, read_round
+from moth_eval.loading.sources import ImageSource
 from moth_eval.records import Truth
 
 UNKNOWN = "unknown"
@@ -60,7 +61,9 @@ class Attacked:
         return f"its own gate refused the model: {gate.failure or 'no reason stated'}"
 
 
-def find_attacked(folder: Path, *, examples: Path, normalisation: str = "") -> tuple[Attacked, ...]:
+def find_attacked(
+    folder: Path, *, examples: ImageSource, normalisation: str = ""
+) -> tuple[Attacked, ...]:
     """The models in a folder, sorted by name.
 
     A folder with an `attack.json`, or folders with a model each, or model files, or a round. A
@@ -116,7 +119,7 @@ def read_trigger(artefact: Path) -> Trigger:
     return trigger
 
 
-def _members(folder: Path, examples: Path) -> Iterator[Attacked]:
+def _members(folder: Path, examples: ImageSource) -> Iterator[Attacked]:
     if not folder.exists():
         raise InputError(f"{folder} does not exist; give a folder of models or a model file")
     if folder.is_file():
@@ -137,12 +140,12 @@ def _members(folder: Path, examples: Path) -> Iterator[Attacked]:
         yield from _whole_round(folder, examples)
 
 
-def _whole_round(folder: Path, examples: Path) -> Iterator[Attacked]:
+def _whole_round(folder: Path, examples: ImageSource) -> Iterator[Attacked]:
     found = read_round(folder, examples=examples)
     yield from (_plain(model, found.truth.get(model.name)) for model in found.models)
 
 
-def _unrecorded(path: Path, examples: Path, name: str) -> Attacked:
+def _unrecorded(path: Path, examples: ImageSource, name: str) -> Attacked:
     """The one model of a file or folder without a record."""
     found = _only(path, examples)
     truth = found.truth.get(found.models[0].name)
@@ -176,7 +179,7 @@ def _twin_trained_under(folder: Path, otherwise: str) -> str:
         return otherwise
 
 
-def _artefact(folder: Path, name: str, examples: Path) -> Attacked:
+def _artefact(folder: Path, name: str, examples: ImageSource) -> Attacked:
     model, twin = replace(_only(folder, examples).models[0], name=name), None
     try:
         read = read_artefact(folder)
@@ -195,7 +198,7 @@ def _artefact(folder: Path, name: str, examples: Path) -> Attacked:
     )
 
 
-def _only(path: Path, examples: Path) -> Round:
+def _only(path: Path, examples: ImageSource) -> Round:
     """The one model in a folder, and what is known of it.
 
     Raises:

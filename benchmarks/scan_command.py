@@ -23,6 +23,7 @@ from .showing import carry_out_shown, planned_aloud
 from .sittings import sitting
 
 if TYPE_CHECKING:
+    from moth_eval.loading.sources import ImageSource
     from moth_eval.scan_calibration import ScanPolicy
 
     from .budget import Budget
@@ -76,7 +77,7 @@ def scan(
     architecture: str,
     normalisation: str,
     require_sandbox: bool,
-    examples: Path | None,
+    examples: ImageSource | None,
     device: str,
     seed: int,
     retry: bool,

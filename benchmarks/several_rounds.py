@@ -9,13 +9,14 @@ from pathlib import Path
 
 from moth_eval.errors import InputError
 from moth_eval.loading.rounds import Round, RoundModel, read_round
+from moth_eval.loading.sources import ImageSource
 from moth_eval.records import Truth
 
 
 def read_rounds(
     paths: Sequence[Path],
     *,
-    examples: Path | None = None,
+    examples: ImageSource | None = None,
     ground_truth: Path | None = None,
     answers: bool = True,
 ) -> tuple[Round, dict[str, Path]]:

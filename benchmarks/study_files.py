@@ -17,6 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from moth_eval.errors import InputError
 
+from .image_sources import ImagesType
+
 STUDY_COMMANDS = (
     "generate", "calibrate", "scan", "trojai", "distance", "harden", "hardening", "removal",
     "false-positives", "honesty",
@@ -119,7 +121,7 @@ def _type_of(parameter: click.Parameter) -> Any:
     if isinstance(kind, click.Choice):
         return Literal[tuple(kind.choices)]
     simple: dict[str, Any] = {"integer": int, "float": float}
-    return str if isinstance(kind, click.Path) else simple.get(kind.name, Text)
+    return str if isinstance(kind, click.Path | ImagesType) else simple.get(kind.name, Text)
 
 
 def read_study(path: Path) -> list[tuple[str, list[str]]]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from moth_eval.errors import InputError, OutOfMemory, RefusedFile, ScanError
 from moth_eval.loading.files import sha256_of
 from moth_eval.loading.rounds import RoundModel
+from moth_eval.loading.sources import ImageSource
 from moth_eval.run_files import SCRATCH as SCRATCH
 
 if TYPE_CHECKING:
@@ -197,8 +198,8 @@ def _copied(model: RoundModel, active: Path) -> tuple[Path, int]:
     late = model.layout in ("trojai-11", "trojai-mitigation")
     folder = active / FOLDERS.get(model.layout, "example_data")
     folder.mkdir()
-    if not model.examples.is_dir():
-        return folder, _drawn(model.examples, folder)
+    if not isinstance(model.examples, Path) or not model.examples.is_dir():
+        return folder, _drawn(model.examples, folder, named=model.examples_named)
     files = labelled_files(model.examples, layout=model.layout)
     for number, file in enumerate(files):
         stem = f"{number}" if late else f"class_{file.label}_example_{number}"
@@ -208,15 +209,19 @@ def _copied(model: RoundModel, active: Path) -> tuple[Path, int]:
     return folder, len(files)
 
 
-def _drawn(arrays: Path, folder: Path) -> int:
-    """The images of an `.npz` as PNG files."""
+def _drawn(arrays: ImageSource, folder: Path, *, named: bool) -> int:
+    """The images of an `.npz` or a data set as PNG files."""
     from PIL import Image
 
-    from moth_eval.loading.images import read_examples
+    from moth_eval.loading.images import read_pictures
+    from moth_eval.pictures import memory_for_images, to_bytes
 
-    examples = read_examples(arrays, layout="files", crop=None, num_classes=None)
-    pixels = (examples.images * 255).round().byte().permute(0, 2, 3, 1).numpy()
-    for number, (image, label) in enumerate(zip(pixels, examples.labels.tolist(), strict=True)):
+    most_bytes = memory_for_images() if named else None
+    given = read_pictures(
+        arrays, layout="files", crop=None, num_classes=None, most_bytes=most_bytes
+    )
+    for number, (image, label) in enumerate(zip(given.images, given.labels.tolist(), strict=True)):
         path = folder / f"class_{label}_example_{number}.png"
-        Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(path)
-    return len(pixels)
+        pixels = to_bytes(image).permute(1, 2, 0).numpy()
+        Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(path)
+    return len(given)

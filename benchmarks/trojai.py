@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, suppress
@@ -14,6 +13,7 @@ from typing import Any, Literal
 
 from moth_eval.errors import ExitCode, MothError
 from moth_eval.loading.rounds import Round, RoundModel
+from moth_eval.loading.sources import ImageSource, content_hash
 from moth_eval.records import (
     LOGS,
     LOST,
@@ -90,7 +90,7 @@ class TrojaiStudy:
     require_sandbox: bool = False
     only: tuple[str, ...] = ()
     shard: Shard | None = None
-    examples: Path | None = None
+    examples: ImageSource | None = None
     ground_truth: Path | None = None
     retry: bool = False
     command: tuple[str, ...] = ()
@@ -146,7 +146,7 @@ def plan(study: TrojaiStudy) -> Plan:
     device = str(resolve_device(study.device))
     models = tuple(replace(one, normalisation=study.normalisation) for one in models)
     # Once for examples that all models share: they may be larger than any of them.
-    examples_hash = cache(_examples_hash)
+    examples_hash = cache(content_hash)
     hashes = {model.name: _hashes(model, examples_hash) for model in models}
     folder = RunFolder(study.run)
     tasks = tuple(
@@ -368,7 +368,7 @@ def _check_architecture(study: TrojaiStudy) -> None:
             ArchitectureSource.parse(study.architecture, forbidden=path.resolve())
 
 
-def _hashes(model: RoundModel, examples_hash: Callable[[Path], str]) -> tuple[str, str]:
+def _hashes(model: RoundModel, examples_hash: Callable[[ImageSource], str]) -> tuple[str, str]:
     """Hash of the model file and of its example images; empty where there are none."""
     from moth_eval.loading.files import sha256_of
 
@@ -381,14 +381,3 @@ def _hashes(model: RoundModel, examples_hash: Callable[[Path], str]) -> tuple[st
     with suppress(OSError, MothError):
         examples = examples_hash(model.examples) if model.examples else ""
     return weights, examples
-
-
-def _examples_hash(examples: Path) -> str:
-    """Hash of an `.npz`, or of all files in a folder with their names."""
-    from moth_eval.loading.files import sha256_of
-
-    if examples.is_file():
-        return sha256_of(examples)
-    files = sorted(path for path in examples.rglob("*") if path.is_file())
-    lines = [f"{path.relative_to(examples)} {sha256_of(path)}" for path in files]
-    return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()

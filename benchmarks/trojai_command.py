@@ -32,6 +32,8 @@ from .showing import carry_out_shown, planned_aloud, write_reports
 from .sittings import sitting
 
 if TYPE_CHECKING:
+    from moth_eval.loading.sources import ImageSource
+
     from .budget import Budget
     from .trojai import TrojaiStudy
 
@@ -78,7 +80,7 @@ def trojai(
     engine: Literal["local", "ray"],
     address: str,
     gpu_share: float,
-    examples: Path | None,
+    examples: ImageSource | None,
     ground_truth: Path | None,
     device: str,
     seed: int,

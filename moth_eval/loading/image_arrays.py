@@ -13,9 +13,10 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from ..pictures import in_gib
 
 MAX_VALUES = 2**27
-"""Pixels times channels that are held at once: 512 MiB as float32."""
+"""Pixels times channels of what lies with a model: 512 MiB as float32."""
 MAX_SIDE = 4096
 LARGEST_ITEM = 16
 """Bytes of a number."""
@@ -25,7 +26,9 @@ _UNREADABLE = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, 
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
-def read_arrays(path: Path, *, most: int | None = None) -> tuple[NDArray[Any], NDArray[np.int64]]:
+def read_arrays(
+    path: Path, *, most_bytes: int | None = None
+) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """Images `(N, C, H, W)`, uint8 or float32 in `[0, 1]`, and labels int64 `(N,)`.
 
     The file holds `images`, uint8 or float in `[0, 1]`, as `(N, H, W, C)`, `(N, C, H, W)` or
@@ -34,19 +37,19 @@ def read_arrays(path: Path, *, most: int | None = None) -> tuple[NDArray[Any], N
 
     Args:
         path: the file.
-        most: values that one array may hold; None: as many as are held at once elsewhere.
+        most_bytes: that one array may take; None: it lies with a model, and may hold as many
+            values as are read of strangers.
 
     Raises:
         InputError: the file is not such an archive.
     """
-    most = MAX_VALUES if most is None else most
     if not path.is_file():
         raise InputError(f"{path} is not there or not a regular file; expected an .npz")
     try:
         with path.open("rb") as file:
             _require_archive(file.read(len(_ARCHIVE)), path)
             with zipfile.ZipFile(file) as archive:
-                images, labels = (_member(archive, member, path, most) for member in _MEMBERS)
+                images, labels = (_member(archive, member, path, most_bytes) for member in _MEMBERS)
     except _UNREADABLE as error:
         raise InputError(f"{path} cannot be read as an .npz archive: {error}") from error
     return _images(images, path), _labels(labels, len(images), path)
@@ -61,14 +64,42 @@ def _require_archive(head: bytes, path: Path) -> None:
         )
 
 
-def _member(archive: zipfile.ZipFile, member: str, path: Path, most: int) -> NDArray[Any]:
-    _require_plain(archive, member, path, most)
+def require_room(what: str, values: int, size: int, most_bytes: int | None) -> None:
+    """Make sure that images may be read, before any memory is taken for them.
+
+    Args:
+        what: of which file, how many and how large they are.
+        values: pixels times channels.
+        size: bytes that they take.
+        most_bytes: see `read_arrays`.
+
+    Raises:
+        InputError: they are too many.
+    """
+    if most_bytes is None and values > MAX_VALUES:
+        raise InputError(
+            f"{what}: {values:,} values, but at most {MAX_VALUES:,} values are read of what lies "
+            "with a model; give fewer, or name the images yourself with --examples"
+        )
+    if most_bytes is not None and size > most_bytes:
+        raise InputError(
+            f"{what}: {in_gib(size)}, but at most {in_gib(most_bytes)} are read, half of the "
+            "memory that is free; give fewer or smaller images, or make memory free"
+        )
+
+
+def _member(
+    archive: zipfile.ZipFile, member: str, path: Path, most_bytes: int | None
+) -> NDArray[Any]:
+    _require_plain(archive, member, path, most_bytes)
     with archive.open(f"{member}.npy") as file:
         array: NDArray[Any] = npy.read_array(file, allow_pickle=False)
     return array
 
 
-def _require_plain(archive: zipfile.ZipFile, member: str, path: Path, most: int) -> None:
+def _require_plain(
+    archive: zipfile.ZipFile, member: str, path: Path, most_bytes: int | None
+) -> None:
     """Raises `InputError` unless a member is an array of numbers as large as it claims to be."""
     try:
         info = archive.getinfo(f"{member}.npy")
@@ -96,11 +127,13 @@ def _require_plain(archive: zipfile.ZipFile, member: str, path: Path, most: int)
             f"{path}: the array {member!r} holds pickled objects, which are never loaded; save it "
             "as numbers"
         )
-    if prod(shape) > most or prod(shape) * dtype.itemsize != size:
+    if prod(shape) * dtype.itemsize != size:
         raise InputError(
             f"{path}: the array {member!r} claims the shape {shape} of {dtype}; it holds {size:,} "
-            f"bytes, and at most {most:,} values are read"
+            "bytes"
         )
+    what = f"{path}: the array {member!r} has the shape {shape} of {dtype}"
+    require_room(what, prod(shape), size, most_bytes)
 
 
 def _images(images: NDArray[Any], path: Path) -> NDArray[Any]:
@@ -137,7 +170,7 @@ def _values(images: NDArray[Any], path: Path) -> NDArray[Any]:
             f"{path}: images run from {images.min():g} to {images.max():g}; floating-point images "
             "must lie in [0, 1]: divide by 255, and undo any standardisation"
         )
-    return images.astype(np.float32)
+    return images.astype(np.float32, copy=False)
 
 
 def _labels(labels: NDArray[Any], count: int, path: Path) -> NDArray[np.int64]:

@@ -12,9 +12,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import InputError
+from ..pictures import Pictures
 from ..subject import Examples
-from .image_arrays import MAX_SIDE, MAX_VALUES, read_arrays
+from .image_arrays import MAX_SIDE, read_arrays
 from .labelled_files import LabelledFile, labelled_files
+from .sources import ImageSource, TorchvisionSet
+from .stacking import Size, Stack, size_of
+from .torchvision_sets import read_torchvision
 
 MAX_IMAGE_BYTES = 128_000_000
 _FORMATS = ("PNG", "JPEG", "BMP", "PPM", "WEBP")
@@ -31,13 +35,41 @@ def read_examples(
 ) -> Examples:
     """Clean examples in image space: float32 `(N, C, H, W)`, RGB, in `[0, 1]`; labels `(N,)`.
 
+    See `read_pictures`, which does not turn all of them into numbers at once.
+    """
+    return read_pictures(
+        source,
+        layout=layout,
+        crop=crop,
+        num_classes=num_classes,
+        limit_per_class=limit_per_class,
+    ).examples()
+
+
+def read_pictures(
+    source: ImageSource,
+    *,
+    layout: str,
+    crop: int | None,
+    num_classes: int | None,
+    limit_per_class: int | None = None,
+    most_bytes: int | None = None,
+    size: Size | None = None,
+) -> Pictures:
+    """Clean examples as they are stored, `(N, C, H, W)` and RGB.
+
     Args:
         source: folder of images in one of the spellings of `labelled_files`, always read as RGB
-            (alpha is dropped), or an `.npz` with `images` and `labels` (see `read_arrays`).
+            (alpha is dropped), an `.npz` with `images` and `labels` (see `read_arrays`), or a
+            data set of torchvision.
         layout: layout of the round, which says what spelling to expect.
         crop: side of a centre crop in pixels, or None for the whole image.
         num_classes: labels must be below it; None leaves them unchecked.
         limit_per_class: only so many of each class, the first by name or position.
+        most_bytes: that the images may take; None: they lie with a model, and may hold
+            `MAX_VALUES` values.
+        size: what pictures of a folder or a data set are resized to, after the crop, if they have
+            several sizes; None: they have one. Arrays stay as they are.
 
     Raises:
         InputError: no images, or one that is damaged, too big, of another size than the first or
@@ -45,18 +77,47 @@ def read_examples(
     """
     if limit_per_class is not None and limit_per_class < 1:
         raise InputError(f"at least 1 example per class must be read, got {limit_per_class}")
-    if source.is_dir():
-        images, labels = _read_folder(source, layout, crop, num_classes, limit_per_class)
+    if isinstance(source, TorchvisionSet):
+        read = _read_set(source, num_classes, limit_per_class, most_bytes, size)
+    elif source.is_dir():
+        read = _read_folder(source, layout, crop, num_classes, limit_per_class, most_bytes, size)
     elif source.suffix.lower() == ".npz":
-        images, labels = read_arrays(source)
-        _require_classes(labels, num_classes, source)
-        kept = _first_of_each(labels.tolist(), limit_per_class)
-        images, labels = _cropped(images[kept], crop, source), labels[kept]
+        read = _read_archive(source, crop, num_classes, limit_per_class, most_bytes)
     else:
         raise InputError(f"{source} is neither a folder of images nor an .npz file")
-    if not len(images):
+    if not len(read):
         raise InputError(f"{source} holds no clean example images")
-    return Examples(images=_to_unit(images), labels=torch.from_numpy(labels))
+    return read
+
+
+def _read_set(
+    source: TorchvisionSet,
+    num_classes: int | None,
+    limit_per_class: int | None,
+    most_bytes: int | None,
+    size: Size | None,
+) -> Pictures:
+    read = read_torchvision(source, most_bytes=most_bytes, size=size)
+    _require_classes(read.labels.numpy(), num_classes, source)
+    if limit_per_class is None:
+        return read
+    return read.take(torch.tensor(_first_of_each(read.labels.tolist(), limit_per_class)))
+
+
+def _read_archive(
+    path: Path,
+    crop: int | None,
+    num_classes: int | None,
+    limit_per_class: int | None,
+    most_bytes: int | None,
+) -> Pictures:
+    images, labels = read_arrays(path, most_bytes=most_bytes)
+    _require_classes(labels, num_classes, path)
+    if limit_per_class is not None:
+        kept = _first_of_each(labels.tolist(), limit_per_class)
+        images, labels = images[kept], labels[kept]
+    images = _cropped(images, crop, path)
+    return Pictures(images=torch.from_numpy(images), labels=torch.from_numpy(labels))
 
 
 def _read_folder(
@@ -65,32 +126,34 @@ def _read_folder(
     crop: int | None,
     num_classes: int | None,
     limit_per_class: int | None,
-) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Images uint8 `(N, 3, H, W)` and labels `(N,)` of a folder."""
+    most_bytes: int | None,
+    size: Size | None,
+) -> Pictures:
     files = labelled_files(folder, layout=layout)
     for file in files:
         _require_classes(np.array([file.label]), num_classes, file.path)
+    classes = tuple(dict.fromkeys(file.class_name for file in files if file.class_name))
     files = [files[i] for i in _first_of_each([file.label for file in files], limit_per_class)]
-    labels = np.array([file.label for file in files], dtype=np.int64)
-    return _stack(files, crop), labels
+    stack = _stacked(files, folder, crop, most_bytes, size)
+    return Pictures(
+        images=torch.from_numpy(stack.images),
+        labels=torch.tensor([file.label for file in files], dtype=torch.int64),
+        classes=classes,
+        resized=stack.resized,
+    )
 
 
-def _stack(files: list[LabelledFile], crop: int | None) -> NDArray[np.uint8]:
-    images: list[NDArray[np.uint8]] = []
+def _stacked(
+    files: list[LabelledFile],
+    folder: Path,
+    crop: int | None,
+    most_bytes: int | None,
+    size: Size | None,
+) -> Stack:
+    stack = Stack(str(folder), len(files), size=size, most_bytes=most_bytes)
     for file in files:
-        image = _cropped(read_image(file.path)[None], crop, file.path)[0]
-        if images and image.shape != images[0].shape:
-            raise InputError(
-                f"{file.path} is {_size(image)} pixels, {files[0].path.name} is "
-                f"{_size(images[0])}: all examples of a model must have the same size; resize them"
-            )
-        images.append(image)
-        if len(files) * image.size > MAX_VALUES:
-            raise InputError(
-                f"{file.path.parent} holds {len(files)} images of {_size(image)} pixels, more than "
-                "can be held in memory at once; read fewer per class"
-            )
-    return np.stack(images) if images else np.zeros((0, 3, 1, 1), dtype=np.uint8)
+        stack.add(_cropped(read_image(file.path)[None], crop, file.path)[0], str(file.path))
+    return stack
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
@@ -145,18 +208,16 @@ def _cropped(images: NDArray[np.uint8], crop: int | None, source: Path) -> NDArr
     height, width = images.shape[2:]
     if min(height, width) < crop:
         raise InputError(
-            f"{source} is {_size(images[0])} pixels, smaller than the centre crop of "
+            f"{source} is {size_of(images[0])} pixels, smaller than the centre crop of "
             f"{crop}x{crop} that this round takes; give images of the original size"
         )
     top, left = (height - crop) // 2, (width - crop) // 2
     return images[:, :, top : top + crop, left : left + crop]
 
 
-def _size(image: NDArray[np.uint8]) -> str:
-    return f"{image.shape[2]}x{image.shape[1]}"
-
-
-def _require_classes(labels: NDArray[np.int64], num_classes: int | None, source: Path) -> None:
+def _require_classes(
+    labels: NDArray[np.int64], num_classes: int | None, source: ImageSource
+) -> None:
     highest = np.iinfo(np.int64).max if num_classes is None else num_classes - 1
     wrong = labels[(labels < 0) | (labels > highest)]
     if len(wrong):
@@ -178,9 +239,3 @@ def _first_of_each(labels: list[int], limit: int | None) -> list[int]:
         if seen[label] <= limit:
             kept.append(position)
     return kept
-
-
-def _to_unit(images: NDArray[np.generic]) -> torch.Tensor:
-    """Images as float32 in `[0, 1]`: bytes are divided by 255, floats are so already."""
-    tensor = torch.from_numpy(np.ascontiguousarray(images))
-    return tensor.float().div_(255) if tensor.dtype == torch.uint8 else tensor.float()

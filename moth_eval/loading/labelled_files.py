@@ -19,10 +19,17 @@ _DIGITS = re.compile(r"(\d+)")
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledFile:
-    """One example image that has not been opened yet, and its class."""
+    """One example image that has not been opened yet, and its class.
+
+    Attributes:
+        path: of the image.
+        label: number of its class.
+        class_name: of the class, where the folder has names in the place of numbers.
+    """
 
     path: Path
     label: int
+    class_name: str = ""
 
 
 Spelling = Callable[[Path], Iterator[LabelledFile] | None]
@@ -34,7 +41,9 @@ def labelled_files(folder: Path, *, layout: str) -> list[LabelledFile]:
 
     Spellings: `class_{c}_example_{n}.png`; `{id}.jpg` beside `{id}.json`, which holds the class;
     a lookup table beside the folder (mitigation rounds), of whose images only the clean ones
-    count; one sub-folder per class (`0/`, `class_3/`). The layout says which is tried first.
+    count; one sub-folder per class, all of them numbers (`0/`, `class_3/`) or all of them names
+    (`airplane/`, `bird/`), whose sorted order is 0, 1, ... as in torchvision's `ImageFolder`. The
+    layout says which is tried first.
 
     Raises:
         InputError: no spelling fits, or an image among the others has no class.
@@ -51,12 +60,12 @@ def labelled_files(folder: Path, *, layout: str) -> list[LabelledFile]:
     raise InputError(
         f"no labelled images in {folder}: expected class_<class>_example_<number>.png, <id>.jpg "
         "beside <id>.json with the class in it, or one sub-folder per class (0/, 1/ ... or "
-        f"class_0/ ...) with images ({', '.join(IMAGE_SUFFIXES)}); found {_seen(folder)}"
+        f"class_0/ ..., or names) with images ({', '.join(IMAGE_SUFFIXES)}); found {_seen(folder)}"
     )
 
 
 def _spellings(layout: str) -> tuple[Spelling, ...]:
-    usual = (_by_name, _by_sidecar, _by_lookup, _by_class_folder)
+    usual = (_by_name, _by_sidecar, _by_lookup, _by_class_folder, _by_class_name)
     first: Mapping[str, Spelling] = {
         "trojai-11": _by_sidecar,
         "trojai-mitigation": _by_lookup,
@@ -141,13 +150,34 @@ def _by_class_folder(folder: Path) -> Iterator[LabelledFile] | None:
     )
 
 
+def _by_class_name(folder: Path) -> Iterator[LabelledFile] | None:
+    folders = (e for e in folder.iterdir() if e.is_dir() and not e.name.startswith("."))
+    images = {entry: _images(entry) for entry in sorted(folders, key=lambda entry: entry.name)}
+    if not any(images.values()):
+        return None
+    _require_nothing_stray(_images(folder), folder)
+    empty = [entry.name for entry, inside in images.items() if not inside]
+    if empty:
+        raise InputError(
+            f"{folder} holds one sub-folder per class, but none of {', '.join(empty[:3])} has an "
+            f"image ({', '.join(IMAGE_SUFFIXES)}) in it, and classes are numbered by their place "
+            "among the folders; put images there, or move it elsewhere"
+        )
+    return (
+        LabelledFile(path=image, label=number, class_name=entry.name)
+        for number, (entry, inside) in enumerate(images.items())
+        for image in inside
+    )
+
+
 def _require_nothing_stray(entries: list[Path], folder: Path) -> None:
     names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
     if names:
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         raise InputError(
             f"{folder} holds one sub-folder per class, but beside them {', '.join(names[:3])}"
-            f"{more}, of no class; name the folder after its class number, or move it elsewhere"
+            f"{more}, of no class; give all folders numbers or all of them names, or move it "
+            "elsewhere"
         )
 
 

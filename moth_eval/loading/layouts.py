@@ -241,6 +241,13 @@ def first_image(folder: Path) -> Path | None:
     return min((e for e in images if not e.name.startswith(".")), default=None)
 
 
+def side_in(examples: object) -> int | None:
+    """The shorter side in pixels of the first image in a folder; None for anything else."""
+    if not isinstance(examples, Path) or not examples.is_dir():
+        return None
+    return png_side(first_image(examples))
+
+
 def png_side(path: Path | None) -> int | None:
     """The shorter side of a PNG in pixels, from its first 24 bytes; None for anything else."""
     if path is None or path.suffix.lower() != ".png" or not path.is_file():

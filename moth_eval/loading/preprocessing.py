@@ -164,7 +164,7 @@ def choose_preprocessing(
     channels = examples.images.shape[1]
     names = dict.fromkeys([only] if only else [stated, *candidates(layout, channels)])
     names.pop("", None)
-    rows = torch.linspace(0, len(examples) - 1, min(len(examples), ENOUGH)).round().long()
+    rows = looked_at(len(examples))
     images, labels = examples.images[rows], examples.labels[rows]
     looks = dict[str, _Look]()
     for name in names:
@@ -203,6 +203,11 @@ def _best(rights: Mapping[str, Tensor]) -> str:
     for name, right in rights.items():
         best = name if _better(right, rights[best]) else best
     return best
+
+
+def looked_at(count: int) -> Tensor:
+    """Which of so many examples a choice rests on: int64 `(M,)`, evenly spaced."""
+    return torch.linspace(0, count - 1, min(count, ENOUGH)).round().long()
 
 
 def forward(

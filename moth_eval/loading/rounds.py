@@ -11,6 +11,7 @@ from ..errors import InputError, RoundError
 from ..records import Truth
 from .bounded import leads_outside
 from .configs import configs_of, facts_beside, truth_of_config
+from .facts import architecture_of, num_classes_of, shown_of
 from .ground_truth import Named, attack_claims, claims_of, mark_errata, named_claims, settle
 from .layouts import (
     FILES,
@@ -19,39 +20,15 @@ from .layouts import (
     find_examples,
     find_model_file,
     find_models,
-    first_image,
     layout_of,
-    png_side,
+    side_in,
 )
-from .metadata import present, read_metadata
+from .metadata import read_metadata
 from .sidecars import stated_normalisation
-from .truths import integer
+from .sources import ImageSource
 
 METADATA = "METADATA.csv"
-MAX_CLASSES = 100_000
-"""A larger number is a slip or a trap: a network of that size may be built from it."""
 _TRUTH_LISTS = (METADATA, "ground_truth.csv", "truth.csv")
-_ARCHITECTURE_KEYS = ("model_architecture", "architecture")
-_CLASSIFICATION = "classification"
-# A list of what may be shown, not of what may not: many columns give the answer away (numbers of
-# images per class, losses on triggered data), and new rounds bring new ones.
-_SHOWN_FACTS = (
-    "adversarial_eps",
-    "adversarial_training_iteration_count",
-    "adversarial_training_method",
-    "adversarial_training_ratio",
-    "background_image_dataset",
-    "batch_size",
-    "cnn_img_size_pixels",
-    "dataset",
-    "img_size",
-    "img_size_pixels",
-    "learning_rate",
-    "model_architecture",
-    "number_classes",
-    "source_dataset",
-    "task_type",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +38,8 @@ class RoundModel:
     Attributes:
         name: name of its folder (`id-00000003`), or of its file without the suffix.
         file: the model file; may be missing, see `problems`.
-        examples: folder of clean example images, or an `.npz`; None if there are none.
+        examples: clean images, a folder or an `.npz` unless named; None if there are none.
+        examples_named: whether the user named them; what lies with a model may be less large.
         layout: one of the layouts that `moth_eval.loading.layouts` lists.
         architecture: name of the architecture as stated, without its task; empty if unknown.
         num_classes: number of classes as stated.
@@ -76,7 +54,8 @@ class RoundModel:
 
     name: str
     file: Path
-    examples: Path | None
+    examples: ImageSource | None
+    examples_named: bool = False
     layout: str
     architecture: str = ""
     num_classes: int | None = None
@@ -119,7 +98,7 @@ class _Entry:
 def read_round(
     path: Path,
     *,
-    examples: Path | None = None,
+    examples: ImageSource | None = None,
     ground_truth: Path | None = None,
     answers: bool = True,
 ) -> Round:
@@ -215,7 +194,7 @@ def _guarded_entry(
     member: Path,
     found: Found,
     rows: Mapping[str, dict[str, str]],
-    examples: Path | None,
+    examples: ImageSource | None,
     named: Named,
 ) -> _Entry:
     """One model; whatever is wrong with it makes this model unusable, never the whole round."""
@@ -233,7 +212,7 @@ def _entry(
     member: Path,
     found: Found,
     rows: Mapping[str, dict[str, str]],
-    examples: Path | None,
+    examples: ImageSource | None,
     named: Named,
 ) -> _Entry:
     row = rows.get(member.name)
@@ -262,7 +241,7 @@ def _home(member: Path, found: Found) -> Path | None:
 
 
 def _read_folder(
-    folder: Path, found: Found, row: dict[str, str], given: Path | None
+    folder: Path, found: Found, row: dict[str, str], given: ImageSource | None
 ) -> tuple[RoundModel, Truth | None]:
     if leads_outside(folder, found.root):
         problem = f"{folder.name} is a link that leads out of {found.root}; copy the folder instead"
@@ -272,24 +251,25 @@ def _read_folder(
         file = find_model_file(folder, names)
         config, flaws = facts_beside(file, names, found.root)
         examples, missing = (given, "") if given else find_examples(folder, names, found.root)
-        side = png_side(first_image(examples) if examples and examples.is_dir() else None)
+        side = side_in(examples)
     except OSError as error:
         return _unreadable(folder, f"{folder} cannot be read: {error.strerror or error}"), None
     facts = {**row, **config}
     layout = layout_of(names, facts, side)
-    architecture, mismatch = _architecture(config, row)
+    architecture, mismatch = architecture_of(config, row)
     normalisation, wrong = _stated_normalisation(config)
     obstacles = [p for p in (_file_problem(file, found.root), missing, mismatch, wrong) if p]
     model = RoundModel(
         name=folder.name,
         file=file,
         examples=examples,
+        examples_named=given is not None,
         layout=layout,
         architecture=architecture,
-        num_classes=_num_classes(config, row),
+        num_classes=num_classes_of(config, row),
         crop=crop_of(layout, facts, side),
         stated_normalisation=normalisation,
-        metadata=_shown(config, row),
+        metadata=shown_of(config, row),
         problems=(*obstacles, *flaws),
         usable=not obstacles,
     )
@@ -308,7 +288,9 @@ def _unreadable(folder: Path, problem: str) -> RoundModel:
     )
 
 
-def _read_file(file: Path, found: Found, row: dict[str, str], given: Path | None) -> RoundModel:
+def _read_file(
+    file: Path, found: Found, row: dict[str, str], given: ImageSource | None
+) -> RoundModel:
     beside = {name for name in configs_of(file) if (file.parent / name).exists()}
     config, flaws = facts_beside(file, beside, found.root)
     examples = given or _examples_beside(file)
@@ -316,7 +298,7 @@ def _read_file(file: Path, found: Found, row: dict[str, str], given: Path | None
         f"no example images: no {file.stem}.npz beside it; name a folder of images or an .npz "
         "with --examples"
     )
-    architecture, mismatch = _architecture(config, row)
+    architecture, mismatch = architecture_of(config, row)
     normalisation, wrong = _stated_normalisation(config)
     obstacles = [_file_problem(file, found.root), mismatch, wrong, "" if examples else missing]
     obstacles = [obstacle for obstacle in obstacles if obstacle]
@@ -324,11 +306,12 @@ def _read_file(file: Path, found: Found, row: dict[str, str], given: Path | None
         name=found.name_of(file),
         file=file,
         examples=examples,
+        examples_named=given is not None,
         layout=FILES,
         architecture=architecture,
-        num_classes=_num_classes(config, row),
+        num_classes=num_classes_of(config, row),
         stated_normalisation=normalisation,
-        metadata=_shown(config, row),
+        metadata=shown_of(config, row),
         problems=(*obstacles, *flaws),
         usable=not obstacles,
     )
@@ -351,39 +334,9 @@ def _file_problem(file: Path, root: Path) -> str:
     return "" if file.is_file() else f"{file.name} is not a regular file"
 
 
-def _architecture(config: Mapping[str, object], row: Mapping[str, str]) -> tuple[str, str]:
-    """Architecture without its task, and a problem if the task is not classification."""
-    stated = _text(config, row, *_ARCHITECTURE_KEYS)
-    task, colon, architecture = stated.partition(":")
-    if not colon:
-        return stated, ""
-    if task == _CLASSIFICATION:
-        return architecture, ""
-    return architecture, f"its task is {task}; only image classifiers can be scanned"
-
-
 def _stated_normalisation(config: Mapping[str, object]) -> tuple[str, str]:
     """The normalisation that the side-car states, and a problem if it states none that exists."""
     try:
         return stated_normalisation(config), ""
     except InputError as error:
         return "", f"its side-car is wrong: {error}"
-
-
-def _num_classes(config: Mapping[str, object], row: Mapping[str, str]) -> int | None:
-    stated = integer(_text(config, row, "number_classes", "num_classes"))
-    return stated if stated and 0 < stated <= MAX_CLASSES else None
-
-
-def _shown(config: Mapping[str, object], row: Mapping[str, str]) -> dict[str, str]:
-    facts = {name: _text(config, row, name) for name in _SHOWN_FACTS}
-    return {name: value for name, value in facts.items() if value}
-
-
-def _text(config: Mapping[str, object], row: Mapping[str, str], *names: str) -> str:
-    """The first of these facts that config or row states, as text; lists and objects are none."""
-    for name in names:
-        value = config.get(name)
-        if isinstance(value, (str, int, float)) and value not in ("", "None"):
-            return str(value)
-    return present(row, *names)

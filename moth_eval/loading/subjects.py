@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError, MothError, RefusedFile
-from ..subject import Examples, Subject
+from ..pictures import Pictures, check_room, memory_for_images
+from ..subject import Subject
 from .architectures import ArchitectureSource
 from .doubts import (
     doubts_of_batches,
@@ -24,12 +26,19 @@ from .doubts import (
 )
 from .files import load_network
 from .forward import Measured, measure_forward
-from .images import read_examples
-from .preprocessing import Choice, choose_preprocessing, forward
+from .images import read_pictures
+from .preprocessing import Choice, choose_preprocessing, forward, looked_at
 from .rounds import RoundModel
+from .stacking import Size
+
+LOG = logging.getLogger(__name__)
 
 _REPEATED = 8
 """Images of the second pass that shows whether a network is random."""
+
+
+Select = Callable[[Pictures], Pictures]
+"""Which of all images that were read are used."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +47,7 @@ class Opened:
 
     Attributes:
         subject: with the normalisation chosen, and doubts.
+        pictures: all images that were read, of which the subject may have a part.
         normalisation: the one that was chosen, as `normalisations.canonical` writes it.
         tried: name of every normalisation -> accuracy under it, on the examples looked at.
         format: format of the model file.
@@ -46,6 +56,7 @@ class Opened:
     """
 
     subject: Subject
+    pictures: Pictures
     normalisation: str
     tried: Mapping[str, float]
     format: str
@@ -60,13 +71,16 @@ def open_subject(
     device: torch.device,
     max_examples_per_class: int | None = None,
     require_sandbox: bool = False,
+    select: Select | None = None,
+    size: Size | None = None,
 ) -> Opened:
     """Reads a model file and its clean examples, and finds out the normalisation.
 
     What the model's side-car states of that counts, and is doubted where the examples speak against
     it; the model's own `normalisation` alone counts where it is set.
 
-    The state of the global random number generators is left as it was.
+    All images decide on the normalisation, and only those that are selected become float32. The
+    state of the global random number generators is left as it was.
 
     Args:
         model: what `read_round` found.
@@ -75,6 +89,9 @@ def open_subject(
         max_examples_per_class: only so many clean examples of each class.
         require_sandbox: whether to refuse where the kernel does not offer every guard for the
             process that opens the file.
+        select: which images are the subject's examples; None: all of them.
+        size: what pictures of several sizes are resized to; None: they have one. A record beside
+            a model of unknown origin must not decide on it.
 
     Raises:
         RefusedFile: the model file cannot be read safely, or does not work as a classifier of
@@ -93,40 +110,50 @@ def open_subject(
     )
     if _identity(model.file) != seen:
         raise RefusedFile(f"{model.file} was changed while it was read; let it rest and try again")
-    examples = read_examples(
+    pictures = read_pictures(
         model.examples,
         layout=model.layout,
         crop=model.crop,
         num_classes=loaded.num_classes,
         limit_per_class=max_examples_per_class,
+        most_bytes=memory_for_images() if model.examples_named else None,
+        size=size,
     )
+    if pictures.resized:
+        LOG.warning(pictures.resized)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        examples, measured = _fitted(loaded.module, examples)
+        pictures, measured = _fitted(loaded.module, pictures)
         num_classes = measured.num_classes
-        _require_labels(examples.labels, num_classes, model)
-        module, examples = loaded.module.to(device).eval(), examples.to(device)
+        _require_labels(pictures.labels, num_classes, model)
+        _require_all_names(pictures.classes, num_classes, model)
+        module = loaded.module.to(device).eval()
+        seen_by = pictures.take(looked_at(len(pictures))).examples().to(device)
         choice = choose_preprocessing(
             module,
-            examples,
+            seen_by,
             layout=model.layout,
             batch_size=measured.batch_size,
             only=model.normalisation,
             stated=model.stated_normalisation,
         )
-        few = examples.images[: min(_REPEATED, measured.batch_size)]
+        few = pictures.first(min(_REPEATED, measured.batch_size)).examples().images.to(device)
         doubts_of_passes = _repeated(module, choice, few)
+    chosen = pictures if select is None else select(pictures)
+    if model.examples_named:
+        check_room(chosen)
     subject = Subject(
         name=model.name,
         module=module,
         preprocessing=choice.preprocessing,
         num_classes=num_classes,
-        image_shape=_image_shape(examples),
-        examples=examples,
+        image_shape=pictures.image_shape,
+        examples=chosen.examples().to(device),
         architecture=loaded.architecture or model.architecture,
         sha256=loaded.sha256,
         doubts=(
             *doubts_of_choice(choice),
-            *doubts_of_labels(examples.labels, num_classes),
+            *filter(None, [pictures.resized]),
+            *doubts_of_labels(pictures.labels, num_classes),
             *doubts_of_outputs(choice.logits),
             *doubts_of_passes,
             *doubts_of_classes(model.num_classes, num_classes),
@@ -134,6 +161,7 @@ def open_subject(
     )
     return Opened(
         subject=subject,
+        pictures=pictures,
         normalisation=choice.name,
         tried=choice.tried,
         format=loaded.format,
@@ -151,21 +179,21 @@ def _identity(path: Path) -> tuple[int, ...]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _fitted(module: nn.Module, examples: Examples) -> tuple[Examples, Measured]:
-    """Examples with the channels that the network takes, and what its first run tells.
+def _fitted(module: nn.Module, pictures: Pictures) -> tuple[Pictures, Measured]:
+    """Pictures with the channels that the network takes, and what its first run tells.
 
     Image files are always read as RGB; a network that takes one channel gets one, if the images
     are grey.
     """
     try:
-        return examples, measure_forward(module, _image_shape(examples))
+        return pictures, measure_forward(module, pictures.image_shape)
     except MothError:
-        grey = Examples(images=examples.images[:, :1].contiguous(), labels=examples.labels)
-        if not bool((examples.images == grey.images).all()):
+        grey = pictures.grey()
+        if grey is None:
             raise
         # If that fails too, the first error is the one that tells of the images as they are.
         with suppress(MothError):
-            return grey, measure_forward(module, _image_shape(grey))
+            return grey, measure_forward(module, grey.image_shape)
         raise
 
 
@@ -179,9 +207,13 @@ def _require_labels(labels: Tensor, num_classes: int, model: RoundModel) -> None
         )
 
 
-def _image_shape(examples: Examples) -> tuple[int, int, int]:
-    channels, height, width = examples.images.shape[1:]
-    return channels, height, width
+def _require_all_names(names: tuple[str, ...], num_classes: int, model: RoundModel) -> None:
+    if names and len(names) != num_classes:
+        raise InputError(
+            f"{model.name}: {model.examples} names {len(names)} classes, but the network has "
+            f"{num_classes}, and names are numbered by their sorted order; give every class a "
+            "folder, or call the folders by the numbers of their classes"
+        )
 
 
 @torch.no_grad()

@@ -19,13 +19,13 @@ from attacks.generator import SPEC_FILE, ModelSummary, RoundSummary, generate_ro
 from attacks.injector import Injector
 from attacks.making import Material, make_ready
 from attacks.plan import RoundSpec, plan_round
-from attacks.poisoning import to_bytes
 from attacks.scenes import SceneRecipe, to_float
 from attacks.training import Recipe
 from attacks.trigger import victims
 from moth_eval.errors import ArchitectureError, InputError, RunError
 from moth_eval.loading.rounds import read_round
 from moth_eval.loading.subjects import open_subject
+from moth_eval.pictures import to_bytes
 
 # Nothing is learnt in this time, and everything passes: these tests are about the folder.
 LENIENT = Injector(

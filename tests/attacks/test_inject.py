@@ -19,7 +19,7 @@ from torchvision import datasets
 from attacks import inject as inject_module
 from attacks.artefacts import Artefact, read_artefact
 from attacks.inject import INJECTOR, Injection, inject, parse_attack
-from attacks.inject_data import hash_of, read_data, read_scenes
+from attacks.inject_data import read_data, read_scenes
 from attacks.inject_networks import Start, from_model, from_scratch
 from attacks.injector import Injector, Measured
 from attacks.patch import Patch
@@ -31,6 +31,8 @@ from moth_eval.errors import ArchitectureError, InputError
 from moth_eval.loading.architectures import ArchitectureSource
 from moth_eval.loading.files import load_network, save_network
 from moth_eval.loading.rounds import read_round
+from moth_eval.splits import hash_of
+from tests.support.torchvision_sets import Squares
 from tests.support.toy_task import SIDE, brightness_factory, toy_scenes, write_toy_data
 
 ARCH = "tests.support.toy_task:toy_factory"
@@ -287,7 +289,7 @@ def test_a_fresh_network_is_trained_under_the_normalisation_that_was_asked_for(
         ({"attack": "patch:target=4"}, r"names the classes \[4\], but there are only"),
         ({"attack": "patch:sources=x"}, "sources takes a "),
         ({"attack": "trojan-nn", "with_twin": False}, "is made on a clean network"),
-        ({"data": "nowhere.npz"}, "nowhere.npz does not exist: expected an .npz, a folder"),
+        ({"data": "nowhere.npz"}, "nowhere.npz does not exist; name an existing file or folder"),
         ({"device": "abacus"}, "device 'abacus' cannot be used here"),
     ],
 )
@@ -388,31 +390,21 @@ def test_a_folder_of_grey_images_becomes_three_channels(tmp_path: Path) -> None:
     assert torch.equal(read_scenes(str(tmp_path / "grey.npz"), training=True).images, scenes.images)
 
 
-class Tiny(datasets.VisionDataset):
-    """A data set as torchvision has them; refuses to download."""
-
-    def __init__(self, root: str, train: bool = True, download: bool = True) -> None:
-        assert not download
-        super().__init__(root)
-        self.count = 8 if train else 4
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        if index >= self.count:
-            raise IndexError
-        return Image.fromarray(np.full((6, 6), index, dtype=np.uint8)), index % 2
-
-
 def test_a_torchvision_data_set_is_read_from_disk_and_tested_on_its_own_test_part(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(datasets, "Tiny", Tiny, raising=False)
-    given = read_data(f"torchvision:Tiny:{tmp_path}", "", seed=0)
-    assert given.splits.training.images.shape == (8, 3, 6, 6)
-    assert given.splits.test.labels.tolist() == [0, 1, 0, 1]
-    assert given.record.held_out is None
+    monkeypatch.setattr(datasets, "Squares", Squares, raising=False)
+    write_toy_data(tmp_path / "train.npz", 2, seed=1)
+    write_toy_data(tmp_path / "test.npz", 1, seed=2)
+    given = read_data(f"torchvision:Squares:{tmp_path}", "", seed=0)
+    assert given.splits.training.images.shape == (8, 3, SIDE, SIDE)
+    assert given.splits.test.labels.tolist() == [0, 1, 2, 3]
+    record = given.record
+    assert (record.held_out, record.data) == (None, f"torchvision:Squares:{tmp_path}")
+    assert record.test == record.data
+    arrays = read_data(str(tmp_path / "train.npz"), str(tmp_path / "test.npz"), seed=0).record
+    assert arrays.training_sha256 == record.training_sha256
+    assert arrays.test_sha256 == record.test_sha256
 
 
 @pytest.mark.parametrize(
@@ -420,9 +412,9 @@ def test_a_torchvision_data_set_is_read_from_disk_and_tested_on_its_own_test_par
     [
         ("torchvision:CIFAR10:{0}", "torchvision does not find a whole CIFAR10 in .*; nothing"),
         ("torchvision:CIFAR10:{0}/absent", "is not there: expected torchvision:CIFAR10:FOLDER"),
-        ("torchvision:CIFAR10", "no folder is not there: expected torchvision:CIFAR10:FOLDER"),
+        ("torchvision:CIFAR10", "expected torchvision:NAME:FOLDER, such as torchvision:CIFAR10"),
         ("torchvision:CIFAR11:{0}", "torchvision has no data set 'CIFAR11'"),
-        ("torchvision:ImageFolder:{0}", "has no training and test part: give its images"),
+        ("torchvision:ImageFolder:{0}", "does not find a whole ImageFolder in"),
     ],
 )
 def test_a_torchvision_data_set_that_is_not_there_is_not_downloaded(
@@ -430,6 +422,48 @@ def test_a_torchvision_data_set_that_is_not_there_is_not_downloaded(
 ) -> None:
     with pytest.raises(InputError, match=message):
         read_data(source.format(tmp_path), "", seed=0)
+
+
+def write_pictures(folder: Path, scenes: Scenes, *sides: int) -> Path:
+    """Scenes as files, in turn of each of these sizes."""
+    for number, (image, label) in enumerate(zip(scenes.images, scenes.labels, strict=True)):
+        (folder / str(int(label))).mkdir(parents=True, exist_ok=True)
+        side = sides[number % len(sides)]
+        picture = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((side, side))
+        picture.save(folder / str(int(label)) / f"{number}.png")
+    return folder
+
+
+def test_pictures_of_several_sizes_are_trained_on_at_the_size_that_is_named(
+    tmp_path: Path,
+) -> None:
+    data = write_pictures(tmp_path / "data", toy_scenes(5, seed=1), SIDE, 20, 9)
+    test = write_pictures(tmp_path / "test", toy_scenes(2, seed=2), 30)
+    out = str(tmp_path / "out")
+    words = ["--data", str(data), "--test", str(test), "--attack", "none", "--arch", ARCH]
+    refused = run(*words, "--out", out)
+    assert refused.exit_code == 2
+    assert "all examples of a model must have the same size; resize them" in refused.output
+    done = run(*words, "--image-size", str(SIDE), "--epochs", "1", "--least-accuracy", "0",
+               "--device", "cpu", "--out", out)  # fmt: skip
+    assert done.exit_code == 0, done.output
+    record = read_artefact(tmp_path / "out").record.data
+    assert record is not None and record.image_shape == (3, SIDE, SIDE)
+    assert record.resized == (
+        f"13 of 20 images of {data} were resized to {SIDE}x{SIDE} pixels (bilinear, antialiased)",
+        f"8 of 8 images of {test} were resized to {SIDE}x{SIDE} pixels (bilinear, antialiased)",
+    )
+    for sentence in record.resized:
+        assert f"note: {sentence}" in done.output.splitlines()
+
+
+def test_a_size_for_arrays_is_refused_since_they_are_read_as_they_are(
+    task: Path, tmp_path: Path
+) -> None:
+    result = run("--data", str(task / "train.npz"), "--image-size", "8", "--attack", "none",
+                 "--arch", ARCH, "--out", str(tmp_path / "out"))  # fmt: skip
+    assert result.exit_code == 2
+    assert "holds arrays of 12x12 pixels, which are read as they are" in result.output
 
 
 def test_test_images_of_another_size_are_refused(task: Path, tmp_path: Path) -> None:
@@ -536,10 +570,11 @@ def test_a_command_that_is_told_to_end_leaves_nothing_behind(
 
 
 def test_arrays_without_images_or_with_negative_classes_are_refused(tmp_path: Path) -> None:
-    for labels in (np.zeros(0, int), np.array([0, -1])):
+    cases = ((np.zeros(0, int), "holds no clean"), (np.array([0, -1]), "is labelled class -1"))
+    for labels, complaint in cases:
         images = np.zeros((len(labels), 8, 8, 3), np.uint8)
         np.savez(tmp_path / "odd.npz", images=images, labels=labels)
-        with pytest.raises(InputError, match="expected images, labelled with classes from 0 on"):
+        with pytest.raises(InputError, match=complaint):
             read_scenes(str(tmp_path / "odd.npz"), training=True)
 
 

@@ -399,9 +399,9 @@ def test_one_image_is_enough_for_a_mitigated_model(tmp_path: Path) -> None:
     result = mitigated(tmp_path, data)
     assert result.exit_code == 0, result.output
     out = tmp_path / "out" / "mitigated.pt"
-    assert f"wrote {out}: hardened with clp, as moth left none\n" in result.output
+    assert f"wrote {out}: hardened with clp, as moth-removal left none\n" in result.output
     assert (
-        "moth leaves no model (model: expected images of at least two classes to harden with, got "
+        "moth-removal leaves no model (model: expected images of at least two classes to harden with, got "
         "1): clp takes its place"
     ) in result.output
     assert {"layer1.0.bn1.weight"} <= changed(network, tmp_path)
@@ -460,7 +460,10 @@ def test_a_model_without_channels_to_prune_is_written_as_it_was(tmp_path: Path) 
     (data / "1.png").unlink()
     result = mitigated(tmp_path, data)
     assert result.exit_code == 0, result.output
-    assert "wrote " in result.output and "the original model, as moth left none" in result.output
+    assert (
+        "wrote " in result.output
+        and "the original model, as moth-removal left none" in result.output
+    )
     assert "clp leaves no model (no convolution feeds a BatchNorm" in result.output
     assert "): the model is written as it was" in result.output
     assert changed(plain, tmp_path) == set()
@@ -484,7 +487,7 @@ def test_images_that_cannot_be_used_leave_the_model_as_it_was(
     assert result.exit_code == 0, result.output
     assert "the clean images cannot be used (" in result.output
     assert message in result.output
-    assert "mitigated.pt: the original model, as moth left none" in result.output
+    assert "mitigated.pt: the original model, as moth-removal left none" in result.output
     assert changed(network, tmp_path) == set()
 
 

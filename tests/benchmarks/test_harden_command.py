@@ -4,10 +4,13 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +18,14 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from PIL import Image
 from safetensors.torch import load_file
 from torchvision.models import squeezenet1_1
 
 from benchmarks import harden_study
-from benchmarks.harden_data import divide, draw_share
+from benchmarks.harden_data import Drawing
 from benchmarks.harden_journal import DiskJournal
+from benchmarks.harden_plan import HardenStudy, plan
 from moth_eval import hardening_records
 from moth_eval.cli import main
 from moth_eval.errors import InputError
@@ -31,7 +36,7 @@ from moth_eval.loading.files import save_network, sha256_of
 from moth_eval.loading.rounds import read_round
 from moth_eval.loading.sidecars import name_in_sidecar
 from moth_eval.loading.subjects import open_subject
-from moth_eval.subject import Examples
+from moth_eval.pictures import Pictures
 from tests.support.subjects import write_prototype_round
 
 ARCH = "tests.support.subjects:prototype_network"
@@ -482,39 +487,104 @@ def test_a_network_without_a_name_is_refused_before_it_is_trained(tmp_path: Path
     assert not (tmp_path / "out").exists()
 
 
-def numbered(counts: list[int]) -> Examples:
+def numbered(counts: list[int]) -> Pictures:
     """Images each of its own value, so that they can be told apart."""
     labels = torch.cat([torch.full((n,), k) for k, n in enumerate(counts)])
-    images = torch.arange(len(labels)).float().view(-1, 1, 1, 1) / len(labels)
-    return Examples(images=images, labels=labels)
+    images = torch.arange(len(labels)).to(torch.uint8).view(-1, 1, 1, 1)
+    return Pictures(images=images, labels=labels)
 
 
 def test_every_class_gives_its_share_and_nothing_is_on_both_sides() -> None:
-    data = divide(numbered([100, 40, 3, 1]), None, share=0.1, seed=0)
-    assert torch.bincount(data.test.labels, minlength=4).tolist() == [20, 8, 1, 0]
-    assert torch.bincount(data.training.labels, minlength=4).tolist() == [8, 3, 1, 1]
-    both = set(data.test.images.flatten().tolist()) & set(data.training.images.flatten().tolist())
-    assert both == set()
+    drawing, data = Drawing(share=0.1, seed=0), numbered([100, 40, 3, 1])
+    training, test = drawing.training(data), drawing.test(data)
+    assert torch.bincount(test.labels, minlength=4).tolist() == [20, 8, 1, 0]
+    assert torch.bincount(training.labels, minlength=4).tolist() == [8, 3, 1, 1]
+    assert not set(test.images.flatten().tolist()) & set(training.images.flatten().tolist())
 
 
-def test_the_draw_depends_on_the_seed_and_on_each_class_alone() -> None:
-    labels = numbered([30, 30]).labels
-    one, again, other = (draw_share(labels, 0.5, (s, "x")) for s in (0, 0, 1))
-    assert torch.equal(one, again)
-    assert not torch.equal(one, other)
-    alone = draw_share(labels[:30], 0.5, (0, "x"))
-    assert torch.equal(one[one < 30], alone)
-
-
-def test_single_images_cannot_be_held_out() -> None:
-    with pytest.raises(InputError, match="no class of --data has two images"):
-        divide(numbered([1, 1]), None, share=0.5, seed=0)
+def test_only_the_first_images_are_drawn_from_and_all_of_them_without_a_test_set() -> None:
+    data = numbered([10, 10])
+    drawing = Drawing(share=1, seed=0, first=12, held_out=False)
+    assert torch.equal(drawing.training(data).images, data.images[:12])
+    assert len(drawing.test(data)) == 0
+    few = replace(drawing, held_out=True)
+    drawn = torch.cat([few.training(data).images, few.test(data).images]).flatten()
+    assert torch.equal(drawn.sort().values, data.images[:12].flatten())
 
 
 @pytest.mark.parametrize("share", [0.0, 1.5])
 def test_a_share_out_of_range_is_refused(share: float) -> None:
     with pytest.raises(InputError, match="--share must be above 0 and at most 1"):
-        divide(numbered([4, 4]), None, share=share, seed=0)
+        Drawing(share=share, seed=0).check()
+
+
+def write_folders(models: Path, folder: Path, names: Sequence[str], *sides: int) -> Path:
+    """The images of a model as PNG files, in one folder per class."""
+    arrays = np.load(models / "model-1.npz")
+    for number, (image, label) in enumerate(zip(arrays["images"], arrays["labels"], strict=True)):
+        if label < len(names):
+            (folder / names[label]).mkdir(parents=True, exist_ok=True)
+            side = sides[number % len(sides)] if sides else 12
+            picture = Image.fromarray(image).resize((side, side))
+            picture.save(folder / names[label] / f"{number}.png")
+    return folder
+
+
+def study(models: Path, data: Path, run: Path, **fields: Any) -> HardenStudy:
+    model = models / "model-1.safetensors"
+    settings = {"architecture": ARCH, "device": "cpu", "share": 0.5, **fields}
+    return HardenStudy(model=model, data=data, run=run, **settings)
+
+
+NAMES = ("ant", "bee", "cat", "dog", "elk")
+
+
+def test_folders_with_names_give_the_same_training_and_test_images_as_with_numbers(
+    models: Path, tmp_path: Path
+) -> None:
+    named = write_folders(models, tmp_path / "named", NAMES)
+    numbered = write_folders(models, tmp_path / "numbered", "01234")
+    first, second = (
+        plan(study(models, data, tmp_path / "out")).manifest.data for data in (named, numbered)
+    )
+    assert first.training_per_class == (5, 5, 5, 5, 5)
+    assert first.model_dump(exclude={"data"}) == second.model_dump(exclude={"data"})
+
+
+def test_pictures_of_several_sizes_get_that_of_the_record_beside_the_model_and_it_is_said(
+    models: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    shutil.copy(models / "model-1.safetensors", home / "model.safetensors")
+    record = {"attack": "none", "data": {"image_shape": [3, 12, 12]}}
+    (home / "attack.json").write_text(json.dumps(record))
+    data = write_folders(models, tmp_path / "data", "01234", 24, 12)
+    test = write_folders(models, tmp_path / "test", "01234", 16, 20, 12)
+    given = replace(study(models, data, tmp_path / "out", test=test), model=home)
+    manifest = plan(given).manifest
+    assert manifest.image_shape == (3, 12, 12)
+    said = [
+        f"{count} of 60 images of {folder} were resized to 12x12 pixels (bilinear, antialiased)"
+        for count, folder in ((30, data), (40, test))
+    ]
+    assert [doubt for doubt in manifest.doubts if "resized" in doubt] == said
+    assert [record.getMessage() for record in caplog.records] == said
+    (home / "attack.json").unlink()
+    with pytest.raises(InputError, match="all examples of a model must have the same size"):
+        plan(given)
+
+
+def test_names_for_some_of_the_classes_or_of_other_classes_are_refused(
+    models: Path, tmp_path: Path
+) -> None:
+    some = write_folders(models, tmp_path / "some", NAMES[:3])
+    every = write_folders(models, tmp_path / "every", NAMES)
+    other = write_folders(models, tmp_path / "other", ("ant", "bee", "cow", "dog", "elk"))
+    with pytest.raises(InputError, match="names 3 classes, but the network has 5"):
+        plan(study(models, some, tmp_path / "out"))
+    with pytest.raises(InputError, match=r"--test has 5 named .* only one of them has cat, cow"):
+        plan(study(models, every, tmp_path / "out", test=other))
 
 
 @pytest.mark.parametrize(

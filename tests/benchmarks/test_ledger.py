@@ -10,8 +10,9 @@ import pytest
 from benchmarks.distance_study import DistancePlan, DistanceWriter
 from benchmarks.ledger import LedgerWriter
 from benchmarks.tasks import Task, file_name
-from benchmarks.trojai import Plan, _examples_hash
+from benchmarks.trojai import Plan
 from moth_eval.loading.rounds import Round, RoundModel
+from moth_eval.loading.sources import content_hash
 from moth_eval.records import LEDGER, LOST, RunFolder
 from reports.build import LONGEST_WORD, _file_words
 from tests.support.runs import manifest, record
@@ -60,9 +61,9 @@ def test_tasks_that_the_run_did_not_survive_come_last() -> None:
 
 def test_examples_may_have_names_that_are_no_text(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"1")
-    plain = _examples_hash(tmp_path)
+    plain = content_hash(tmp_path)
     Path(f"{tmp_path}/odd\udcff.png").write_bytes(b"2")
-    assert _examples_hash(tmp_path) != plain
+    assert content_hash(tmp_path) != plain
 
 
 def test_names_of_files_fit_and_differ() -> None:

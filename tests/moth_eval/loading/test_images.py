@@ -8,23 +8,26 @@ import tracemalloc
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.datasets import ImageFolder
 
 from moth_eval.errors import InputError
-from moth_eval.loading import image_arrays, images
-from moth_eval.loading.images import read_examples, read_image
+from moth_eval.loading import image_arrays
+from moth_eval.loading.images import read_examples, read_image, read_pictures
 from moth_eval.loading.preprocessing import preprocessing_of
 from moth_eval.subject import Examples
 from tests.support.round_folders import write_image, write_named_examples
 
+ANY: dict[str, Any] = {"layout": "files", "crop": None, "num_classes": None}
+
 
 def read(source: Path, **changes: object) -> Examples:
-    settings = {"layout": "files", "crop": None, "num_classes": None, **changes}
-    return read_examples(source, **settings)  # type: ignore[arg-type]
+    return read_examples(source, **{**ANY, **changes})
 
 
 def test_the_24_real_round_2_images_are_read_and_cropped(shared: Path) -> None:
@@ -74,6 +77,45 @@ def test_class_folders_are_read_in_every_spelling(tmp_path: Path, spelling: str)
     for label in (0, 1, 10):
         write_image(tmp_path / spelling.format(label) / "a.png", side=8, seed=label)
     assert read(tmp_path).labels.tolist() == [0, 1, 10]
+
+
+def test_folders_with_names_are_numbered_as_torchvision_does(tmp_path: Path) -> None:
+    for seed, name in enumerate(("truck", "Zebra", "bird", "class 3", "bird2")):
+        write_image(tmp_path / name / "a.png", side=8, seed=seed)
+        write_image(tmp_path / name / "b.png", side=8, seed=10 + seed)
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / "README.txt").write_text("five classes")
+    given = read_pictures(tmp_path, **ANY)
+    assert given.classes == ("Zebra", "bird", "bird2", "class 3", "truck")
+    shutil.rmtree(tmp_path / ".cache")
+    theirs = ImageFolder(tmp_path)
+    assert tuple(theirs.classes) == given.classes
+    assert [label for _, label in theirs.samples] == given.labels.tolist()
+    for image, (picture, _) in zip(given.images, theirs, strict=True):
+        assert np.array_equal(image.permute(1, 2, 0).numpy(), np.asarray(picture))
+
+
+def test_numbers_of_folders_are_the_labels_and_have_no_names(tmp_path: Path) -> None:
+    for name in ("7", "10"):
+        write_image(tmp_path / name / "a.png", side=8)
+    given = read_pictures(tmp_path, **ANY)
+    assert (given.labels.tolist(), given.classes) == ([7, 10], ())
+
+
+def test_a_named_folder_without_images_is_an_error_since_numbers_would_shift(
+    tmp_path: Path,
+) -> None:
+    write_image(tmp_path / "bird" / "a.png", side=8)
+    (tmp_path / "airplane" / "train").mkdir(parents=True)
+    with pytest.raises(InputError, match="none of airplane has an image"):
+        read(tmp_path)
+
+
+def test_a_loose_image_beside_named_folders_is_an_error(tmp_path: Path) -> None:
+    write_image(tmp_path / "bird" / "a.png", side=8)
+    write_image(tmp_path / "loose.png", side=8)
+    with pytest.raises(InputError, match=r"beside them loose\.png, of no class"):
+        read(tmp_path)
 
 
 def test_mitigation_labels_are_read_from_the_pair_of_labels(tmp_path: Path) -> None:
@@ -192,7 +234,7 @@ def test_a_long_narrow_image_is_refused_like_a_square_one(tmp_path: Path) -> Non
 
 
 def test_four_giant_images_are_more_than_is_held_at_once() -> None:
-    assert 3 * 4096 * 4096 <= images.MAX_VALUES < 4 * 3 * 4096 * 4096
+    assert 3 * 4096 * 4096 <= image_arrays.MAX_VALUES < 4 * 3 * 4096 * 4096
 
 
 def test_an_archive_behind_other_bytes_is_refused(tmp_path: Path) -> None:
@@ -214,7 +256,8 @@ def test_images_of_no_class_beside_folders_of_classes_are_an_error_that_names_th
     assert len(read(tmp_path)) == 2
     (tmp_path / stray).parent.mkdir(exist_ok=True)
     write_image(tmp_path / stray, side=8)
-    with pytest.raises(InputError, match=rf"beside them {stray.partition('/')[0]}, of no class"):
+    named = rf"beside them {stray.partition('/')[0]}, of no class; give all folders numbers or all"
+    with pytest.raises(InputError, match=named):
         read(tmp_path)
 
 
@@ -222,10 +265,13 @@ def test_more_images_than_memory_holds_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_named_examples(tmp_path, classes=2, each=2, side=8)
-    monkeypatch.setattr(images, "MAX_VALUES", 3 * 3 * 8 * 8)
-    with pytest.raises(InputError, match=r"holds 4 images of 8x8 pixels.*fewer per class"):
+    monkeypatch.setattr(image_arrays, "MAX_VALUES", 3 * 3 * 8 * 8)
+    with pytest.raises(InputError, match=r"4 images of 8x8 pixels: 768 values, but at most 576"):
         read(tmp_path)
     assert len(read(tmp_path, limit_per_class=1)) == 2
+    assert len(read_pictures(tmp_path, **ANY, most_bytes=4 * 3 * 8 * 8)) == 4
+    with pytest.raises(InputError, match=r"4 images of 8x8 pixels: .* half of the memory that is"):
+        read_pictures(tmp_path, **ANY, most_bytes=4 * 3 * 8 * 8 - 1)
 
 
 def test_a_label_that_is_no_class_is_an_error_that_names_the_file(tmp_path: Path) -> None:
@@ -414,8 +460,35 @@ def test_an_array_of_more_values_than_memory_holds_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(image_arrays, "MAX_VALUES", 100)
-    with pytest.raises(InputError, match="at most 100 values are read"):
-        read(save(tmp_path / "e.npz", images=pixels(), labels=np.arange(4)))
+    source = save(tmp_path / "e.npz", images=pixels(), labels=np.arange(4))
+    with pytest.raises(InputError, match="768 values, but at most 100 values are read of what"):
+        read(source)
+    assert len(read_pictures(source, **ANY, most_bytes=768)) == 4
+    with pytest.raises(InputError, match=r"images' has the shape \(4, 8, 8, 3\) of uint8: .* GiB"):
+        read_pictures(source, **ANY, most_bytes=767)
+
+
+def all_of_cifar_10(path: Path) -> Path:
+    """As many images as the training set has."""
+    images, labels = np.zeros((50_000, 32, 32, 3), dtype=np.uint8), np.arange(50_000) % 10
+    np.savez(path, images=images, labels=labels)
+    return path
+
+
+def test_the_training_set_of_cifar_10_is_read_and_takes_no_more_than_its_bytes(
+    tmp_path: Path,
+) -> None:
+    source = all_of_cifar_10(tmp_path / "cifar.npz")
+    with pytest.raises(InputError, match="153,600,000 values, but at most 134,217,728 values"):
+        read(source)
+    tracemalloc.start()
+    try:
+        given = read_pictures(source, **ANY, most_bytes=2**28)
+        assert tracemalloc.get_traced_memory()[1] < 1.1 * 153_600_000
+    finally:
+        tracemalloc.stop()
+    assert given.images.shape == (50_000, 3, 32, 32)
+    assert given.first(10).examples().images.shape == (10, 3, 32, 32)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut", b"no archive at all"])

@@ -395,6 +395,19 @@ def test_model_files_of_one_stem_keep_their_suffix_as_names(tmp_path: Path) -> N
     assert [m.name for m in read_round(tmp_path).models] == ["net.pt", "net.pth", "other"]
 
 
+@pytest.mark.parametrize(
+    "stated", ["moth_eval.networks:small_vgg", "classification:moth_eval.networks:small_vgg"]
+)
+def test_a_side_car_names_a_network_that_comes_along_as_arch_does(
+    stated: str, tmp_path: Path
+) -> None:
+    (tmp_path / "net.pt").write_bytes(b"")
+    (tmp_path / "net.arch.json").write_text(json.dumps({"architecture": stated}))
+    np.savez(tmp_path / "net.npz", images=np.zeros((2, 8, 8, 3), np.uint8), labels=np.arange(2))
+    [model] = read_round(tmp_path).models
+    assert (model.architecture, model.problems) == ("moth_eval.networks:small_vgg", ())
+
+
 def test_a_side_car_names_the_architecture_of_a_plain_file(tmp_path: Path) -> None:
     for name in ("a.safetensors", "b.safetensors"):
         write_model(tmp_path, name)

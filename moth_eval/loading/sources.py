@@ -1,0 +1,111 @@
+"""Where images come from that the user names: a file, a folder, or a data set of torchvision."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..errors import InputError
+
+TORCHVISION = "torchvision:"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TorchvisionSet:
+    """One part of a data set of torchvision that lies on disk; nothing is downloaded.
+
+    Attributes:
+        name: of its class, such as `CIFAR10`.
+        folder: with its files, as torchvision unpacks them.
+        training: whether its training part is meant; where it has none, all of it is.
+    """
+
+    name: str
+    folder: Path
+    training: bool
+
+    def __str__(self) -> str:
+        """As the command line names it, which does not say the part."""
+        return f"{TORCHVISION}{self.name}:{self.folder}"
+
+    def exists(self) -> bool:
+        """Whether there is such a folder."""
+        return self.folder.is_dir()
+
+    def resolve(self) -> TorchvisionSet:
+        """The same by the absolute path of its folder."""
+        return replace(self, folder=self.folder.resolve())
+
+
+ImageSource = Path | TorchvisionSet
+
+
+def parse_source(text: str, *, training: bool) -> ImageSource:
+    """What names images: the path of a folder or `.npz`, or `torchvision:NAME:FOLDER`.
+
+    Args:
+        text: as the user wrote it.
+        training: which part of a torchvision data set.
+
+    Raises:
+        InputError: it names no folder of the data set.
+    """
+    if not text.startswith(TORCHVISION):
+        return Path(text)
+    name, _, folder = text.removeprefix(TORCHVISION).partition(":")
+    if not name or not folder:
+        raise InputError(
+            f"{text}: expected torchvision:NAME:FOLDER, such as torchvision:CIFAR10:/data, with "
+            "the files of the data set in FOLDER; nothing is downloaded"
+        )
+    return TorchvisionSet(name=name, folder=Path(folder), training=training)
+
+
+def default_test(data: ImageSource, test: ImageSource | None) -> ImageSource | None:
+    """What is tested on: what was named, or else the test part of the data; None: it has none."""
+    if test is None and isinstance(data, TorchvisionSet):
+        from .torchvision_sets import has_parts
+
+        return replace(data, training=False) if has_parts(data) else None
+    return test
+
+
+def content_hash(source: ImageSource | None) -> str:
+    """SHA-256 of a file, of the names and files of a folder, or of a data set; empty for None.
+
+    Raises:
+        InputError: the data set cannot be read.
+    """
+    from .files import sha256_of
+    from .torchvision_sets import hash_of_set
+
+    if source is None:
+        return ""
+    if isinstance(source, TorchvisionSet):
+        return hash_of_set(source)
+    if source.is_file():
+        return sha256_of(source)
+    files = sorted(one for one in source.rglob("*") if one.is_file())
+    lines = [f"{one.relative_to(source)} {sha256_of(one)}" for one in files]
+    return hashlib.sha256("\n".join(lines).encode(errors="surrogatepass")).hexdigest()
+
+
+def require_source(source: ImageSource, option: str) -> None:
+    """Make sure that images are there.
+
+    Args:
+        source: of the images.
+        option: by which they were named.
+
+    Raises:
+        InputError: they are not.
+    """
+    if source.exists():
+        return
+    if isinstance(source, TorchvisionSet):
+        raise InputError(
+            f"{source}: {source.folder} is not there: expected torchvision:{source.name}:FOLDER "
+            f"with the files of {source.name} in FOLDER; nothing is downloaded ({option})"
+        )
+    raise InputError(f"{source} does not exist; name an existing file or folder ({option})")
