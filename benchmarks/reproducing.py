@@ -13,6 +13,7 @@ from moth_eval.errors import InputError
 from moth_eval.hardening_cells import CellState
 from moth_eval.hardening_study_records import HardeningStudyFolder, HardeningStudyManifest
 from moth_eval.loading.architectures import builtin_architecture
+from moth_eval.loading.sources import TORCHVISION
 from moth_eval.records import RunFolder, ScanRecord
 from moth_eval.removal_records import RemovalFolder, RemovalManifest, RemovalState
 from moth_eval.text import visible
@@ -27,6 +28,9 @@ Value = float | int | str | None
 
 TRUSTED = ("detector", "arch", "engine", "address")
 """Options that may name programs, code and machines."""
+
+IMAGES = ("data", "test", "examples")
+"""Options that name images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +74,9 @@ class Cell:
         given = {name: self.options.get(name) for name in TRUSTED}
         if given["arch"] and builtin_architecture(str(given["arch"])):
             del given["arch"]
+        # torchvision unpickles what lies in the folders of some of its data sets.
+        named = {name: str(self.options.get(name) or "") for name in IMAGES}
+        given |= {name: text for name, text in named.items() if text.startswith(TORCHVISION)}
         words = [f"--{name} {visible(_joined(value))}" for name, value in given.items() if value]
         if words:
             raise InputError(

@@ -401,8 +401,8 @@ def test_one_image_is_enough_for_a_mitigated_model(tmp_path: Path) -> None:
     out = tmp_path / "out" / "mitigated.pt"
     assert f"wrote {out}: hardened with clp, as moth-removal left none\n" in result.output
     assert (
-        "moth-removal leaves no model (model: expected images of at least two classes to harden with, got "
-        "1): clp takes its place"
+        "moth-removal leaves no model (model: expected images of at least two classes to harden "
+        "with, got 1): clp takes its place"
     ) in result.output
     assert {"layer1.0.bn1.weight"} <= changed(network, tmp_path)
     assert all(".bn" in name or "downsample" in name for name in changed(network, tmp_path))

@@ -185,6 +185,14 @@ def test_networks_that_come_with_us_need_no_trust() -> None:
         Cell(command="trojai", options={"arch": name}, figures=dict).require_ours()
 
 
+@pytest.mark.parametrize("option", ["data", "test", "examples"])
+def test_data_sets_that_torchvision_unpickles_need_trust(option: str) -> None:
+    options = {"models": "m", option: "torchvision:LSUN:/run/of/others"}
+    with pytest.raises(InputError, match=f"--{option} torchvision:LSUN:/run/of/others: "):
+        Cell(command="removal", options=options, figures=dict).require_ours()
+    Cell(command="removal", options={option: "data.npz"}, figures=dict).require_ours()
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
