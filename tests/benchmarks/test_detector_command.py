@@ -356,8 +356,8 @@ def test_one_image_is_enough_for_a_mitigated_model(tmp_path: Path) -> None:
     out = tmp_path / "out" / "mitigated.pt"
     assert f"wrote {out}: hardened with clp, as moth-removal left none\n" in result.output
     assert (
-        "moth-removal leaves no model (model: expected images of at least two classes to harden with, got "
-        "1): clp takes its place"
+        "moth-removal leaves no model (model: expected images of at least two classes to harden "
+        "with, got 1): clp takes its place"
     ) in result.output
     assert {"layer1.0.bn1.weight"} <= changed(network, tmp_path)
     assert all(".bn" in name or "downsample" in name for name in changed(network, tmp_path))
@@ -415,7 +415,10 @@ def test_a_model_without_channels_to_prune_is_written_as_it_was(tmp_path: Path) 
     (data / "1.png").unlink()
     result = mitigated(tmp_path, data)
     assert result.exit_code == 0, result.output
-    assert "wrote " in result.output and "the original model, as moth-removal left none" in result.output
+    assert (
+        "wrote " in result.output
+        and "the original model, as moth-removal left none" in result.output
+    )
     assert "clp leaves no model (no convolution feeds a BatchNorm" in result.output
     assert "): the model is written as it was" in result.output
     assert changed(plain, tmp_path) == set()
