@@ -33,18 +33,15 @@ from .hardening import (
     ORIGINALS,
     OnTell,
     as_json,
+    data_of,
     parse_hardener,
     problem_of,
+    trained_share,
 )
 from .rules import require_rules
 from .sittings import refuse_differences
 from .tasks import Task
 from .versions import versions
-
-OWN_SHARE = 1.0
-"""Of a model's own clean examples: rounds have 2 to 20 of a class."""
-DATA_SHARE = 0.05
-"""Of images for all models, as `harden` takes them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +56,7 @@ class FalsePositivesStudy:
         method: hardener specification, `NAME` or `NAME:field=value,...`.
         data: clean, labelled images for every model; None: its own clean examples.
         share: fraction of each class that is trained on, of what is not held out, in `(0, 1]`;
-            None: `OWN_SHARE` of a model's own examples, `DATA_SHARE` of `data`.
+            None: all of a model's own examples, a twentieth of `data`.
         distance_pairs: pairs of classes whose distance is measured; 0: none.
         architecture: where networks come from whose files hold only weights (`--arch`).
         normalisation: what the networks were trained with (`--normalisation`); empty: what their
@@ -95,9 +92,7 @@ class FalsePositivesStudy:
     @property
     def trained_share(self) -> float:
         """The share that is trained on."""
-        if self.share is not None:
-            return self.share
-        return OWN_SHARE if self.data is None else DATA_SHARE
+        return trained_share(self.share, self.data)
 
     @property
     def scan(self) -> trojai.TrojaiStudy:
@@ -339,8 +334,6 @@ def _harden(
 
 def _cell(plan: FalsePositivesPlan, study: FalsePositivesStudy, task: Task) -> Cell:
     model = task.model
-    data = study.data or model.examples
-    assert data is not None  # noqa: S101 - a model with a score has examples
     return Cell(
         model=model.name,
         sha256=task.sha256,
@@ -349,7 +342,7 @@ def _cell(plan: FalsePositivesPlan, study: FalsePositivesStudy, task: Task) -> C
         originals=study.run.resolve() / ORIGINALS,
         study=HardenStudy(
             model=model_path(model),
-            data=data.resolve(),
+            data=data_of(study.data, model),
             run=study.run.resolve() / CELLS / plan.manifest.folders[model.name],
             method=study.method,
             share=study.trained_share,

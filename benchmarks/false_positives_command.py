@@ -13,6 +13,7 @@ from moth_eval.own_code import admit_own_code
 
 from .image_sources import training_images
 from .options import (
+    OWN_OR_DATA,
     budget_options,
     distance_pairs_option,
     ground_truth_option,
@@ -64,7 +65,7 @@ PUBLISHED = "published"
     help="Clean images for all models, to scan and to train with: a folder, an .npz with "
     "images and labels, or torchvision:NAME:FOLDER.  [default: each model's own clean examples]",
 )
-@share_option(unsaid="1 of each model's own examples, 0.05 of --data")
+@share_option(unsaid=OWN_OR_DATA)
 @distance_pairs_option(0)
 @architecture_option()
 @normalisation_option()

@@ -30,6 +30,11 @@ from .versions import versions
 if TYPE_CHECKING:
     from moth_eval.inversion.frozen import Precision
 
+OWN_SHARE = 1.0
+"""Of a model's own clean examples: rounds have 2 to 20 of a class."""
+DATA_SHARE = 0.05
+"""Of images for all models. Source: 5 % of the data in MOTH (Tao et al., IEEE S&P 2022)."""
+
 METHODS = ("moth", "pairwise", "universal", "adversarial")
 """What is compared unless asked otherwise: the table of the MOTH paper, without its last column."""
 
@@ -70,11 +75,13 @@ class HardeningStudy:
 
     Attributes:
         models: folder of a round, folder of model files, or one model file.
-        data: clean, labelled images for every model: a folder, an `.npz`, or a torchvision set.
+        data: clean, labelled images for every model: a folder, an `.npz`, or a torchvision set;
+            None: each model's own clean examples.
         run: folder for the results.
         methods: hardener specifications, `NAME` or `NAME:field=value,...`.
         seeds: of the hardenings; each decides all that is random of its cells.
-        share: fraction of each class that is trained on, of what is not held out, in `(0, 1]`.
+        share: fraction of each class that is trained on, of what is not held out, in `(0, 1]`;
+            None: `OWN_SHARE` of a model's own examples, `DATA_SHARE` of `data`.
         test: images for testing; None: the test part of a torchvision set, else a fifth of each
             class of the data is held out.
         first: only the first so many images of the data; None: all.
@@ -95,11 +102,11 @@ class HardeningStudy:
     """
 
     models: Path
-    data: ImageSource
+    data: ImageSource | None
     run: Path
     methods: tuple[str, ...] = METHODS
     seeds: tuple[int, ...] = (0,)
-    share: float = 0.05
+    share: float | None = None
     test: ImageSource | None = None
     first: int | None = None
     architecture: str = ""
@@ -114,6 +121,11 @@ class HardeningStudy:
     budget: Budget = field(default_factory=lambda: Budget(jobs=1))
     retry: bool = False
     command: tuple[str, ...] = ()
+
+    @property
+    def trained_share(self) -> float:
+        """The share that is trained on."""
+        return trained_share(self.share, self.data)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +154,8 @@ def plan(study: HardeningStudy) -> HardeningStudyPlan:
     """
     from moth_eval.runner import resolve_device
 
-    study = replace(study, test=default_test(study.data, study.test))
+    if study.data is not None:
+        study = replace(study, test=default_test(study.data, study.test))
     study.budget.check()
     methods = {spec: parse_hardener(spec) for spec in study.methods}
     if not methods or not study.seeds:
@@ -244,6 +257,19 @@ def problem_of(model: RoundModel) -> str:
     return "" if model.usable else f"{model.name} cannot be opened: {'; '.join(model.problems)}"
 
 
+def trained_share(share: float | None, data: ImageSource | None) -> float:
+    """What part of each class is trained on: as said, else by where the images come from."""
+    if share is not None:
+        return share
+    return OWN_SHARE if data is None else DATA_SHARE
+
+
+def data_of(data: ImageSource | None, model: RoundModel) -> ImageSource:
+    """The clean images of a model's cell: what was named for all models, or its own examples."""
+    own = data or model.examples
+    return model.file.parent.resolve() if own is None else own.resolve()
+
+
 def _cells(study: HardeningStudy, found: Round, manifest: HardeningStudyManifest) -> list[Cell]:
     models = {model.name: model for model in found.models}
     return [
@@ -255,10 +281,10 @@ def _cells(study: HardeningStudy, found: Round, manifest: HardeningStudyManifest
             originals=study.run.resolve() / ORIGINALS,
             study=HardenStudy(
                 model=model_path(models[entry.name]),
-                data=study.data.resolve(),
+                data=data_of(study.data, models[entry.name]),
                 run=study.run.resolve() / CELLS / entry.folders[spec][seed],
                 method=spec,
-                share=study.share,
+                share=study.trained_share,
                 test=study.test and study.test.resolve(),
                 first=study.first,
                 architecture=study.architecture,
@@ -290,11 +316,11 @@ def _manifest(
         created=datetime.now(UTC).replace(microsecond=0),
         command=study.command,
         models=str(study.models.resolve()),
-        data=str(study.data.resolve()),
+        data="" if study.data is None else str(study.data.resolve()),
         data_sha256=content_hash(study.data),
         test="" if study.test is None else str(study.test.resolve()),
         test_sha256=content_hash(study.test),
-        share=study.share,
+        share=study.trained_share,
         first=study.first,
         architecture=study.architecture,
         normalisation=study.normalisation,

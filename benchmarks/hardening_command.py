@@ -14,8 +14,9 @@ from moth_eval.options import architecture_option, device_option, normalisation_
 from moth_eval.own_code import admit_own_code
 
 from .options import (
+    OWN_OR_DATA,
     budget_options,
-    data_option,
+    data_or_own_option,
     distance_pairs_option,
     distance_seeds_option,
     first_option,
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @models_option
-@data_option
+@data_or_own_option
 @click.option(
     "--methods",
     default="",
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
 )
 @method_option
 @click.option("--seeds", default="0", show_default=True, help="One hardening per seed: 0,1,2.")
-@share_option()
+@share_option(unsaid=OWN_OR_DATA)
 @test_option
 @first_option
 @architecture_option()
@@ -74,11 +75,11 @@ if TYPE_CHECKING:
 def hardening(
     ctx: click.Context,
     models: Path,
-    data: ImageSource,
+    data: ImageSource | None,
     methods: str,
     more_methods: tuple[str, ...],
     seeds: str,
-    share: float,
+    share: float | None,
     test: ImageSource | None,
     first: int | None,
     architecture: str,

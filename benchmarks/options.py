@@ -61,12 +61,18 @@ retry_option = click.option(
     help="Do again what failed, crashed, or ran out of time or memory.",
 )
 
+_DATA = "a folder, an .npz with images and labels, or torchvision:NAME:FOLDER."
 data_option = click.option(
     "--data",
     required=True,
     type=training_images,
-    help="Clean images that a method is given a share of: a folder, an .npz with images and "
-    "labels, or torchvision:NAME:FOLDER.",
+    help=f"Clean images that a method is given a share of: {_DATA}",
+)
+data_or_own_option = click.option(
+    "--data",
+    type=training_images,
+    help=f"Clean images that a method is given a share of: {_DATA}  [default: each model's own "
+    "clean examples]",
 )
 test_option = click.option(
     "--test",
@@ -139,6 +145,9 @@ def run_folder_option(default: str = "") -> Decorator:
         type=click.Path(path_type=Path, file_okay=False),
         help=f"Run folder.  [default: {default}]" if default else "Run folder.",
     )
+
+
+OWN_OR_DATA = "1 of each model's own examples, 0.05 of --data"
 
 
 def share_option(name: str = "--share", *, unsaid: str = "") -> Decorator:

@@ -225,7 +225,7 @@ def _options(
     options = {
         **options_of_call(manifest.command),
         "models": manifest.models,
-        "data": manifest.data,
+        "data": manifest.data or None,
         "methods": None,
         "method": [wanted.method],
         "seeds": seeds,

@@ -39,7 +39,7 @@ class HardeningStudyManifest(Record):
     models: str
     """Absolute path that `--models` named."""
     data: str
-    """Absolute path that `--data` named."""
+    """Absolute path that `--data` named; empty: each model's own clean examples."""
     data_sha256: str
     test: str
     """Absolute path that `--test` named; empty: test images are held out of the data."""

@@ -105,6 +105,26 @@ def test_a_cell_is_what_the_command_harden_leaves(
     assert one["distance"] == other["distance"]
 
 
+def test_without_data_every_model_is_hardened_with_its_own_examples(
+    models: Path, tmp_path: Path
+) -> None:
+    """Models of a round tell different things apart, so no data are right for all of them."""
+    two = tmp_path / "models"
+    write_prototype_round(two, models=2)
+    line = [
+        "hardening", "--models", str(two), "--method", ADVERSARIAL, "--distance-pairs", "0",
+        "--arch", ARCH, "--device", "cpu", "--threads", "1", "--out", str(tmp_path / "run"),
+    ]  # fmt: skip
+    result = CliRunner().invoke(main, line)
+    assert result.exit_code == 0, result.output
+    manifest = HardeningStudyFolder(tmp_path / "run").manifest()
+    assert (manifest.data, manifest.data_sha256, manifest.share) == ("", "", 1.0)
+    cards = sorted((tmp_path / "run" / "cells").glob("*/card.json"))
+    used = [json.loads(card.read_text())["run"]["data"] for card in cards]
+    assert [Path(data["data"]).name for data in used] == ["model-0.npz", "model-1.npz"]
+    assert used[0]["training"] + used[0]["tested"] == used[0]["given"]
+
+
 def test_the_same_command_again_does_nothing_and_gives_the_same_bytes(
     models: Path, undisturbed: tuple[Path, Result]
 ) -> None:
