@@ -62,7 +62,8 @@ def test_an_option_of_several_commands_has_one_wording(name: str) -> None:
         if isinstance(option, click.Option) and name in option.opts
     ]
     assert len(options) > 1
-    assert len({option.help for option in options}) == 1
+    # What counts where nothing is said may differ, and is told at the end.
+    assert len({(option.help or "").partition("  [default")[0] for option in options}) == 1
 
 
 def test_version_is_the_package_version() -> None:

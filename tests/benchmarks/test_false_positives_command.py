@@ -17,9 +17,9 @@ from click.testing import CliRunner, Result
 from benchmarks import false_positives as study_module
 from benchmarks import false_positives_command
 from benchmarks.cells import Cell
-from benchmarks.harden_data import divide, per_class
+from benchmarks.harden_data import Drawing, per_class
 from moth_eval.cli import main
-from moth_eval.loading.images import read_examples
+from moth_eval.loading.images import read_pictures
 from moth_eval.records import RunFolder
 from tests.support.subjects import write_prototype_round
 
@@ -129,10 +129,10 @@ def test_a_models_own_examples_are_trained_on_whole_unless_asked_otherwise(
     assert plan.manifest.share == trained
     cell = study_module._cell(plan, study, plan.scan.tasks[0])
     assert cell.study.share == trained
-    examples = read_examples(cell.study.data, layout="files", crop=None, num_classes=5)
-    divided = divide(examples, None, share=cell.study.share, seed=0)
+    pictures = read_pictures(cell.study.data, layout="files", crop=None, num_classes=5)
+    drawn = Drawing(share=cell.study.share, seed=0).training(pictures)
     of_a_class = {1.0: 10, 0.05: 1, 0.5: 5}[trained]  # of 12, of which 2 are held out
-    assert per_class(divided.training, 5) == (of_a_class,) * 5
+    assert per_class(drawn.examples(), 5) == (of_a_class,) * 5
 
 
 def test_the_command_leaves_the_share_to_the_study(
