@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from moth_eval.errors import ExitCode
+from moth_eval.errors import ExitCode, InputError, RunError
 from moth_eval.options import device_option, seed_option
 
 if TYPE_CHECKING:
@@ -44,6 +44,16 @@ def demo(ctx: click.Context, out: Path, models: int, seed: int, device: str) -> 
     No data and no weights are downloaded: the images are drawn and the networks are trained here.
     The same command again continues where it stopped.
     """
+    begun = out.exists()
+    try:
+        _demo(ctx, out, models, seed, device)
+    except (InputError, RunError) as error:  # as after an update, which may have other settings
+        if not begun:
+            raise
+        raise RunError(f"{error}; or remove {out}, where a demo was begun otherwise") from error
+
+
+def _demo(ctx: click.Context, out: Path, models: int, seed: int, device: str) -> None:
     from attacks.generate_command import generate
     from moth_eval.calls import called_as
 
