@@ -88,7 +88,7 @@ class FrozenNetwork:
         self._module, self.folded = freeze(subject.module, self._probe(subject))
         self.images_per_pass = images_at_once or images_per_pass(
             saved_bytes_per_image(
-                self._forward,
+                self._for_gradient,
                 self.image_shape,
                 self.device,
                 weights=self._module.state_dict().values(),
@@ -105,6 +105,11 @@ class FrozenNetwork:
         network_input = self._preprocessing(images)
         logits: Tensor = self._module(network_input.contiguous(memory_format=torch.channels_last))
         return logits
+
+    def _for_gradient(self, images: Tensor) -> Tensor:
+        """Float32 logits whose gradient is taken in the wanted precision."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._half):
+            return self._forward(images).float()
 
     def logits(self, images: Tensor) -> Tensor:
         """Logits `(N, K)` of images `(N, C, H, W)` in `[0, 1]`, without gradient."""
@@ -134,8 +139,7 @@ class FrozenNetwork:
         for part, wanted in pairs:
             part = part.detach().requires_grad_()
             with torch.enable_grad():
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=self._half):
-                    logits = self._forward(part).float()
+                logits = self._for_gradient(part)
                 loss = F.cross_entropy(logits, wanted, reduction="sum")
             gradients.append(torch.autograd.grad(loss, part)[0])
             hits.append(logits.detach().argmax(1) == wanted)
