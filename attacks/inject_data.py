@@ -52,8 +52,7 @@ def read_data(data: str, test: str, *, seed: int, size: Size | None = None) -> G
     pictures = _read(source, "--data", size)
     training, held_out, resized = scenes_of(pictures), None, [pictures.resized]
     if given is not None:
-        _, height, width = pictures.image_shape
-        others = _read(given, "--test", size or Size(height=height, width=width))
+        others = _read(given, "--test", size or Size.of(pictures))
         resized.append(others.resized)
         check_names(pictures.classes, others.classes)
         tested = scenes_of(others)

@@ -205,7 +205,7 @@ def from_model(model: Path, option: str, scenes: Scenes, *, normalisation: str =
         build=lambda _: Normalised(deepcopy(loaded.module), choice.preprocessing),
         architecture=loaded.architecture,
         named=name_in_sidecar(option, loaded.architecture),
-        source=_source(option, model),
+        source=ArchitectureSource.optional(option, forbidden=model),
         sha256=loaded.sha256,
         num_classes=classes,
         doubts=tuple(doubts_of_choice(choice)),
@@ -222,12 +222,8 @@ def _opened(model: Path, option: str) -> tuple[RoundModel, LoadedNetwork]:
     found = models[0]
     loaded = load_network(
         found.file,
-        architecture=_source(option, model),
+        architecture=ArchitectureSource.optional(option, forbidden=model),
         architecture_name=found.architecture or None,
         num_classes=found.num_classes,
     )
     return found, loaded
-
-
-def _source(option: str, forbidden: Path) -> ArchitectureSource | None:
-    return ArchitectureSource.parse(option, forbidden=forbidden.resolve()) if option else None

@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from moth_eval.errors import InputError
 from moth_eval.loading.bounded import leads_outside
@@ -24,9 +23,6 @@ from .budget import Budget
 from .detector_settings import Metaparameters, read_learned, write_learned
 from .rules import require_rules
 from .trojai import TrojaiStudy, carry_out, plan
-
-if TYPE_CHECKING:
-    from moth_eval.loading.architectures import ArchitectureSource
 
 UNDECIDED = 0.5
 """Probability of a model without a score, as the contract wants a number."""
@@ -165,6 +161,7 @@ def logits_of(
     """
     import torch
 
+    from moth_eval.loading.architectures import ArchitectureSource
     from moth_eval.loading.files import load_network
     from moth_eval.loading.images import read_image
     from moth_eval.loading.preprocessing import preprocessing_of
@@ -175,7 +172,8 @@ def logits_of(
         raise InputError(f"{dataset} holds no images: expected {', '.join(IMAGE_SUFFIXES)}")
     where = resolve_device(device)
     preprocessing = preprocessing_of(normalisation or "unit")
-    loaded = load_network(model, architecture=_source(architecture, model))
+    source = ArchitectureSource.optional(architecture, forbidden=model.parent)
+    loaded = load_network(model, architecture=source)
     module = loaded.module.to(where).eval()
     found: dict[str, list[float]] = {}
     for path in files:
@@ -235,12 +233,6 @@ def _copy_small(path: Path, target: Path, root: Path) -> None:
 def _finite(found: dict[str, list[float]]) -> dict[str, list[float]]:
     """The same without images whose logits are no numbers: JSON has none for those."""
     return {name: row for name, row in found.items() if all(map(math.isfinite, row))}
-
-
-def _source(architecture: str, model: Path) -> ArchitectureSource | None:
-    from moth_eval.loading.architectures import ArchitectureSource
-
-    return ArchitectureSource.parse(architecture, forbidden=model.parent) if architecture else None
 
 
 def _scanned(wish: Detection) -> Sequence[ScanRecord]:

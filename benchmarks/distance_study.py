@@ -234,9 +234,7 @@ def _opened(study: DistanceStudy) -> tuple[RoundModel, Opened]:
             f"expected one model, {study.model} holds {len(models)}: name one model file, or the "
             "folder of one model"
         )
-    source = None
-    if study.architecture:
-        source = ArchitectureSource.parse(study.architecture, forbidden=study.model.resolve())
+    source = ArchitectureSource.optional(study.architecture, forbidden=study.model)
     device = resolve_device(study.device)
     opened = open_subject(
         replace(models[0], normalisation=study.normalisation),

@@ -122,7 +122,7 @@ def read_test(path: ImageSource, model: RoundModel, opened: Opened) -> Pictures:
         crop=model.crop,
         num_classes=subject.num_classes,
         most_bytes=memory_for_images(),
-        size=Size(height=subject.image_shape[1], width=subject.image_shape[2]),
+        size=Size.of(subject),
     )
     if test.resized:
         LOG.warning(test.resized)

@@ -48,17 +48,8 @@ class Reopening:
             named=name_in_sidecar(option, subject.architecture),
             num_classes=subject.num_classes,
             preprocessing=subject.preprocessing,
-            architecture=cls.source(option, forbidden),
+            architecture=ArchitectureSource.optional(option, forbidden=forbidden),
         )
-
-    @staticmethod
-    def source(option: str, forbidden: Path) -> ArchitectureSource | None:
-        """The source of networks that `--arch` names; None if it names none.
-
-        Raises:
-            ArchitectureError: nothing is there under that name.
-        """
-        return ArchitectureSource.parse(option, forbidden=forbidden.resolve()) if option else None
 
     def save(self, path: Path, module: nn.Module) -> None:
         """Write the weights as safetensors, and the side-car beside them."""

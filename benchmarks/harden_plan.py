@@ -25,6 +25,7 @@ from moth_eval.hardening_records import (
     read_record,
 )
 from moth_eval.inversion.frozen import Precision
+from moth_eval.loading.architectures import ArchitectureSource
 from moth_eval.loading.files import sha256_of
 from moth_eval.loading.known_sizes import stated_size
 from moth_eval.loading.rounds import RoundModel, read_round
@@ -188,7 +189,7 @@ def _opened(study: HardenStudy) -> tuple[RoundModel, Opened, HardeningData]:
             f"expected one model, {study.model} holds {len(models)}: name one model file, or the "
             "folder of one model"
         )
-    source = Reopening.source(study.architecture, study.model)
+    source = ArchitectureSource.optional(study.architecture, forbidden=study.model)
     device = resolve_device(study.device)
     known = replace(models[0], normalisation=study.normalisation)
     drawing = Drawing(

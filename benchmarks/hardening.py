@@ -154,8 +154,7 @@ def plan(study: HardeningStudy) -> HardeningStudyPlan:
     """
     from moth_eval.runner import resolve_device
 
-    if study.data is not None:
-        study = replace(study, test=default_test(study.data, study.test))
+    study = replace(study, test=default_test(study.data, study.test))
     study.budget.check()
     methods = {spec: parse_hardener(spec) for spec in study.methods}
     if not methods or not study.seeds:
@@ -238,8 +237,7 @@ def check_architecture(architecture: str, models: Path) -> None:
     """
     from moth_eval.loading.architectures import ArchitectureSource
 
-    if architecture:
-        ArchitectureSource.parse(architecture, forbidden=models.resolve())
+    ArchitectureSource.optional(architecture, forbidden=models)
 
 
 def model_hash(model: RoundModel) -> str:

@@ -218,7 +218,7 @@ def _source(option: str, study: HonestyStudy) -> ArchitectureSource | None:
     """Where a network comes from; code that lies with either model is never taken."""
     found = None
     for model in (study.before, study.after):
-        found = ArchitectureSource.parse(option, forbidden=model.resolve()) if option else None
+        found = ArchitectureSource.optional(option, forbidden=model)
     return found
 
 

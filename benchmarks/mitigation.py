@@ -18,11 +18,11 @@ from moth_eval.hardeners import ENTRY_POINTS, HARDENERS
 from moth_eval.hardening import Hardener
 from moth_eval.loading.architectures import ArchitectureSource
 from moth_eval.loading.files import load_network
-from moth_eval.loading.image_arrays import MAX_VALUES
 from moth_eval.loading.images import read_image
 from moth_eval.loading.labelled_files import labelled_files
 from moth_eval.loading.layouts import IMAGE_SUFFIXES
 from moth_eval.loading.rounds import read_round
+from moth_eval.loading.stacking import Stack
 from moth_eval.loading.subjects import open_subject
 from moth_eval.plugins import build, resolve
 from moth_eval.runner import resolve_device, run_hardening
@@ -94,9 +94,7 @@ def mitigate(
     parse_hardener(settings.mitigate_method, option="mitigate_method")
     if not dataset.exists():
         raise InputError(f"{dataset} is not there: expected clean images (--dataset_dirpath)")
-    source = (
-        ArchitectureSource.parse(architecture, forbidden=model.parent) if architecture else None
-    )
+    source = ArchitectureSource.optional(architecture, forbidden=model.parent)
     where = resolve_device(device)
     notes: list[str] = []
     module, method = None, ""
@@ -173,15 +171,13 @@ def _read(dataset: Path, notes: list[str]) -> Iterator[tuple[Path, np.ndarray | 
         yield dataset, None
         return
     files = _files(dataset, notes)
-    images = [read_image(path) for path in files]
-    if sum(image.size for image in images) > MAX_VALUES:
-        raise InputError(f"{dataset} holds more pixels than the {MAX_VALUES:,} that are read")
-    if len({image.shape for image in images}) > 1:
-        raise InputError(f"{dataset} holds images of unequal sizes: resize them")
+    stack = Stack(str(dataset), len(files), size=None, most_bytes=None)
+    for path in files:
+        stack.add(read_image(path), str(path))
     with TemporaryDirectory(prefix="moth-eval-") as folder:
         path = Path(folder) / "examples.npz"
         # Opened with labels that every model has; the real ones may be of no class of it.
-        np.savez(path, images=np.stack(images), labels=np.zeros(len(images), dtype=np.int64))
+        np.savez(path, images=stack.images, labels=np.zeros(len(files), dtype=np.int64))
         yield path, np.array(list(files.values()), dtype=np.int64)
 
 

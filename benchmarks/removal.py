@@ -163,8 +163,7 @@ def _refuse_overlap(study: RemovalStudy, found: tuple[Attacked, ...]) -> None:
     if study.test is None or model is None:
         return
     data = _read(study.data, model, stated_size(model.file))
-    _, height, width = data.image_shape
-    test = _read(study.test, model, Size(height=height, width=width))
+    test = _read(study.test, model, Size.of(data))
     check_names(data.classes, test.classes)
     doubled = in_both(data, test)
     if doubled:

@@ -16,6 +16,7 @@ from attacks.trigger import Threat, Trigger
 from moth_eval.errors import InputError, MothError, RunError
 from moth_eval.hardening_cells import CellOutcome
 from moth_eval.hardening_records import WEIGHTS, HardeningCard, read_record
+from moth_eval.loading.architectures import ArchitectureSource
 from moth_eval.loading.files import sha256_of
 from moth_eval.loading.rounds import RoundModel
 from moth_eval.loading.stacking import Size
@@ -38,7 +39,6 @@ from moth_eval.removal_records import (
 from moth_eval.subject import Subject
 
 from .cells import Cell, finish, outcome_of_errors, planned
-from .harden_model import Reopening
 from .harden_plan import HardenPlan, HardenStudy
 from .reactivation import Reactivation
 from .removal_measure import (
@@ -314,10 +314,10 @@ class _Bench:
         study, subject = self._cell.study, self._plan.subject
         opened = open_subject(
             control,
-            architecture=Reopening.source(study.architecture, control.file),
+            architecture=ArchitectureSource.optional(study.architecture, forbidden=control.file),
             device=subject.examples.images.device,
             require_sandbox=study.require_sandbox,
-            size=Size(height=subject.image_shape[1], width=subject.image_shape[2]),
+            size=Size.of(subject),
         ).subject
         if (opened.num_classes, opened.image_shape) != (subject.num_classes, subject.image_shape):
             raise InputError(f"{control.name} has other classes or images than {subject.name}")

@@ -192,12 +192,9 @@ def _executed(task: Task) -> ScanRecord:
     from moth_eval.loading.architectures import ArchitectureSource
     from moth_eval.loading.subjects import open_subject
 
-    source = task.architecture and ArchitectureSource.parse(
-        task.architecture, forbidden=task.models
-    )
     opened = open_subject(
         task.model,
-        architecture=source or None,
+        architecture=ArchitectureSource.optional(task.architecture, forbidden=task.models),
         device=torch.device(task.device),
         require_sandbox=task.require_sandbox,
     )

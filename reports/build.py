@@ -10,6 +10,7 @@ from pathlib import Path
 
 from moth_eval.errors import RunError
 from moth_eval.records import TRIGGERS
+from moth_eval.run_files import write_changed
 
 from .calibration import Probabilities
 from .comparisons import Comparison, compare
@@ -20,7 +21,6 @@ from .evidence_pictures import drawn as drawn_of
 from .figures import DARK
 from .page import Page, render
 from .pictures import Pictures
-from .report_files import write_changed
 from .roc import MOST_BANDS, ScannerCurve, draw, draw_panels, scanner_curves
 from .rows import Run, read_run
 from .tables import (

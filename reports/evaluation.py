@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -202,20 +202,21 @@ def _of_scanner(rows: Sequence[Row], answers: Probabilities) -> list[Evaluation]
     if not rows:
         return []
     lines = [_line(rows, answers)]
-    types = sorted({_type_of(r) for r in rows if r.label == 1})
-    clean = [r for r in rows if r.label == 0]
-    for name in types if len(types) > 1 else ():
-        poisoned = [r for r in rows if r.label == 1 and _type_of(r) == name]
-        lines.append(_line([*clean, *poisoned], answers, trigger_type=name))
-    scopes = sorted({scope_of(r) for r in rows if r.label == 1}, reverse=True)
-    for name in scopes if len(scopes) > 1 else ():
-        poisoned = [r for r in rows if r.label == 1 and scope_of(r) == name]
-        lines.append(_line([*clean, *poisoned], answers, scope=name))
-    networks = sorted({architecture_of(r) for r in rows if r.label is not None})
-    for name in networks if len(networks) > 1 else ():
-        own = [r for r in rows if r.label is not None and architecture_of(r) == name]
+    clean, poisoned = ([r for r in rows if r.label == label] for label in (0, 1))
+    for name, own in _parts(poisoned, _type_of):
+        lines.append(_line([*clean, *own], answers, trigger_type=name))
+    for name, own in reversed(_parts(poisoned, scope_of)):
+        lines.append(_line([*clean, *own], answers, scope=name))
+    for name, own in _parts([r for r in rows if r.label is not None], architecture_of):
         lines.append(_line(own, answers, architecture=name))
     return lines
+
+
+def _parts(rows: Sequence[Row], name_of: Callable[[Row], str]) -> list[tuple[str, list[Row]]]:
+    """Rows by what they are called, in the order of the names; none if all are called alike."""
+    names = sorted({name_of(row) for row in rows})
+    parts = [(name, [row for row in rows if name_of(row) == name]) for name in names]
+    return parts if len(parts) > 1 else []
 
 
 def scope_of(row: Row) -> str:

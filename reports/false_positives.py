@@ -293,11 +293,7 @@ def group_row(group: GroupLine) -> dict[str, Cell]:
         **_rate("rate_after", group.after, n),
         "cleared": group.before - group.after,
         "flagged_again": group.again,
-        **with_bounds(
-            "rate_again",
-            group.again / n if n and group.again is not None else None,
-            None if group.again is None else rate(group.again, n),
-        ),
+        **_rate("rate_again", group.again, n),
         "looked_again": len(group.looked_again),
         "cleared_by_second_look": group.by_chance,
         "p_value_against_second_look": group.against_second_look,
@@ -326,8 +322,10 @@ def rate(flagged: int, n: int) -> Interval | None:
     return wilson(flagged, n) if n else None
 
 
-def _rate(name: str, flagged: int, n: int) -> dict[str, Cell]:
-    return with_bounds(name, flagged / n if n else None, rate(flagged, n))
+def _rate(name: str, flagged: int | None, n: int) -> dict[str, Cell]:
+    if flagged is None or not n:
+        return with_bounds(name, None, None)
+    return with_bounds(name, flagged / n, rate(flagged, n))
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from moth_eval.run_files import write_changed as write_changed
+from moth_eval.run_files import write_changed
 
 
 def write_report(folder: Path, files: Mapping[str, bytes]) -> list[Path]:

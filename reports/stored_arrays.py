@@ -6,11 +6,11 @@ import io
 import zipfile
 import zlib
 from collections.abc import Mapping
-from math import prod
 from typing import Any
 
-from numpy.lib import format as npy
 from numpy.typing import NDArray
+
+from moth_eval.npy_headers import array_of, claim_of
 
 MOST_BYTES = 1 << 30
 """Of all arrays of a file together; triggers for 1,000 classes at 224 pixels take 0.8 GB."""
@@ -21,8 +21,6 @@ UNREADABLE = (
 """What reading a file of arrays may raise."""
 
 Arrays = Mapping[str, NDArray[Any]]
-
-_HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
 def arrays_in(content: bytes) -> Arrays:
@@ -35,27 +33,15 @@ def arrays_in(content: bytes) -> Arrays:
         members = archive.infolist()
         if sum(_bytes_of(archive, info) for info in members) > MOST_BYTES:
             raise ValueError(f"its arrays take more than {MOST_BYTES:,} bytes")
-        return {info.filename.removesuffix(".npy"): _array(archive, info) for info in members}
+        return {info.filename.removesuffix(".npy"): array_of(archive, info) for info in members}
 
 
 def _bytes_of(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> int:
     """Bytes of an array, by its header and by the archive, before anything is allocated."""
-    with archive.open(info) as file:
-        version = npy.read_magic(file)
-        if version not in _HEADERS:
-            raise ValueError(f"the array {info.filename!r} is written in version {version}")
-        shape, _, dtype = _HEADERS[version](file)
-        held = info.file_size - file.tell()
-    size = prod(shape) * dtype.itemsize
-    if dtype.hasobject or dtype.kind not in "buif" or size != held:
+    claim = claim_of(archive, info)
+    if claim.dtype.hasobject or claim.dtype.kind not in "buif" or not claim.is_true:
         raise ValueError(
-            f"the array {info.filename!r} claims the shape {shape} of {dtype}, and {held:,} bytes "
-            "are there"
+            f"the array {info.filename!r} claims the shape {claim.shape} of {claim.dtype}, and "
+            f"{claim.held:,} bytes are there"
         )
-    return size
-
-
-def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
-    with archive.open(info) as file:
-        array: NDArray[Any] = npy.read_array(file, allow_pickle=False)
-    return array
+    return claim.held

@@ -118,11 +118,12 @@ class ClassSubspace:
         pixels = float(shape[1] * shape[2])
         sizes = np.array([max(t.size, 0.01) if t.valid else pixels for t in triggers])
         suspect = int(sizes.argmin())
-        by_index = self.statistic == "log-index"
-        score = anomaly_indices(np.log1p(sizes)).max() if by_index else np.log(pixels / sizes.min())
-        # Where most classes count as the whole image, their sizes have no spread to simulate.
-        known = 2 * missing < len(triggers)
-        rule = index_rule(len(sizes), "logarithms of trigger sizes", known=known)
+        score, rule = np.log(pixels / sizes.min()), None
+        if self.statistic == "log-index":
+            score = anomaly_indices(np.log1p(sizes)).max()
+            # Where most classes count as the whole image, their sizes have no spread to simulate.
+            known = 2 * missing < len(triggers)
+            rule = index_rule(len(sizes), "logarithms of trigger sizes", known=known)
         what = "cosine of a trigger's features with the class's own direction"
         order = np.argsort(sizes, kind="stable")
         return Scan(
@@ -134,7 +135,7 @@ class ClassSubspace:
             evidence=tuple(
                 Evidence(what=what, value=float(leans[t]), target=int(t)) for t in order
             ),
-            rule=rule if by_index else None,
+            rule=rule,
         )
 
 

@@ -65,22 +65,20 @@ def _pair(text: str) -> tuple[int, int]:
 
 
 def _subject(model: Path | None, arch: str, examples: Path | None, first: int | None) -> Subject:
-    from dataclasses import replace
 
     import torch
 
     from moth_eval.loading.architectures import ArchitectureSource
     from moth_eval.loading.rounds import read_round
     from moth_eval.loading.subjects import open_subject
-    from moth_eval.subject import Examples
 
     found = read_round(model or _trained(), examples=examples).models[0]
-    source = ArchitectureSource.parse(arch) if arch else None
-    subject = open_subject(found, architecture=source, device=torch.device("cpu")).subject
-    if first is None:
-        return subject
-    images, labels = subject.examples.images[:first], subject.examples.labels[:first]
-    return replace(subject, examples=Examples(images=images, labels=labels))
+    return open_subject(
+        found,
+        architecture=ArchitectureSource.optional(arch),
+        device=torch.device("cpu"),
+        select=lambda pictures: pictures.first(first),
+    ).subject
 
 
 def _trained() -> Path:

@@ -113,14 +113,14 @@ class NCUnlearning:
         invalid = int(rounds.extra["invalid"])
         figures = {"flagged": float(len(flagged)), "invalid": float(invalid)}
         reason = "" if flagged else f"no class was flagged at {self.cut:g}: left as it was"
-        if self.target is None and 2 * invalid >= subject.num_classes:
+        index, suspect = rounds.extra["index"].tolist()
+        if suspect >= 0:
+            figures |= {"anomaly_index": index, "suspect": suspect}
+        elif self.target is None:
             reason = (
                 f"{invalid} of {subject.num_classes} triggers are not valid, so there is no median "
                 "of sizes to compare with: left as it was"
             )
-        elif self.target is None:
-            index, suspect = rounds.extra["index"].tolist()
-            figures |= {"anomaly_index": index, "suspect": suspect}
         return replace(hardened, figures=figures, reason=reason)
 
     def _pass(self, rounds: PlainRounds, tally: Tally, images: int, done: float) -> None:
@@ -146,12 +146,13 @@ class NCUnlearning:
         targets = list(range(subject.num_classes)) if self.target is None else [self.target]
         found = self._inverted(subject, rounds, targets)
         index, suspect, flagged = math.nan, -1, [n for n, one in enumerate(found) if one.valid]
-        if self.target is None:
+        if self.target is None and 2 * len(flagged) > len(found):
             indices = self._indices(found, subject)
             suspect = int(np.argmax(indices))
             index = float(indices[suspect])
-            judged = 2 * len(flagged) > len(found)
-            flagged = [n for n in flagged if judged and indices[n] > self.cut]
+            flagged = [n for n in flagged if indices[n] > self.cut]
+        elif self.target is None:
+            flagged = []
         elif not flagged:
             raise HardeningError(
                 f"{subject.name}: no trigger of success rate {self.success_rate:g} to class "

@@ -110,11 +110,12 @@ class PairScores:
         the warm-up found easy, and these before others in the order given.
         """
         once = self._of_pairs((self.visits == 1).float())
-        easy = self._of_pairs(self.universal)
+        keys = torch.stack([scores, once, self._of_pairs(self.universal)], dim=-1).tolist()
 
-        def key(place: int) -> tuple[float, float, float]:
-            pair = self._pairs[place]
-            return float(scores[pair]), float(once[pair]), float(easy[pair])
+        def key(place: int) -> list[float]:
+            source, target = self._pairs[place]
+            found: list[float] = keys[source][target]
+            return found
 
         return sorted(places, key=key, reverse=True)
 

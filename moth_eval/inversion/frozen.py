@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from copy import deepcopy
 from typing import Literal, Protocol
 
@@ -198,8 +198,8 @@ def _fold(module: nn.Module) -> int:
     modules = dict(module.named_modules())
     if len(modules) < sum(1 for _ in module.modules()):  # two parts of one path
         return 0
-    places = _places(module)
-    pairs = [pair for node in graph.nodes if (pair := _foldable(node, modules))]
+    places, shared = _places(module), _used_elsewhere(graph)
+    pairs = [pair for node in graph.nodes if (pair := _foldable(node, modules, shared))]
     pairs = [pair for pair in pairs if all(len(places[part]) == 1 for part in pair)]
     for conv, bn in pairs:
         for part, instead in ((conv, fuse_conv_bn_eval(conv, bn)), (bn, nn.Identity().eval())):
@@ -218,7 +218,7 @@ def _places(module: nn.Module) -> dict[nn.Module, list[tuple[nn.Module, str]]]:
     return places
 
 
-def _foldable(node: fx.Node, modules: dict[str, nn.Module]) -> Pair | None:
+def _foldable(node: fx.Node, modules: dict[str, nn.Module], shared: set[str]) -> Pair | None:
     """A convolution and this node's layer, if that is a BatchNorm2d that is fed by nothing else."""
     before = node.args[0] if node.args else None
     if not isinstance(before, fx.Node) or {node.op, before.op} != {"call_module"}:
@@ -226,19 +226,15 @@ def _foldable(node: fx.Node, modules: dict[str, nn.Module]) -> Pair | None:
     conv, bn = modules[str(before.target)], modules[str(node.target)]
     if type(conv) is not nn.Conv2d or type(bn) is not nn.BatchNorm2d or len(before.users) > 1:
         return None
-    if _used_elsewhere(before) or _used_elsewhere(node):
+    if not shared.isdisjoint((str(before.target), str(node.target))):
         return None
     # Without these it normalises by the batch.
     return None if bn.running_mean is None or bn.running_var is None else (conv, bn)
 
 
-def _used_elsewhere(node: fx.Node) -> bool:
-    """Whether the layer of a node is called from more than one place, or its numbers are used."""
-    own = f"{node.target}."
-    uses = [
-        other
-        for other in node.graph.nodes
-        if (other.op == "call_module" and other.target == node.target)
-        or (other.op == "get_attr" and str(other.target).startswith(own))
-    ]
-    return len(uses) > 1
+def _used_elsewhere(graph: fx.Graph) -> set[str]:
+    """Paths of the layers that are called from more than one place, or whose numbers are used."""
+    called = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
+    read = (str(node.target).split(".") for node in graph.nodes if node.op == "get_attr")
+    owners = {".".join(parts[:end]) for parts in read for end in range(1, len(parts))}
+    return owners | {path for path, times in called.items() if times > 1}

@@ -47,8 +47,8 @@ class Verifier:
             at_least: counting ends early once this rate is out of reach; what is returned is then
                 below it, but not the exact rate.
         """
-        _, order = self._orders.get(id(problem), (problem, problem.images.to(self._images.device)))
-        known = id(problem) in self._orders
+        known = self._orders.get(id(problem))
+        order = known[1] if known else problem.images.to(self._images.device)
         total = len(order)
         allowed = total - math.ceil(at_least * total - 1e-9)
         flipped: list[Tensor] = []

@@ -142,6 +142,11 @@ class ArchitectureSource:
                 raise ArchitectureError(f"--arch {spec}: the module defines no function or network")
         return source
 
+    @classmethod
+    def optional(cls, option: str, *, forbidden: Path | None = None) -> ArchitectureSource | None:
+        """What `--arch` names, as `parse` does; None where it is empty."""
+        return cls.parse(option, forbidden=forbidden) if option else None
+
     @property
     def is_builtin(self) -> bool:
         """Whether the source is one of the networks that come with torchvision or moth-eval."""

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from ..npy_headers import Claim, array_of, claim_of
 from ..pictures import in_gib
 
 MAX_VALUES = 2**27
@@ -23,7 +23,6 @@ LARGEST_ITEM = 16
 _ARCHIVE = b"PK\x03\x04"
 _MEMBERS = ("images", "labels")
 _UNREADABLE = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
-_HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
 def read_arrays(
@@ -91,16 +90,13 @@ def require_room(what: str, values: int, size: int, most_bytes: int | None) -> N
 def _member(
     archive: zipfile.ZipFile, member: str, path: Path, most_bytes: int | None
 ) -> NDArray[Any]:
-    _require_plain(archive, member, path, most_bytes)
-    with archive.open(f"{member}.npy") as file:
-        array: NDArray[Any] = npy.read_array(file, allow_pickle=False)
-    return array
+    info = _info(archive, member, path)
+    _require_plain(claim_of(archive, info), member, path, most_bytes)
+    return array_of(archive, info)
 
 
-def _require_plain(
-    archive: zipfile.ZipFile, member: str, path: Path, most_bytes: int | None
-) -> None:
-    """Raises `InputError` unless a member is an array of numbers as large as it claims to be."""
+def _info(archive: zipfile.ZipFile, member: str, path: Path) -> zipfile.ZipInfo:
+    """Where a member lies in the archive; numpy can read how it is packed."""
     try:
         info = archive.getinfo(f"{member}.npy")
     except KeyError:
@@ -114,12 +110,12 @@ def _require_plain(
             f"{path}: the array {member!r} is compressed in a way that numpy does not write; save "
             "it with numpy.savez or numpy.savez_compressed"
         )
-    with archive.open(info) as file:
-        version = npy.read_magic(file)
-        if version not in _HEADERS:
-            raise InputError(f"{path}: the array {member!r} is written in version {version}")
-        shape, _, dtype = _HEADERS[version](file)
-        size = info.file_size - file.tell()
+    return info
+
+
+def _require_plain(claim: Claim, member: str, path: Path, most_bytes: int | None) -> None:
+    """Raises `InputError` unless a member is an array of numbers as large as it claims to be."""
+    shape, dtype = claim.shape, claim.dtype
     if not dtype.hasobject and (dtype.kind not in "buif" or dtype.itemsize > LARGEST_ITEM):
         raise InputError(f"{path}: the array {member!r} holds {dtype}; expected plain numbers")
     if dtype.hasobject:
@@ -127,13 +123,13 @@ def _require_plain(
             f"{path}: the array {member!r} holds pickled objects, which are never loaded; save it "
             "as numbers"
         )
-    if prod(shape) * dtype.itemsize != size:
+    if not claim.is_true:
         raise InputError(
-            f"{path}: the array {member!r} claims the shape {shape} of {dtype}; it holds {size:,} "
-            "bytes"
+            f"{path}: the array {member!r} claims the shape {shape} of {dtype}; it holds "
+            f"{claim.held:,} bytes"
         )
     what = f"{path}: the array {member!r} has the shape {shape} of {dtype}"
-    require_room(what, prod(shape), size, most_bytes)
+    require_room(what, prod(shape), claim.held, most_bytes)
 
 
 def _images(images: NDArray[Any], path: Path) -> NDArray[Any]:

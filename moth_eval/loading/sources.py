@@ -62,7 +62,7 @@ def parse_source(text: str, *, training: bool) -> ImageSource:
     return TorchvisionSet(name=name, folder=Path(folder), training=training)
 
 
-def default_test(data: ImageSource, test: ImageSource | None) -> ImageSource | None:
+def default_test(data: ImageSource | None, test: ImageSource | None) -> ImageSource | None:
     """What is tested on: what was named, or else the test part of the data; None: it has none."""
     if test is None and isinstance(data, TorchvisionSet):
         from .torchvision_sets import has_parts

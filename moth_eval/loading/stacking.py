@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torchvision.transforms.functional import InterpolationMode, resize
 
 from ..errors import InputError
 from .image_arrays import require_room
+
+if TYPE_CHECKING:
+    from ..pictures import Pictures
+    from ..subject import Subject
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +30,12 @@ class Size:
     height: int
     width: int
     always: bool = False
+
+    @classmethod
+    def of(cls, images: Pictures | Subject) -> Size:
+        """The size that these have."""
+        _, height, width = images.image_shape
+        return cls(height=height, width=width)
 
 
 class Stack:
@@ -116,6 +126,9 @@ def resized(picture: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uin
     Bilinear and antialiased; its shape is stretched, nothing is cut off.
     Source: the transforms of torchvision's weights, which resize with antialias on.
     """
+    # Takes a second to import, and most pictures have the size that they should have.
+    from torchvision.transforms.functional import InterpolationMode, resize
+
     found: NDArray[np.uint8] = resize(
         torch.from_numpy(picture), list(size), InterpolationMode.BILINEAR, antialias=True
     ).numpy()
