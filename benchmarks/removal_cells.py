@@ -318,6 +318,7 @@ class _Bench:
             device=subject.examples.images.device,
             require_sandbox=study.require_sandbox,
             size=Size.of(subject),
+            select=lambda pictures: pictures.first(1),
         ).subject
         if (opened.num_classes, opened.image_shape) != (subject.num_classes, subject.image_shape):
             raise InputError(f"{control.name} has other classes or images than {subject.name}")

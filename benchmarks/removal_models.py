@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -77,8 +77,8 @@ def find_attacked(
         normalisation: of every model; empty: what their records say.
 
     Raises:
-        InputError: there are no models, or two in one folder. A wrong `attack.json` makes its
-            model unusable, and the model says why.
+        InputError: there are no models, two in one folder, or two of one name. A wrong
+            `attack.json` makes its model unusable, and the model says why.
     """
     found = list(_members(folder, examples))
     if not found:
@@ -91,8 +91,21 @@ def find_attacked(
         if one.twin is not None and _hash(one.twin) not in known:
             known.add(_hash(one.twin))
             found.append(Attacked(model=one.twin))
+    _check_names(found)
     read = (_read_under(one, normalisation) for one in found) if normalisation else found
     return tuple(sorted(read, key=lambda one: one.model.name))
+
+
+def _check_names(found: Sequence[Attacked]) -> None:
+    """A run keeps what it finds of a model under its name."""
+    files: dict[str, Path] = {}
+    for one in found:
+        name, file = one.model.name, one.model.file
+        if name in files:
+            raise InputError(
+                f"two models have the name {name}: {files[name]} and {file}; rename one of them"
+            )
+        files[name] = file
 
 
 def _read_under(one: Attacked, normalisation: str) -> Attacked:

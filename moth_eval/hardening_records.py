@@ -187,8 +187,10 @@ class DistanceChange(Record):
     """Class distances of the same pairs on the same test images, before and after."""
 
     mean_before: float | None
-    """Over the pairs that have a distance before; null if none has."""
+    """Over the pairs that have a distance on both sides; if none has, over those that have one
+    before; null if there are none either."""
     mean_after: float | None
+    """Over the same pairs; if there are none, over those that have one after."""
     failed_before: tuple[Pair, ...]
     failed_after: tuple[Pair, ...]
     increase: IncreaseRecord | None

@@ -89,13 +89,7 @@ class OpenNetwork:
         self._subject = replace(subject, module=self._module)
         self._parts = dict(self._module.named_modules())
         self.images_per_pass = images_at_once or images_per_pass(
-            saved_bytes_per_image(
-                self._run,
-                self.image_shape,
-                self.device,
-                weights=self._module.state_dict().values(),
-            ),
-            self.device,
+            saved_bytes_per_image(self._run, self.image_shape, self.device), self.device
         )
 
     def _run(self, images: Tensor) -> Tensor:

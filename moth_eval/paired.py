@@ -170,13 +170,16 @@ def corrected_together(groups: Sequence[Mapping[str, float]]) -> tuple[float | N
 
 
 def _signs(models: int) -> np.ndarray:
-    """Signs `(S, models)`, the first of them all positive: all exchanges, or drawn ones."""
+    """Signs `(S, models)`, the first of them all positive: all exchanges, or drawn ones.
+
+    Each that is drawn comes with its opposite, which is as extreme, as both are among all.
+    """
     if 2**models <= PERMUTATIONS + 1:
         numbers = np.arange(2**models)[:, None] >> np.arange(models)
         return np.asarray(1 - 2 * (numbers & 1), dtype=np.float64)
-    drawn = np.random.default_rng(0).choice([-1.0, 1.0], (PERMUTATIONS + 1, models))
+    drawn = np.random.default_rng(0).choice([-1.0, 1.0], (PERMUTATIONS // 2 + 1, models))
     drawn[0] = 1.0
-    return drawn
+    return np.concatenate([drawn, -drawn])
 
 
 def holm(p_values: Sequence[float]) -> tuple[float, ...]:

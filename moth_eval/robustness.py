@@ -55,6 +55,12 @@ class PGD:
                 "random_start or restarts=1"
             )
 
+    @property
+    def passes(self) -> tuple[int, int]:
+        """Forward and backward passes per image; each of several restarts is looked at again."""
+        looked = self.restarts if self.restarts > 1 else 0
+        return self.steps * self.restarts + looked, self.steps * self.restarts
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rate:

@@ -93,8 +93,9 @@ class AdversarialTraining:
                 trainer.answers, images[:attacked], labels[:attacked], self.attack_at(done),
                 generator,
             )  # fmt: skip
-            rounds.passes[0] += attacked * self.attack.steps
-            rounds.passes[1] += attacked * self.attack.steps
+            forward, backward = self.attack.passes
+            rounds.passes[0] += attacked * forward
+            rounds.passes[1] += attacked * backward
             loss, right = trainer.step(
                 torch.cat([hard, images[attacked:]]), labels, done=done, answers=answers
             )

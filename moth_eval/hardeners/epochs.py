@@ -14,8 +14,14 @@ from .trainer import Recipe
 
 
 def batch_sizes(images: int, batch: int) -> list[int]:
-    """Images of every optimiser step of one pass: equal up to one, none over `batch`."""
+    """Images of every optimiser step of one pass: equal up to one, and `batch` at most.
+
+    A batch of 2 becomes one of 3 where a single image would be left, as BatchNorm cannot train on
+    one.
+    """
     steps = math.ceil(images / batch)
+    if batch == 2:
+        steps = max(1, images // 2)
     return [images * (step + 1) // steps - images * step // steps for step in range(steps)]
 
 

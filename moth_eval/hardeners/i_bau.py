@@ -165,8 +165,8 @@ class IBAU:
             ahead = delta - self.fixed_point_rate * inner
         gradients = self._implicit(loss, ahead, delta, weights)
         rounds.trainer.descend(gradients, images=len(images), done=done)
-        rounds.passes[0] += 2 * len(images)
-        rounds.passes[1] += len(images) * (2 + self.fixed_point_steps)
+        rounds.passes[0] += len(images)
+        rounds.passes[1] += len(images) * (1 + self.fixed_point_steps)
         tally.losses.append(float(loss.detach()))
         right = logits.detach().argmax(1) == labels
         tally.stamped.append(right[:count].cpu())

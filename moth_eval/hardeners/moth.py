@@ -206,7 +206,9 @@ def moth_paper(**changes: Any) -> Moth:
     of those), 500 passes of 90 images for each universal trigger, learning rate 1e-3, shifts of an
     eighth of the image, and mirrored images: 10 warm-up steps and 2 passes over the data.
 
-    Differs from the reference as `Moth` does, and in the scores that the warm-up leaves.
+    Differs from the reference as `Moth` does, and in the warm-up: a universal trigger is inverted
+    on `inversion_images`, a weight moves after steps, not passes of three, and other scores are
+    left; also, the success rate that moves a weight is a running one.
     """
     recipe = Recipe(optimiser="sgd", learning_rate=1e-3, batch_norm="train", shift=4, flip=True)
     settings: dict[str, Any] = {

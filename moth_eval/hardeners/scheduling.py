@@ -23,7 +23,7 @@ class PairScores:
     Attributes:
         size: `(K, K)`, last valid trigger size (pixels); 0 where there is none yet.
         gain: `(K, K)`, running growth of the logarithm of the size per visit; infinite where a
-            pair has not been measured twice.
+            pair has not been measured twice, and not a number if its last visit failed then.
         universal: `(K, K)`, how easily the universal trigger of the column takes over the row's
             images, in `[0, 1]` (the paper's warm-up score).
         difference: `(K, K)`, running relative growth of the size (the paper's distance score).
@@ -54,9 +54,9 @@ class PairScores:
         """Take in what a visit of a direction found; None: no valid trigger."""
         self.visits[source, target] += 1
         if size is None:
-            # Nothing was measured: what was hoped for is, and what was known fades.
+            # Nothing was measured: what was hoped for is not, and what was known fades.
             old = float(self.gain[source, target])
-            self.gain[source, target] = min(old, MEMORY * old) if math.isfinite(old) else 0.0
+            self.gain[source, target] = min(old, MEMORY * old) if math.isfinite(old) else math.nan
             return
         before = float(self.size[source, target])
         self.size[source, target] = size
@@ -109,7 +109,7 @@ class PairScores:
         Among equals, those measured once, which one visit more makes known, come before those that
         the warm-up found easy, and these before others in the order given.
         """
-        once = self._of_pairs((self.visits == 1).float())
+        once = self._of_pairs(((self.size > 0) & self.gain.isinf()).float())
         keys = torch.stack([scores, once, self._of_pairs(self.universal)], dim=-1).tolist()
 
         def key(place: int) -> list[float]:
@@ -134,7 +134,8 @@ class PairScores:
 
         A pair that was not measured twice is hoped to grow as its source and its target did with
         others, and a standard deviation of all gains faster. So what is unknown is tried as long
-        as it may be the best, and no number of classes makes the choice one by lot.
+        as it may be the best, and no number of classes makes the choice one by lot. Of a pair whose
+        visit failed before that nothing is hoped, and nothing follows for others.
         """
         known = self.gain.isfinite()
         if not known.any():
@@ -144,7 +145,8 @@ class PairScores:
         source = (gains.sum(1, keepdim=True) + mean) / (known.sum(1, keepdim=True) + 1)
         target = (gains.sum(0, keepdim=True) + mean) / (known.sum(0, keepdim=True) + 1)
         spread = self.gain[known].std(correction=0)
-        return torch.where(known, self.gain, source + target - mean + spread)
+        hoped = torch.where(self.gain.isnan(), 0.0, source + target - mean + spread)
+        return torch.where(known, self.gain, hoped)
 
     def tensors(self) -> dict[str, Tensor]:
         """Copies of all tables by name."""

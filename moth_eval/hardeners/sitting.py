@@ -237,6 +237,8 @@ class Sitting:
     def _problem(self, direction: Pair, start: Held | None) -> Problem:
         source, target = direction
         count, floor = self._settings.inversion_images, self._settings.initial_cost * COST_FLOOR
+        if self._settings.next_cost is not None:
+            floor = min(floor, self._settings.next_cost)
         images = (
             self._batches.except_class(target, count)
             if source < 0
@@ -306,8 +308,9 @@ class Sitting:
 
     def _attacked(self, images: Tensor, labels: Tensor) -> Tensor:
         attack = self._settings.attack
-        self._passes[0] += len(images) * attack.steps
-        self._passes[1] += len(images) * attack.steps
+        forward, backward = attack.passes
+        self._passes[0] += len(images) * forward
+        self._passes[1] += len(images) * backward
         return pgd(self._trainer.answers, images, labels, attack, self._generator)
 
     def _entry(

@@ -71,7 +71,7 @@ class Universal:
             first_steps=self.next_steps,
             inversion_images=self.inversion_images,
             inversion_batch=self.inversion_batch,
-            success_rate=self.success_rate,
+            warm_up_success_rate=self.success_rate,
             stamped=self.stamped,
             clean=self.clean,
             largest_share=self.largest_share,

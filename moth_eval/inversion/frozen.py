@@ -87,13 +87,7 @@ class FrozenNetwork:
         self.backward_passes = 0
         self._module, self.folded = freeze(subject.module, self._probe(subject))
         self.images_per_pass = images_at_once or images_per_pass(
-            saved_bytes_per_image(
-                self._for_gradient,
-                self.image_shape,
-                self.device,
-                weights=self._module.state_dict().values(),
-            ),
-            self.device,
+            saved_bytes_per_image(self._for_gradient, self.image_shape, self.device), self.device
         )
 
     def _probe(self, subject: Subject) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -25,31 +26,33 @@ def saved_bytes_per_image(
     forward: Callable[[Tensor], Tensor],
     shape: tuple[int, int, int],
     device: torch.device,
-    *,
-    weights: Iterable[Tensor] = (),
 ) -> int:
-    """Bytes that autograd keeps between forward and backward for one image `(C, H, W)`.
+    """Bytes that autograd keeps between forward and backward for each further image `(C, H, W)`.
+
+    What it keeps however many images there are does not count: weights, and the copies of them in
+    which a lower precision is reckoned.
 
     Args:
         forward: the network.
         shape: of an image.
         device: where it lies.
-        weights: tensors that are there anyway, however many images there are.
     """
+    two, four = (_saved_bytes(forward, torch.zeros((n, *shape), device=device)) for n in (2, 4))
+    return max((four - two) // 2, math.prod(shape) * torch.float32.itemsize)
+
+
+def _saved_bytes(forward: Callable[[Tensor], Tensor], images: Tensor) -> int:
     seen: dict[int, int] = {}
-    known = {tensor.untyped_storage().data_ptr() for tensor in weights}
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in known:
-            seen[storage.data_ptr()] = storage.nbytes()
+        seen[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    images = torch.zeros((2, *shape), device=device, requires_grad=True)
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-        logits = forward(images)
+        logits = forward(images.requires_grad_())
     del logits
-    return max(sum(seen.values()) // 2, images[0].numel() * images.element_size())
+    return sum(seen.values())
 
 
 def images_per_pass(bytes_per_image: int, device: torch.device) -> int:

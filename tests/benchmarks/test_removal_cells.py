@@ -483,3 +483,11 @@ def test_folders_without_models_and_with_two_are_named(tmp_path: Path) -> None:
     (folder / "other.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
     with pytest.raises(InputError, match=r"holds 2 models .*expected one per folder"):
         find_attacked(folder, examples=tmp_path)
+
+
+def test_two_models_of_one_name_are_refused_as_a_run_tells_models_by_name(tmp_path: Path) -> None:
+    folder = write_attacked(tmp_path / "twice", names=("bad",)) / "models"
+    weights = (folder / "bad" / "model.safetensors").read_bytes()
+    (folder / "bad.safetensors").write_bytes(weights)
+    with pytest.raises(InputError, match=r"two models have the name bad: .*rename one of them"):
+        find_attacked(folder, examples=tmp_path)

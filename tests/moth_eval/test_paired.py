@@ -104,8 +104,10 @@ def test_correction_together_takes_methods_with_fewer_models_and_none_with_one()
     assert found[1] is not None and found[1] >= 2 / 2**3
     assert found[2:] == (None, 1.0)
     assert corrected_together([]) == ()
-    many = corrected_together([{str(place): 1.0 for place in range(40)}])
-    assert many[0] == pytest.approx(1 / 10_000, rel=2)
+    for models in (14, 20, 40):
+        [many] = corrected_together([{str(place): 1.0 for place in range(models)}])
+        plain = paired_difference([0.0] * models, [1.0] * models).p_value
+        assert many == pytest.approx(2 / 10_000) == plain
 
 
 def test_holm_is_as_in_a_worked_example_and_keeps_the_order() -> None:

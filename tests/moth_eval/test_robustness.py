@@ -103,6 +103,20 @@ def test_restarts_keep_the_worst_of_each_image() -> None:
     assert fooled(several).sum() > max(fooled(s).sum() for s in singles)
 
 
+@pytest.mark.parametrize(("restarts", "passes"), [(1, (4, 4)), (3, (15, 12))])
+def test_an_attack_says_how_many_passes_it_takes(restarts: int, passes: tuple[int, int]) -> None:
+    seen = [0]
+
+    def network(images: Tensor) -> Tensor:
+        seen[0] += len(images)
+        return images.flatten(1)[:, :3]
+
+    attack, labels = PGD(steps=4, restarts=restarts), torch.zeros(5, dtype=torch.int64)
+    pgd(network, torch.rand(5, 3, 2, 2), labels, attack, generator_for(0))
+    assert attack.passes == passes
+    assert seen[0] == 5 * passes[0]
+
+
 class Pinhole(nn.Module):
     """Class 0, but for images that are grey all over: class 1."""
 

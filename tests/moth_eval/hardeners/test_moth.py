@@ -218,6 +218,21 @@ def test_a_warm_up_class_by_class_takes_a_step_for_each_on_the_trigger_of_the_fi
     assert entry.steps == 4
 
 
+def test_universal_triggers_are_squeezed_as_far_as_the_success_rate_that_was_asked_for(
+    subject: Subject, data: Examples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: set[float] = set()
+
+    def recorded(network: Any, images: Any, problems: list[Problem], schedule: Schedule) -> Any:
+        seen.add(schedule.success_rate)
+        return invert(network, images, problems, schedule)
+
+    monkeypatch.setattr("moth_eval.hardeners.sitting.invert", recorded)
+    method = Universal(rounds=2, clean=8, first_steps=2, next_steps=2, success_rate=0.6)
+    method.harden(subject, data, generator=torch.Generator().manual_seed(0))
+    assert seen == {0.6}
+
+
 def test_the_published_costs_start_low_go_on_high_and_start_again_after_a_failure(
     subject: Subject, data: Examples, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -232,6 +247,9 @@ def test_the_published_costs_start_low_go_on_high_and_start_again_after_a_failur
     moth = replace(SMALL, rounds=8, warm_up_rounds=0, next_cost=0.5, initial_cost=0.02)
     harden(moth, subject, data)
     assert set(seen) == {(None, 30), (0.02, 10), (0.5, 5)}
+    seen.clear()
+    harden(replace(moth, next_cost=1e-4), subject, data)
+    assert set(seen) == {(None, 30), (0.02, 10), (1e-4, 5)}
     kept = replace(moth, next_cost=None)
     seen.clear()
     harden(kept, subject, data)
@@ -293,6 +311,22 @@ class TestScheduling:
         scores.note(0, 2, 10.0)
         scores.note(2, 0, 10.0)
         assert self.choose(scores, "gain", 1) == [(0, 2)]
+
+    def test_a_pair_that_failed_at_first_tells_nothing_of_others_and_comes_after_them(self) -> None:
+        scores = self.scores()
+        for direction, growth in (((0, 1), 2.0), ((1, 0), 2.0), ((1, 2), 1.5), ((2, 1), 1.5)):
+            scores.note(*direction, 10.0)
+            scores.note(*direction, 10.0 * growth)
+        before = self.choose(scores, "gain", 6)
+        assert before.index((0, 3)) < before.index((2, 3))
+        scores.note(0, 3, None)
+        scores.note(3, 0, None)
+        assert self.choose(scores, "gain", 6) == [p for p in before if p != (0, 3)] + [(0, 3)]
+        fresh, failed = self.scores(), self.scores()
+        failed.note(0, 1, None)
+        for one in (fresh, failed):
+            one.universal[2, 3] = 0.9
+        assert self.choose(failed, "gain", 1) == self.choose(fresh, "gain", 1) == [(2, 3)]
 
     def test_with_many_classes_what_was_measured_decides_long_before_all_pairs_are(self) -> None:
         scores = PairScores(43, range(43), symmetric=True)

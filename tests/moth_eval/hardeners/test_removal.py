@@ -120,7 +120,14 @@ def test_without_a_majority_of_valid_triggers_no_class_is_flagged(
 
 @pytest.mark.parametrize(
     ("images", "batch", "sizes"),
-    [(387, 128, [96, 97, 97, 97]), (130, 128, [65, 65]), (5, 8, [5]), (6, 2, [2, 2, 2])],
+    [
+        (387, 128, [96, 97, 97, 97]),
+        (130, 128, [65, 65]),
+        (5, 8, [5]),
+        (6, 2, [2, 2, 2]),
+        (5, 2, [2, 3]),
+        (1, 2, [1]),
+    ],
 )
 def test_a_pass_takes_as_many_images_as_there_are(
     images: int, batch: int, sizes: list[int]
@@ -235,6 +242,35 @@ def test_reading_attention_leaves_no_hook_behind(drawn: Subject) -> None:
 def test_a_small_batch_has_a_perturbed_image_all_the_same(count: int) -> None:
     """The published code of I-BAU perturbs `int(0.01 * batch)` images: none under 100."""
     assert perturbed(count, 0.01) == 1
+
+
+class Counted(nn.Module):
+    """A network, and how many images its copies have seen."""
+
+    def __init__(self, network: nn.Module) -> None:
+        nn.Module.__init__(self)
+        self.network = network
+        self.seen = torch.zeros(())
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.seen += len(images)
+        answers: torch.Tensor = self.network(images)
+        return answers
+
+    def __deepcopy__(self, memo: Any) -> Counted:
+        copy = Counted(deepcopy(self.network, memo))
+        copy.seen = self.seen
+        return copy
+
+
+def test_i_bau_counts_each_image_as_often_as_it_goes_through(backdoored: Subject) -> None:
+    counted = Counted(backdoored.module)
+    subject = replace(backdoored, module=counted)
+    done = run(IBAU(rounds=2, batch=16, fixed_point_steps=3), subject)
+    assert done.cost.forward_passes == int(counted.seen)
+    drawn = done.images_used * 2
+    # Perturbation, both losses, two products on the way, and one through the weights.
+    assert done.cost.backward_passes == drawn * (1 + 2 + 2 + 1)
 
 
 def test_i_bau_takes_the_success_rate_of_a_planted_patch_down(backdoored: Subject) -> None:
