@@ -239,9 +239,17 @@ def _start(wish: Injection, data: GivenData) -> Start:
             normalisation=wish.normalisation,
             channels=data.splits.training.images.shape[1],
         )
-    return from_model(
+    start = from_model(
         wish.model, wish.architecture, data.splits.training, normalisation=wish.normalisation
     )
+    names = data.class_names
+    if names and len(names) != start.num_classes:
+        raise InputError(
+            f"{wish.data} names {len(names)} classes, but the network in {wish.model} has "
+            f"{start.num_classes}, and names are numbered by their sorted order; give every class "
+            "a folder, or call the folders by the numbers of their classes"
+        )
+    return start
 
 
 def _carried_out(task: _Task, draft: Path, tell: Tell) -> AttackRecord:

@@ -26,10 +26,12 @@ class GivenData:
     Attributes:
         splits: training and test images; there is no validation, since nothing is decided by it.
         record: what `attack.json` says of them.
+        class_names: by their number, where folders have them; empty otherwise.
     """
 
     splits: Splits
     record: DataRecord
+    class_names: tuple[str, ...] = ()
 
 
 def read_data(data: str, test: str, *, seed: int, size: Size | None = None) -> GivenData:
@@ -67,7 +69,11 @@ def read_data(data: str, test: str, *, seed: int, size: Size | None = None) -> G
     splits = Splits(training=training, validation=nothing, test=tested, num_classes=classes)
     record = _record(splits, data, test, held_out)
     said = tuple(sentence for sentence in resized if sentence)
-    return GivenData(splits=splits, record=record.model_copy(update={"resized": said}))
+    return GivenData(
+        splits=splits,
+        record=record.model_copy(update={"resized": said}),
+        class_names=pictures.classes,
+    )
 
 
 def read_scenes(source: str, *, training: bool) -> Scenes:

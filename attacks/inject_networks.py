@@ -15,6 +15,7 @@ from moth_eval.errors import InputError, MothError
 from moth_eval.loading.architectures import ArchitectureSource
 from moth_eval.loading.doubts import doubts_of_choice
 from moth_eval.loading.files import LoadedNetwork, load_network, save_network
+from moth_eval.loading.forward import measure_forward
 from moth_eval.loading.preprocessing import choose_preprocessing, name_of, preprocessing_of
 from moth_eval.loading.rounds import RoundModel, read_round
 from moth_eval.loading.sidecars import name_in_sidecar
@@ -184,7 +185,8 @@ def from_model(model: Path, option: str, scenes: Scenes, *, normalisation: str =
         RefusedFile: it cannot be opened.
     """
     found, loaded = _opened(model, option)
-    classes = loaded.num_classes or 0
+    measured = measure_forward(loaded.module, scenes.image_shape)
+    classes = measured.num_classes
     if classes <= int(scenes.labels.max()):
         raise InputError(
             f"{model} has {classes} classes, the data have labels up to {int(scenes.labels.max())}"
@@ -197,6 +199,7 @@ def from_model(model: Path, option: str, scenes: Scenes, *, normalisation: str =
             loaded.module,
             few,
             layout=found.layout,
+            batch_size=measured.batch_size,
             only=normalisation,
             stated=found.stated_normalisation,
         )

@@ -38,6 +38,12 @@ class Scenes:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Of a picture: channels, height, width."""
+        _, channels, height, width = self.images.shape
+        return channels, height, width
+
     def take(self, rows: Tensor) -> Scenes:
         """The scenes at `rows`, an index or boolean tensor, in that order."""
         return Scenes(

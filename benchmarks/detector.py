@@ -163,8 +163,10 @@ def logits_of(
 
     from moth_eval.loading.architectures import ArchitectureSource
     from moth_eval.loading.files import load_network
+    from moth_eval.loading.forward import require_bounded
     from moth_eval.loading.images import read_image
     from moth_eval.loading.preprocessing import preprocessing_of
+    from moth_eval.loading.rounds import read_round
     from moth_eval.runner import resolve_device
 
     files = sorted(path for path in dataset.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
@@ -173,11 +175,22 @@ def logits_of(
     where = resolve_device(device)
     preprocessing = preprocessing_of(normalisation or "unit")
     source = ArchitectureSource.optional(architecture, forbidden=model.parent)
-    loaded = load_network(model, architecture=source)
-    module = loaded.module.to(where).eval()
+    [known] = read_round(model, answers=False).models
+    loaded = load_network(
+        model,
+        architecture=source,
+        architecture_name=known.architecture or None,
+        num_classes=known.num_classes,
+    )
+    module, sizes = loaded.module.eval(), set[tuple[int, int, int]]()
     found: dict[str, list[float]] = {}
     for path in files:
         image = torch.from_numpy(read_image(path)).float().div(255)[None].to(where)
+        _, channels, height, width = image.shape
+        if (channels, height, width) not in sizes:
+            require_bounded(module.cpu(), (channels, height, width))
+            sizes.add((channels, height, width))
+            module = module.to(where)
         with torch.no_grad():
             found[path.name] = [float(one) for one in module(preprocessing(image))[0].cpu()]
     out.mkdir(parents=True, exist_ok=True)

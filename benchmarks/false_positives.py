@@ -343,6 +343,7 @@ def _cell(plan: FalsePositivesPlan, study: FalsePositivesStudy, task: Task) -> C
         study=HardenStudy(
             model=model_path(model),
             data=data_of(study.data, model),
+            data_named=study.data is not None,
             run=study.run.resolve() / CELLS / plan.manifest.folders[model.name],
             method=study.method,
             share=study.trained_share,

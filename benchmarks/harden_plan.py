@@ -71,6 +71,7 @@ class HardenStudy:
         threads: CPU threads; None: as many as torch takes.
         command: how the run was called, for the record.
         variants: whether further networks that the method leaves are kept too.
+        data_named: whether the user named the data; what lies with a model may be less large.
     """
 
     model: Path
@@ -91,6 +92,7 @@ class HardenStudy:
     threads: int | None = None
     command: tuple[str, ...] = ()
     variants: bool = False
+    data_named: bool = True
 
     @property
     def protocol(self) -> DistanceProtocol:
@@ -191,7 +193,7 @@ def _opened(study: HardenStudy) -> tuple[RoundModel, Opened, HardeningData]:
         )
     source = ArchitectureSource.optional(study.architecture, forbidden=study.model)
     device = resolve_device(study.device)
-    known = replace(models[0], normalisation=study.normalisation)
+    known = replace(models[0], normalisation=study.normalisation, examples_named=study.data_named)
     drawing = Drawing(
         share=study.share, seed=study.seed, first=study.first, held_out=study.test is None
     )

@@ -280,6 +280,7 @@ def _cells(study: HardeningStudy, found: Round, manifest: HardeningStudyManifest
             study=HardenStudy(
                 model=model_path(models[entry.name]),
                 data=data_of(study.data, models[entry.name]),
+                data_named=study.data is not None,
                 run=study.run.resolve() / CELLS / entry.folders[spec][seed],
                 method=spec,
                 share=study.trained_share,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,20 +12,21 @@ from moth_eval.errors import InputError, RunError
 from moth_eval.hardening_cells import CELLS, outcome_path
 from moth_eval.hardening_records import CARD
 from moth_eval.hardening_study_records import HardeningStudyFolder, HardeningStudyManifest
-from moth_eval.records import (
-    LEDGER,
-    LOGS,
-    MANIFEST,
-    TRIGGERS,
-    RunFolder,
-    RunManifest,
+from moth_eval.records import LEDGER, LOGS, MANIFEST, TRIGGERS, RunFolder, RunManifest
+from moth_eval.removal_records import REMOVAL, RemovalFolder, RemovalManifest
+from moth_eval.run_files import (
+    LARGEST_LEDGER,
+    copy_file,
+    read_file,
+    require_no_links,
     write_whole,
 )
-from moth_eval.removal_records import REMOVAL, RemovalFolder, RemovalManifest
-from moth_eval.run_files import LARGEST_LEDGER, read_file, require_no_links
 
 from .run_states import kind_of
 from .sittings import Difference, refuse_differences, same_ground
+
+PARTIAL = ".partial"
+"""Folder that a cell is in until it is whole."""
 
 M = TypeVar("M", RunManifest, HardeningStudyManifest, RemovalManifest)
 C = TypeVar("C", HardeningStudyManifest, RemovalManifest)
@@ -161,35 +163,41 @@ def _copy(source: Path, target: Path) -> None:
     """Copy every file that is not there yet; one that is has the same content, or goes on."""
     for path in _files(source):
         there = target / path.relative_to(source)
-        new = read_file(path, largest=LARGEST_LEDGER)
-        if there.exists():
-            old = read_file(there, largest=LARGEST_LEDGER)
-            if _goes_on(path, old, new):
-                write_whole(there, new)
-            elif old != new and path.suffix not in (".lock", ".log"):
-                raise RunError(
-                    f"{path} and {there} differ, though they are to be the same: merge into a new "
-                    "folder, and leave one of the runs out"
-                )
-            continue
-        write_whole(there, new)
+        if not there.exists() or _goes_on(path, there):
+            copy_file(path, there)
+        elif path.suffix not in (".lock", ".log") and not filecmp.cmp(path, there, shallow=False):
+            raise RunError(
+                f"{path} and {there} differ, though they are to be the same: merge into a new "
+                "folder, and leave one of the runs out"
+            )
 
 
-def _goes_on(path: Path, old: bytes, new: bytes) -> bool:
+def _goes_on(path: Path, there: Path) -> bool:
     """Whether a ledger file has more lines than its copy of an earlier merge, or a log does."""
-    same = path.suffix == ".log" or (path.suffix == ".jsonl" and new.startswith(old))
-    return same and len(new) > len(old)
+    if path.suffix not in (".log", ".jsonl") or path.stat().st_size <= there.stat().st_size:
+        return False
+    return path.suffix == ".log" or read_file(path, largest=LARGEST_LEDGER).startswith(
+        read_file(there, largest=LARGEST_LEDGER)
+    )
 
 
 def _copy_cells(source: Path, target: Path) -> None:
-    """Copy cells that are not in the target; one with more cards is worth more."""
+    """Copy cells that are not in the target; one with more cards is worth more.
+
+    A cell comes under its name once it is whole, so that a merge that is broken off can go on.
+    """
+    partial = target / PARTIAL
     for folder in sorted(path for path in source.glob("*") if path.is_dir()):
         there = target / folder.name
-        if there.exists() and _worth(folder) <= _worth(there):
+        if folder.name == PARTIAL or (there.exists() and _worth(folder) <= _worth(there)):
             continue
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        _copy(folder, partial)
         shutil.rmtree(there, ignore_errors=True)
         outcome_path(there).unlink(missing_ok=True)
-        _copy(folder, there)
+        partial.rename(there)
+    shutil.rmtree(partial, ignore_errors=True)
     for outcome in sorted(source.glob("*.json")):
         there = target / outcome.name
         if not there.exists() and not (target / outcome.stem / CARD).is_file():

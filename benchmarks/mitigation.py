@@ -17,6 +17,7 @@ from moth_eval.errors import InputError, MothError
 from moth_eval.hardeners import ENTRY_POINTS, HARDENERS
 from moth_eval.hardening import Hardener
 from moth_eval.loading.architectures import ArchitectureSource
+from moth_eval.loading.bounded import leads_outside
 from moth_eval.loading.files import load_network
 from moth_eval.loading.images import read_image
 from moth_eval.loading.labelled_files import labelled_files
@@ -38,6 +39,8 @@ LOG = logging.getLogger(__name__)
 
 WITHOUT_IMAGES = "clp"
 """What is done where the method that was asked for leaves no model: it looks at no image."""
+
+_LABELS = range(2**31)
 
 HIDDEN = -1
 """In the place of a label that is not told."""
@@ -103,13 +106,29 @@ def mitigate(
             model, dataset, source, where, notes, normalisation=normalisation
         )
     except MothError as error:
-        module = load_network(model, architecture=source).module
+        module = _as_it_was(model, source)
         _note(notes, f"the clean images cannot be used ({error}): the model is written as it was")
     else:
         module, method = _hardened(subject, settings, notes)
     out.mkdir(parents=True, exist_ok=True)
-    torch.save(module.cpu().eval(), out / name)
+    temporary = out / f".{name}.tmp"
+    try:
+        torch.save(module.cpu().eval(), temporary)
+        temporary.replace(out / name)
+    finally:
+        temporary.unlink(missing_ok=True)
     return Mitigated(path=out / name, method=method, notes=tuple(notes))
+
+
+def _as_it_was(model: Path, source: ArchitectureSource | None) -> nn.Module:
+    """The network in the file, which is not run."""
+    [found] = read_round(model, answers=False).models
+    return load_network(
+        model,
+        architecture=source,
+        architecture_name=found.architecture or None,
+        num_classes=found.num_classes,
+    ).module
 
 
 def _hardened(
@@ -183,10 +202,16 @@ def _read(dataset: Path, notes: list[str]) -> Iterator[tuple[Path, np.ndarray | 
 
 def _files(folder: Path, notes: list[str]) -> dict[Path, int]:
     """Every image of a folder with its label, or `HIDDEN`."""
+    root = folder.resolve()
     try:
-        return {file.path: file.label for file in labelled_files(folder, layout="trojai-11")}
+        found = labelled_files(folder, layout="trojai-11")
+        return {one.path: one.label if one.label in _LABELS else HIDDEN for one in found}
     except InputError as error:
-        images = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+        images = sorted(
+            path
+            for path in folder.iterdir()
+            if path.suffix.lower() in IMAGE_SUFFIXES and not leads_outside(path, root)
+        )
         if not images:
             raise
         _note(notes, f"labels cannot be read: {error}")

@@ -12,7 +12,7 @@ from moth_eval.distance_records import DistanceFolder
 from moth_eval.errors import InputError
 from moth_eval.hardening_cells import CellState
 from moth_eval.hardening_study_records import HardeningStudyFolder, HardeningStudyManifest
-from moth_eval.loading.architectures import builtin_architecture
+from moth_eval.loading.architectures import imports_code
 from moth_eval.loading.sources import TORCHVISION
 from moth_eval.records import RunFolder, ScanRecord
 from moth_eval.removal_records import RemovalFolder, RemovalManifest, RemovalState
@@ -72,7 +72,7 @@ class Cell:
             InputError: there is such an option; names it.
         """
         given = {name: self.options.get(name) for name in TRUSTED}
-        if given["arch"] and builtin_architecture(str(given["arch"])):
+        if given["arch"] and not imports_code(str(given["arch"])):
             del given["arch"]
         # torchvision unpickles what lies in the folders of some of its data sets.
         named = {name: str(self.options.get(name) or "") for name in IMAGES}

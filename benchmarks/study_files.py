@@ -294,7 +294,7 @@ def _parsed(call: Sequence[str]) -> tuple[str, dict[str, Any]]:
         context = load_command(word).make_context(word, line)
     except click.ClickException as error:
         raise InputError(
-            f"{' '.join(call)!r} is no call of today's commands: {error.message}"
+            f"{' '.join(call)!r} is no call of today's commands: {error.format_message()}"
         ) from error
     except click.exceptions.Exit as error:  # of a call for help
         raise InputError(f"{' '.join(call)!r} carries nothing out") from error

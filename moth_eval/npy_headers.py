@@ -11,6 +11,9 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+_PACKINGS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""What numpy writes; the errors of other unpackers are theirs."""
+
 _READERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
@@ -40,17 +43,29 @@ def claim_of(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Claim:
     Raises:
         ValueError: it is none that numpy writes of plain arrays.
     """
+    name = info.filename.removesuffix(".npy")
+    if info.compress_type not in _PACKINGS:
+        raise ValueError(f"the array {name!r} is compressed in a way that numpy does not write")
     with archive.open(info) as file:
         version = npy.read_magic(file)
         if version not in _READERS:
-            name = info.filename.removesuffix(".npy")
             raise ValueError(f"the array {name!r} is written in version {version}")
-        shape, _, dtype = _READERS[version](file)
+        try:
+            shape, _, dtype = _READERS[version](file)
+        except Exception as error:  # numpy parses it as Python, which may raise anything
+            raise ValueError(f"the array {name!r} has a header that is none: {error!r}") from error
         return Claim(shape=shape, dtype=dtype, held=info.file_size - file.tell())
 
 
 def array_of(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
-    """The array itself, once its claim is known to be true; nothing is unpickled."""
+    """The array itself, once its claim is known to be true; nothing is unpickled.
+
+    Raises:
+        ValueError: numpy cannot make an array of that shape.
+    """
     with archive.open(info) as file:
-        array: NDArray[Any] = npy.read_array(file, allow_pickle=False)
+        try:
+            array: NDArray[Any] = npy.read_array(file, allow_pickle=False)
+        except (OverflowError, TypeError) as error:
+            raise ValueError(f"the array {info.filename!r} cannot be made: {error}") from error
     return array

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 from .errors import RunError
 
@@ -21,7 +24,8 @@ LARGEST_LEDGER = 1 << 29
 SCRATCH = "scratch"
 """Folder of a run where programs of others work; what they leave is theirs, and removed."""
 
-_AS_IT_IS = os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
+_AS_IT_IS = os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+"""No link is followed, no other end of a pipe waited for."""
 
 
 def read_file(path: Path, *, largest: int = LARGEST_RECORD) -> bytes:
@@ -32,12 +36,7 @@ def read_file(path: Path, *, largest: int = LARGEST_RECORD) -> bytes:
         RunError: it is a link, folder, pipe or device, is too large, or cannot be read.
     """
     try:
-        number = open_file(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-        status = os.fstat(number)
-        if not stat.S_ISREG(status.st_mode):
-            os.close(number)
-            raise RunError(f"{path} is a folder, pipe or device, expected an ordinary file")
-        with os.fdopen(number, "rb") as file:
+        with os.fdopen(open_file(path, os.O_RDONLY), "rb") as file:
             content = file.read(largest + 1)
     except FileNotFoundError:
         raise
@@ -64,31 +63,43 @@ def read_json(path: Path) -> object:
 
 
 def open_file(path: Path, flags: int) -> int:
-    """`os.open` of the file itself, never of one that a link in its place leads to.
+    """`os.open` of an ordinary file itself, never of one that a link in its place leads to.
 
     Raises:
-        RunError: there is a link.
+        RunError: there is a link, folder, pipe or device.
         OSError: it cannot be opened.
     """
     try:
-        return os.open(path, flags | _AS_IT_IS, 0o666)
+        number = os.open(path, flags | _AS_IT_IS, 0o666)
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise _linked(path) from error
+        if error.errno in (errno.ENXIO, errno.EISDIR):  # a pipe that nobody reads
+            raise _not_ordinary(path) from error
         raise
+    if not stat.S_ISREG(os.fstat(number).st_mode):
+        os.close(number)
+        raise _not_ordinary(path)
+    return number
 
 
 def require_no_links(run: Path) -> None:
     """Makes sure that what is written into a run folder, or removed from it, lies in it.
 
-    The folder itself may be a link: that is its user's. Links inside came with it.
+    The folder itself may be a link: that is its user's. Links and pipes inside came with it.
 
     Raises:
-        RunError: there is a link in it.
+        RunError: there is a link, pipe or device in it.
     """
     for entry in _entries(run):
         if entry.is_symlink():
             raise _linked(Path(entry.path))
+        if not (entry.is_file() or entry.is_dir()) and os.path.lexists(entry.path):
+            raise _not_ordinary(Path(entry.path))
+
+
+def _not_ordinary(path: Path) -> RunError:
+    return RunError(f"{path} is a folder, pipe or device, expected an ordinary file")
 
 
 def _linked(path: Path) -> RunError:
@@ -109,6 +120,19 @@ def _entries(run: Path) -> Iterator[os.DirEntry[str]]:
                     pending.append(Path(entry.path))
 
 
+def copy_file(source: Path, target: Path) -> None:
+    """Copy an ordinary file of any size, so that it is there whole or not at all.
+
+    Raises:
+        RunError: the source is a link, folder, pipe or device, or cannot be read.
+    """
+    try:
+        with os.fdopen(open_file(source, os.O_RDONLY), "rb") as content:
+            _write_from(content, target)
+    except OSError as error:
+        raise RunError(f"{source} cannot be copied to {target}: {error.strerror}") from error
+
+
 def write_changed(path: Path, content: bytes) -> None:
     """Write a file whole, unless this is what is in it: one that stays keeps its date."""
     if path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content:
@@ -118,13 +142,17 @@ def write_changed(path: Path, content: bytes) -> None:
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file so that it is there whole or not at all, even after a power cut."""
+    _write_from(io.BytesIO(content), path)
+
+
+def _write_from(content: IO[bytes], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # Nobody can have laid a link in the place of a name that is drawn now.
     temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
     number = open_file(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     try:
         with os.fdopen(number, "wb") as file:
-            file.write(content)
+            shutil.copyfileobj(content, file)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

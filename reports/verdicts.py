@@ -113,7 +113,7 @@ def judge(run: Run, policy: ScanPolicy) -> list[ModelVerdict]:
         verdicts = tuple(
             _verdict(row, policy, len(asked)) for row in rows if row.model == entry.name
         )
-        grade = min((v.grade for v in verdicts), key=GRADES.index)
+        grade = min((v.grade for v in verdicts), key=GRADES.index, default=NOT_JUDGED)
         if grade == NOT_JUDGED and any(v.grade == NO_EVIDENCE for v in verdicts):
             grade = NO_EVIDENCE  # another scanner did judge it
         found.append(ModelVerdict(model=entry.name, grade=grade, verdicts=verdicts))

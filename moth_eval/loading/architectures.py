@@ -183,6 +183,11 @@ class ArchitectureSource:
         return call_factory(label, factory, num_classes)
 
 
+def imports_code(spec: str) -> bool:
+    """Whether `--arch` with this value imports a module that is neither ours nor torchvision's."""
+    return own_network(spec) is None and not ArchitectureSource(spec=spec).is_builtin
+
+
 def builtin_architecture(name: str) -> Factory | None:
     """A factory of a network that needs no code of the user's, or None."""
     plain = name.strip().removeprefix("classification:").lower()

@@ -58,7 +58,7 @@ def facts_beside(file: Path, names: set[str], root: Path) -> tuple[dict[str, obj
         path = file.parent / name
         try:
             if leads_outside(path, root):
-                raise RoundError(f"{name} is a link that leads out of {root}; copy the file")
+                raise RoundError(_foreign(name, root))
             read = read_config(path)
         except RoundError as error:
             problems.append(str(error))
@@ -67,6 +67,21 @@ def facts_beside(file: Path, names: set[str], root: Path) -> tuple[dict[str, obj
             read.pop("normalisation", None)
         facts = {**read, **facts}
     return facts, problems
+
+
+def foreign_sidecar(file: Path, root: Path) -> str:
+    """Why the side-car of a model file must not decide on its network; empty if it may.
+
+    Args:
+        file: the model file.
+        root: the folder that no link may lead out of (resolved).
+    """
+    names = (name for name in _sidecars(file) if leads_outside(file.with_name(name), root))
+    return next((_foreign(name, root) for name in names), "")
+
+
+def _foreign(name: str, root: Path) -> str:
+    return f"{name} is a link that leads out of {root}; copy the file"
 
 
 def _unwrap(content: Mapping[object, object]) -> dict[str, object]:

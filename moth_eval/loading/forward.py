@@ -74,17 +74,33 @@ def measure_forward(module: nn.Module, image_shape: tuple[int, int, int]) -> Mea
     """
     noise = torch.rand(BATCH, *image_shape, generator=generator_for("check_forward", image_shape))
     before = _state(module)
-    with (
-        in_time("the first run of the network in the file"),
-        torch.no_grad(),
-        torch.random.fork_rng(devices=[]),
-    ):
+    with _first_run():
         peak = _peak(module, torch.zeros_like(noise))
         for images in (torch.zeros_like(noise), noise):
             logits = _run(module, images)
             _check_logits(logits, image_shape)
     _require_unchanged(module, before)
     return Measured(num_classes=logits.shape[1], peak=peak)
+
+
+def require_bounded(module: nn.Module, image_shape: tuple[int, int, int]) -> None:
+    """Makes sure that images of this shape take neither endless memory nor endless time.
+
+    Raises:
+        RefusedFile: they would, or it cannot be run on them.
+    """
+    with _first_run():
+        _peak(module, torch.zeros(BATCH, *image_shape))
+
+
+@contextmanager
+def _first_run() -> Iterator[None]:
+    with (
+        in_time("the first run of the network in the file"),
+        torch.no_grad(),
+        torch.random.fork_rng(devices=[]),
+    ):
+        yield
 
 
 def _run(module: nn.Module, images: Tensor) -> Any:

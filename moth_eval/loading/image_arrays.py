@@ -96,7 +96,7 @@ def _member(
 
 
 def _info(archive: zipfile.ZipFile, member: str, path: Path) -> zipfile.ZipInfo:
-    """Where a member lies in the archive; numpy can read how it is packed."""
+    """Where a member lies in the archive."""
     try:
         info = archive.getinfo(f"{member}.npy")
     except KeyError:
@@ -105,11 +105,6 @@ def _info(archive: zipfile.ZipFile, member: str, path: Path) -> zipfile.ZipInfo:
             f"{path} has no array {member!r}; expected images and labels, found "
             f"{names or 'nothing'}"
         ) from None
-    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise InputError(
-            f"{path}: the array {member!r} is compressed in a way that numpy does not write; save "
-            "it with numpy.savez or numpy.savez_compressed"
-        )
     return info
 
 

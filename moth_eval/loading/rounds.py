@@ -10,7 +10,7 @@ from pathlib import Path
 from ..errors import InputError, RoundError
 from ..records import Truth
 from .bounded import leads_outside
-from .configs import configs_of, facts_beside, truth_of_config
+from .configs import configs_of, facts_beside, foreign_sidecar, truth_of_config
 from .facts import architecture_of, num_classes_of, shown_of
 from .ground_truth import Named, attack_claims, claims_of, mark_errata, named_claims, settle
 from .layouts import (
@@ -258,7 +258,10 @@ def _read_folder(
     layout = layout_of(names, facts, side)
     architecture, mismatch = architecture_of(config, row)
     normalisation, wrong = _stated_normalisation(config)
-    obstacles = [p for p in (_file_problem(file, found.root), missing, mismatch, wrong) if p]
+    foreign = foreign_sidecar(file, found.root)
+    flaws = [flaw for flaw in flaws if flaw != foreign]
+    obstacles = [_file_problem(file, found.root), foreign, missing, mismatch, wrong]
+    obstacles = [obstacle for obstacle in obstacles if obstacle]
     model = RoundModel(
         name=folder.name,
         file=file,
@@ -300,7 +303,10 @@ def _read_file(
     )
     architecture, mismatch = architecture_of(config, row)
     normalisation, wrong = _stated_normalisation(config)
-    obstacles = [_file_problem(file, found.root), mismatch, wrong, "" if examples else missing]
+    foreign = foreign_sidecar(file, found.root)
+    flaws = [flaw for flaw in flaws if flaw != foreign]
+    obstacles = [_file_problem(file, found.root), foreign, mismatch, wrong]
+    obstacles.append("" if examples else missing)
     obstacles = [obstacle for obstacle in obstacles if obstacle]
     return RoundModel(
         name=found.name_of(file),

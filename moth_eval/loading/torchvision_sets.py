@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, Protocol
+from contextlib import contextmanager, suppress
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -17,8 +17,15 @@ from ..pictures import Pictures
 from .sources import TorchvisionSet, require_source
 from .stacking import Size, Stack
 
+_TRAINING_PARTS = ("train", "trainval", "train-standard")
 _TEST_PARTS = ("test", "val")
 """What the part that is not trained on is called, where it goes by a name."""
+
+_NOT_READ = {
+    "LSUN": "unpickles a file in its folder, which may hold code",
+    "LSUNClass": "unpickles a file in its folder, which may hold code",
+    "EMNIST": "is six data sets under one name",
+}
 
 
 def read_torchvision(
@@ -91,10 +98,10 @@ def _whole(source: TorchvisionSet) -> Iterator[_DataSet]:
         yield _opened(kind, source)
     except InputError:
         raise
-    except (RuntimeError, OSError, ImportError, ValueError, TypeError) as error:
+    except Exception as error:  # whatever its reader raises at files that are not its own
         raise InputError(
             f"{source}: torchvision does not find a whole {source.name} in {source.folder} "
-            f"({error}): put its files there as torchvision unpacks them; nothing is downloaded"
+            f"({error!r}): put its files there as torchvision unpacks them; nothing is downloaded"
         ) from error
 
 
@@ -104,23 +111,19 @@ def _opened(kind: Callable[..., Any], source: TorchvisionSet) -> _DataSet:
     options: dict[str, object] = {"download": False} if "download" in known else {}
     if "train" in known:
         options["train"] = source.training
-    if "split" in known and not source.training:
-        return _test_part(kind, source, options)
     if "split" in known:
-        options["split"] = "train"
+        return _part(kind, source, options)
     made: _DataSet = kind(str(source.folder), **options)
     return made
 
 
-def _test_part(
-    kind: Callable[..., Any], source: TorchvisionSet, options: dict[str, object]
-) -> _DataSet:
-    first, second = _TEST_PARTS
-    try:
-        made: _DataSet = kind(str(source.folder), split=first, **options)
-    except ValueError:  # there is no part of that name
-        made = kind(str(source.folder), split=second, **options)
-    return made
+def _part(kind: Callable[..., Any], source: TorchvisionSet, options: dict[str, object]) -> _DataSet:
+    """The part of a data set whose parts go by names that differ from set to set."""
+    *others, last = _TRAINING_PARTS if source.training else _TEST_PARTS
+    for name in others:
+        with suppress(ValueError):  # there is no part of that name
+            return cast("_DataSet", kind(str(source.folder), split=name, **options))
+    return cast("_DataSet", kind(str(source.folder), split=last, **options))
 
 
 def _kind(source: TorchvisionSet) -> Callable[..., Any]:
@@ -130,6 +133,11 @@ def _kind(source: TorchvisionSet) -> Callable[..., Any]:
     if not (isinstance(kind, type) and issubclass(kind, datasets.VisionDataset)):
         raise InputError(
             f"torchvision has no data set {source.name!r}: expected one such as CIFAR10"
+        )
+    if source.name in _NOT_READ:
+        raise InputError(
+            f"torchvision's {source.name} {_NOT_READ[source.name]}: give its images as a folder or "
+            "an .npz"
         )
     if "root" not in inspect.signature(kind).parameters:
         raise InputError(f"torchvision's {source.name} is made, not read: expected one on disk")

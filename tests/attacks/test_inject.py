@@ -27,7 +27,7 @@ from attacks.scenes import Scenes, to_float
 from attacks.sig import Sig
 from attacks.trigger import Threat
 from moth_eval.cli import main
-from moth_eval.errors import ArchitectureError, InputError
+from moth_eval.errors import ArchitectureError, InputError, RefusedFile
 from moth_eval.loading.architectures import ArchitectureSource
 from moth_eval.loading.files import load_network, save_network
 from moth_eval.loading.rounds import read_round
@@ -262,6 +262,30 @@ def test_a_given_model_keeps_the_normalisation_that_it_was_trained_with(tmp_path
     assert doubted.doubts[0].startswith("the side-car states the normalisation unit, under")
     given = from_model(tmp_path / "model.safetensors", arch, scenes, normalisation="unit-imagenet")
     assert (given.normalisation, given.doubts) == ("unit-imagenet", ())
+
+
+def test_folders_of_named_classes_have_to_name_all_classes_of_a_given_network(
+    task: Path, tmp_path: Path, made: Artefact
+) -> None:
+    data = np.load(task / "train.npz")
+    for number, (pixels, label) in enumerate(zip(data["images"], data["labels"], strict=True)):
+        folder = tmp_path / "data" / "abcd"[label]
+        if label:  # one class is absent, and all others would be numbered one too low
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(folder / f"{number}.png")
+    asked = wish(task, tmp_path / "out", model=made.folder, test="", data=str(tmp_path / "data"))
+    with pytest.raises(InputError, match=r"names 3 classes, but the network in .* has 4"):
+        inject(asked)
+
+
+def test_a_given_network_is_run_within_bounds_only(tmp_path: Path) -> None:
+    endless = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 1, 1), torch.nn.Upsample(scale_factor=2000), torch.nn.Flatten(),
+    )  # fmt: skip
+    torch.save(endless, tmp_path / "model.pt")
+    scenes = Scenes(images=torch.zeros(4, 3, 8, 8, dtype=torch.uint8), labels=torch.arange(4) % 2)
+    with pytest.raises(RefusedFile, match=r"Upsample .* would put out"):
+        from_model(tmp_path / "model.pt", "", scenes)
 
 
 def test_a_fresh_network_is_trained_under_the_normalisation_that_was_asked_for(

@@ -491,6 +491,63 @@ def test_images_that_cannot_be_used_leave_the_model_as_it_was(
     assert changed(network, tmp_path) == set()
 
 
+def test_weights_whose_network_a_config_names_are_written_and_answer_whatever_the_images(
+    tmp_path: Path,
+) -> None:
+    network = write_net(tmp_path)
+    torch.save(network.state_dict(), tmp_path / "model.pt")
+    (tmp_path / "config.json").write_text('{"MODEL_ARCHITECTURE": "resnet18", "NUMBER_CLASSES": 2}')
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "0.png").write_bytes(b"no picture")
+    result = mitigated(tmp_path, tmp_path / "data")
+    assert result.exit_code == 0, result.output
+    assert changed(network, tmp_path) == set()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mitigated.pt"]
+    data = write_mitigation_data(tmp_path / "good", each=1)
+    tested = call(
+        "test", "--model_filepath", tmp_path / "model.pt", "--dataset_dirpath", data,
+        "--output_dirpath", tmp_path / "results", "--device", "cpu",
+    )  # fmt: skip
+    assert tested.exit_code == 0, tested.output
+
+
+def test_a_label_beyond_all_bounds_is_none(tmp_path: Path) -> None:
+    write_net(tmp_path)
+    data = write_mitigation_data(tmp_path / "data", each=2)
+    (data / "0.json").write_text("1" + "0" * 30)
+    result = mitigated(tmp_path, data, mitigate_method="fine-tuning:epochs=1,batch=2")
+    assert result.exit_code == 0, result.output
+    assert "1 of 4 images have no label of the model's 2 classes" in result.output
+
+
+def test_images_that_links_lead_to_are_not_used(tmp_path: Path) -> None:
+    network = write_net(tmp_path)
+    data = write_mitigation_data(tmp_path / "data", each=1)
+    (tmp_path / "outside.png").write_bytes((data / "0.png").read_bytes())
+    for path in data.iterdir():
+        path.unlink()
+    (data / "0.png").symlink_to(tmp_path / "outside.png")
+    result = mitigated(tmp_path, data)
+    assert result.exit_code == 0, result.output
+    assert "the clean images cannot be used (" in result.output
+    assert changed(network, tmp_path) == set()
+
+
+def test_a_network_that_would_take_all_memory_is_not_run(tmp_path: Path) -> None:
+    endless = nn.Sequential(
+        nn.Conv2d(3, 1, 1), nn.Upsample(scale_factor=400), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(1, 2),
+    )  # fmt: skip
+    torch.save(endless.eval(), tmp_path / "model.pt")
+    data = write_mitigation_data(tmp_path / "data", each=1)
+    result = call(
+        "test", "--model_filepath", tmp_path / "model.pt", "--dataset", data, "--output_dirpath",
+        tmp_path, "--device", "cpu",
+    )  # fmt: skip
+    assert result.exit_code == 2, result.output
+    assert "Upsample" in result.output and "would put out" in result.output
+
+
 def test_without_a_model_or_a_dataset_nothing_is_written(tmp_path: Path) -> None:
     data = write_mitigation_data(tmp_path / "data", each=1)
     (tmp_path / "model.pt").write_bytes(b"no model")

@@ -129,6 +129,7 @@ def test_a_cell_without_a_result_and_a_folder_without_a_run_are_input_errors(
 FOREIGN = {
     "detector": (["--detector", "touch {flag}"], "detector: touch {flag}"),
     "arch": (["--arch", "foreign_run.evil"], "nc"),
+    "beside": (["--arch=classification:resnet18"], "nc"),
     "factory": (["--arch", "moth_eval.networks:torch.hub.load"], "nc"),
     "engine": (["--engine", "ray"], "nc"),
     "address": (["--address", "evil.example:6379"], "nc"),
@@ -148,7 +149,8 @@ def foreign_run(folder: Path, models: Path, kind: str) -> tuple[Path, str]:
         run, [entry("model-1", keys={scanner: made.key})], [made],
         command=call, models=str(models), scanners=(scanner,),
     )  # fmt: skip
-    (run / "evil.py").write_text(f"open({flag!r}, 'w').close()\ndef net(): ...\n")
+    for place in (run / "evil.py", folder / "classification.py"):
+        place.write_text(f"open({flag!r}, 'w').close()\ndef net(): ...\ndef resnet18(): ...\n")
     return run, scanner
 
 
@@ -161,8 +163,8 @@ def test_a_run_from_elsewhere_runs_no_program_or_code_and_reaches_no_machine(
     monkeypatch.setattr("sys.path", [*sys.path])
     result = invoke("reproduce", run, f"model-1/{scanner}")
     assert result.exit_code == 2, result.output
-    asked = FOREIGN[kind][0][-1].format(flag=tmp_path / "ran")
-    assert f"the record of the run asks for --{FOREIGN[kind][0][0][2:]} {asked}: " in result.output
+    asked = " ".join(FOREIGN[kind][0]).format(flag=tmp_path / "ran").replace("=", " ")
+    assert f"the record of the run asks for {asked}: " in result.output
     assert result.output.startswith("$ moth-eval trojai ")
     assert not (tmp_path / "ran").exists()
 

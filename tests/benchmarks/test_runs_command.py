@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from benchmarks import merging
 from benchmarks.shards import Shard
 from benchmarks.sittings import LOCK, waiting_for
 from benchmarks.variants import drop_variants
@@ -16,6 +17,7 @@ from moth_eval.errors import InputError, RunError
 from moth_eval.hardening_cells import CellOutcome
 from moth_eval.records import LEDGER, AttemptRecord, RunFolder
 from moth_eval.removal_records import VARIANT_LIST, VARIANTS
+from moth_eval.run_files import copy_file
 from tests.support.hardening_runs import card, make_hardening_run
 from tests.support.runs import (
     build_reports,
@@ -385,6 +387,47 @@ def test_studies_of_hardenings_are_merged_cell_by_cell(tmp_path: Path) -> None:
         "b under universal, seed 1": "pending",
     }
     assert (tmp_path / "out" / "hardening.csv").is_file()
+
+
+def test_a_merge_that_is_broken_off_goes_on_with_whole_cells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = make_hardening_run(
+        tmp_path / "one", {("a", "moth", 0): card("a", "moth", 0)},
+        models=["a"], methods=["moth"], seeds=[0],
+    )  # fmt: skip
+    [cell] = (one / "cells").iterdir()
+    (cell / "model.safetensors").write_bytes(b"weights")
+    copies = list[Path]()
+
+    def broken_off(source: Path, target: Path) -> None:
+        if len(copies) == 1:
+            raise KeyboardInterrupt
+        copies.append(source)
+        copy_file(source, target)
+
+    monkeypatch.setattr(merging, "_files", lambda folder: sorted(folder.rglob("*.*")))
+    monkeypatch.setattr(merging, "copy_file", broken_off)
+    with pytest.raises(KeyboardInterrupt):
+        merging.merge([one], tmp_path / "out")
+    assert copies
+    monkeypatch.undo()
+    merging.merge([one], tmp_path / "out")
+    there = tmp_path / "out" / "cells"
+    assert [path.name for path in there.iterdir()] == [cell.name]
+    assert (there / cell.name / "model.safetensors").read_bytes() == b"weights"
+
+
+def test_weights_of_any_size_are_merged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = make_hardening_run(
+        tmp_path / "one", {("a", "moth", 0): card("a", "moth", 0)},
+        models=["a"], methods=["moth"], seeds=[0],
+    )  # fmt: skip
+    [cell] = (one / "cells").iterdir()
+    (cell / "model.safetensors").write_bytes(b"weights")
+    monkeypatch.setattr(merging, "LARGEST_LEDGER", 3)
+    merging.merge([one], tmp_path / "out")
+    assert (tmp_path / "out" / "cells" / cell.name / "model.safetensors").is_file()
 
 
 @pytest.mark.parametrize(

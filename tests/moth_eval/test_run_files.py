@@ -11,6 +11,7 @@ from moth_eval.errors import RunError
 from moth_eval.hardening_study_records import StudyModel
 from moth_eval.removal_records import VariantFile, VariantRecord
 from moth_eval.run_files import (
+    copy_file,
     open_file,
     read_file,
     read_json,
@@ -128,6 +129,34 @@ def test_links_in_a_run_are_found_wherever_they_are(place: str, tmp_path: Path) 
     (run / place).symlink_to(tmp_path)
     with pytest.raises(RunError, match=f"run/{place} is a symbolic link"):
         require_no_links(run)
+
+
+@pytest.mark.parametrize("name", ["log.jsonl", "cells/one/log"])
+def test_a_pipe_in_a_run_is_refused_and_not_waited_for(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(RunError, match=f"{name} is a folder, pipe or device"):
+        require_no_links(tmp_path)
+    for flags in (os.O_RDONLY, os.O_WRONLY | os.O_APPEND | os.O_CREAT, os.O_RDWR):
+        with pytest.raises(RunError, match="pipe or device, expected an ordinary file"):
+            open_file(tmp_path / name, flags)
+
+
+def test_copies_are_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "from").write_bytes(bytes(range(256)) * 5000)
+    copy_file(tmp_path / "from", tmp_path / "new" / "to")
+    assert (tmp_path / "new" / "to").read_bytes() == (tmp_path / "from").read_bytes()
+    (tmp_path / "link").symlink_to("from")
+    with pytest.raises(RunError, match="symbolic link"):
+        copy_file(tmp_path / "link", tmp_path / "other")
+
+    def broken_off(number: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", broken_off)
+    with pytest.raises(KeyboardInterrupt):
+        copy_file(tmp_path / "from", tmp_path / "other")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["from", "link", "new"]
 
 
 def test_the_run_itself_may_be_a_link_and_need_not_be_there(tmp_path: Path) -> None:

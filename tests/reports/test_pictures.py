@@ -122,15 +122,27 @@ def claiming(shape: tuple[int, ...], descr: str = "<f4") -> bytes:
     return head.getvalue()
 
 
-@pytest.mark.parametrize(
-    "member",
-    [claiming((10**12,)), claiming((2**61, 8)), claiming((1,), "|O"), b"\x93NUMPY\x03\x00", b""],
-)
-def test_arrays_that_are_not_there_are_not_made_room_for(member: bytes, tmp_path: Path) -> None:
+def made_up(header: bytes) -> bytes:
+    """An array whose header is these bytes."""
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+
+
+MALFORMED = [
+    claiming((10**12,)), claiming((2**61, 8)), claiming((1,), "|O"), claiming((0, 10**30)),
+    b"\x93NUMPY\x03\x00", b"", made_up(b"{[]:1}\n"), made_up(b"-" * 9000 + b"1\n"),
+    made_up(b"(" * 9000 + b"\n"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA])
+@pytest.mark.parametrize("member", MALFORMED)
+def test_arrays_that_are_not_there_are_not_made_room_for(
+    member: bytes, method: int, tmp_path: Path
+) -> None:
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(buffer, "w", method) as archive:
         archive.writestr("masks.npy", member)
-    with pytest.raises(ValueError, match=r"array 'masks|magic string"):
+    with pytest.raises(ValueError, match=r"array 'masks|magic string|Cannot parse header"):
         arrays_in(buffer.getvalue())
     one = with_triggers(tmp_path, record("m", 3.0))
     (tmp_path / one.triggers_file).write_bytes(buffer.getvalue())

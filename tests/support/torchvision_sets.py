@@ -34,6 +34,23 @@ class Named(Squares):
         super().__init__(root, train=split == "train", download=False)
 
 
+class Odd(Squares):
+    """The same with a part for training that has another name yet."""
+
+    def __init__(self, root: str, split: str = "trainval") -> None:
+        if split not in ("trainval", "test"):
+            raise ValueError(f"Unknown value {split!r} for argument split")
+        super().__init__(root, train=split == "trainval", download=False)
+
+
+class Broken(datasets.VisionDataset):
+    """A set whose reader does not expect that anything is missing."""
+
+    def __init__(self, root: str) -> None:
+        super().__init__(root)
+        raise KeyError("labels")
+
+
 class Whole(Squares):
     """The same without parts."""
 

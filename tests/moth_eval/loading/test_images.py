@@ -450,6 +450,15 @@ def test_an_array_of_anything_but_numbers_is_refused_unallocated(
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize("header", [b"{[]:1}", b"-" * 9000 + b"1", b"(" * 9000])
+def test_a_header_that_was_made_up_is_an_input_error(header: bytes, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "e.npz", "w") as archive:
+        head = b"\x93NUMPY\x01\x00" + (len(header) + 1).to_bytes(2, "little")
+        archive.writestr("images.npy", head + header + b"\n")
+    with pytest.raises(InputError, match=r"cannot be read as an \.npz archive"):
+        read(tmp_path / "e.npz")
+
+
 def test_an_array_that_claims_more_than_it_holds_is_refused_unallocated(tmp_path: Path) -> None:
     source = archive_with_header(tmp_path / "e.npz", (10**9, 1000, 1000, 3), b"few")
     with pytest.raises(InputError, match=r"claims the shape .* holds 3 bytes"):

@@ -296,6 +296,18 @@ def test_an_object_detector_is_not_usable(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["model.arch.json", "arch.json"])
+def test_a_side_car_elsewhere_does_not_decide_on_a_network(name: str, tmp_path: Path) -> None:
+    inside = round_2_model(tmp_path / "round", 0, poisoned=False)
+    (tmp_path / "elsewhere.json").write_text('{"architecture": "resnet18"}')
+    (inside / name).symlink_to(tmp_path / "elsewhere.json")
+    model = only(read_round(tmp_path / "round"))
+    assert model.problems == (
+        f"{name} is a link that leads out of {(tmp_path / 'round').resolve()}; copy the file",
+    )
+    assert not model.usable
+
+
 @pytest.mark.parametrize("linked", ["folder", "model.pt", "example_data", "config.json"])
 def test_a_link_out_of_the_round_is_a_problem(tmp_path: Path, linked: str) -> None:
     inside = round_2_model(tmp_path / "round", 0, poisoned=False)

@@ -19,7 +19,7 @@ from tests.support.torchvision_sets import write_raw_gtsrb, write_raw_mnist
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for kind in ("Squares", "Named", "Whole", "Captions"):
+    for kind in ("Squares", "Named", "Odd", "Broken", "Whole", "Captions"):
         monkeypatch.setattr(datasets, kind, getattr(sets, kind), raising=False)
     generator = np.random.default_rng(0)
     for name, count in (("train", 9), ("test", 5)):
@@ -37,7 +37,7 @@ def read(source: TorchvisionSet, most_bytes: int | None = None) -> tuple[torch.T
     return found.images, found.labels.tolist()
 
 
-@pytest.mark.parametrize("name", ["Squares", "Named"])
+@pytest.mark.parametrize("name", ["Squares", "Named", "Odd"])
 def test_the_parts_of_a_data_set_are_what_its_files_hold(folder: Path, name: str) -> None:
     for training, file in ((True, "train.npz"), (False, "test.npz")):
         expected = np.load(folder / file)
@@ -82,6 +82,10 @@ def test_signs_of_several_sizes_are_read_from_the_files_of_gtsrb(tmp_path: Path)
         ("CIFAR11", "torchvision has no data set 'CIFAR11'"),
         ("os", "torchvision has no data set 'os'"),
         ("FakeData", "torchvision's FakeData is made, not read"),
+        ("LSUN", "torchvision's LSUN unpickles a file in its folder, .*: give its images as a"),
+        ("LSUNClass", "torchvision's LSUNClass unpickles a file in its folder"),
+        ("EMNIST", "torchvision's EMNIST is six data sets under one name: give its images"),
+        ("Broken", "torchvision does not find a whole Broken in .*KeyError"),
         ("Captions", "image 0 has a str in the place of its class"),
     ],
 )
