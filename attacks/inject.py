@@ -42,8 +42,10 @@ from .attack_records import (
 from .inject_data import GivenData, read_data
 from .inject_networks import Start, from_model, from_scratch
 from .injector import Backdoor, Injector
-from .making import NetworkTrigger, PreparedTrigger, Redrawn
+from .making import Material, NetworkTrigger, PreparedTrigger, Redrawn
 from .pictures import draw_trigger
+from .poisoning import check_rates
+from .scenes import Scenes, to_float
 from .training import Recipe
 from .trigger import Threat, Trigger, check_classes, victims
 
@@ -227,8 +229,23 @@ def _check_trigger(trigger: Trigger, data: GivenData, wish: Injection) -> None:
         raise InputError("no test image is of a class that the trigger acts on: give others")
     if isinstance(trigger, NetworkTrigger) and trigger.needs_network and not wish.with_twin:
         raise InputError(f"{wish.attack} is made on a clean network: leave out --without-twin")
+    _check_making(trigger, data.splits.training, data.splits.classes)
+    injector, labels = wish.injector, data.splits.training.labels
+    check_rates(
+        trigger,
+        labels,
+        poisoning_rate=injector.poisoning_rate,
+        rate_of=injector.rate_of,
+        cover_rate=injector.cover_rate,
+    )
+
+
+def _check_making(trigger: Trigger, training: Scenes, classes: int) -> None:
     if not isinstance(trigger, PreparedTrigger):
-        trigger.stamp(data.splits.test.images[:1].float() / 255)
+        trigger.stamp(to_float(training.images[:1]))
+    elif not (isinstance(trigger, NetworkTrigger) and trigger.needs_network):
+        material = Material(images=training.images, labels=training.labels, num_classes=classes)
+        trigger.prepare(material, generator=generator_for("trying"))
 
 
 def _start(wish: Injection, data: GivenData) -> Start:

@@ -131,6 +131,33 @@ def poison(
     )
 
 
+def check_rates(
+    trigger: Trigger,
+    labels: Tensor,
+    *,
+    poisoning_rate: float,
+    rate_of: RateOf = "candidates",
+    cover_rate: float | None,
+) -> None:
+    """Whatever `poison` would refuse of these rates, known before anything is trained.
+
+    Args:
+        trigger: what is to be implanted.
+        labels: int64 `(N,)`, of the training images.
+        poisoning_rate: see `poison`.
+        rate_of: see `poison`.
+        cover_rate: see `poison`.
+
+    Raises:
+        InputError: see `poison`.
+    """
+    candidates = poisonable(trigger, labels)
+    total = int(candidates.sum()) if rate_of == "candidates" else len(labels)
+    count = _poisons(poisoning_rate, total, candidates, rate_of)
+    poisoned = candidates & (candidates.cumsum(0) <= count)
+    _covers(trigger, cover_rate, poisoned, coverable(trigger, labels) & ~poisoned)
+
+
 def _poisons(rate: float, total: int, candidates: Tensor, rate_of: RateOf) -> int:
     count, most = round(rate * total), int(candidates.sum())
     if not count or not most:

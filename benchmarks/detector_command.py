@@ -191,6 +191,7 @@ def _infer(wish: Detection, features: Path | None) -> ExitCode:
     if features is not None:
         score = "" if record.score is None else f"{record.score:.9g}"
         shown = UNDECIDED if found is None else found
+        features.parent.mkdir(parents=True, exist_ok=True)
         features.write_text(f"score,probability\n{score},{shown:.6f}\n")
     if record.score is None:
         click.echo(visible(f"no score ({record.status}): {record.reason}"), err=True)

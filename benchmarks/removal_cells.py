@@ -19,6 +19,7 @@ from moth_eval.hardening_records import WEIGHTS, HardeningCard, read_record
 from moth_eval.loading.architectures import ArchitectureSource
 from moth_eval.loading.files import sha256_of
 from moth_eval.loading.rounds import RoundModel
+from moth_eval.loading.sources import TorchvisionSet
 from moth_eval.loading.stacking import Size
 from moth_eval.loading.subjects import open_subject
 from moth_eval.metrics import IMPLANTED_ASR
@@ -125,7 +126,7 @@ def remove(cell: RemovalCell, place: Place, tell: Tell) -> CellOutcome | None:
     started = time.monotonic()
     with outcome_of_errors() as ended:
         plan = planned(cell.study, place)
-        _refuse_overlap(plan)
+        _refuse_overlap(plan, cell)
         trigger = None if cell.artefact is None else read_trigger(cell.artefact)
         bench = _Bench(cell=cell, plan=plan, trigger=trigger)
         before = bench.before()
@@ -142,9 +143,9 @@ def remove(cell: RemovalCell, place: Place, tell: Tell) -> CellOutcome | None:
     return ended.outcome
 
 
-def _refuse_overlap(plan: HardenPlan) -> None:
+def _refuse_overlap(plan: HardenPlan, cell: RemovalCell) -> None:
     data = plan.manifest.data
-    if data.in_both:
+    if data.in_both and not isinstance(cell.study.data, TorchvisionSet):
         raise InputError(
             f"{data.in_both} of {data.tested} test images are, pixel by pixel, among the clean "
             "images that the method is given: take them out of --data or --test"

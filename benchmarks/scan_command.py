@@ -155,6 +155,8 @@ def _carry_out(study: TrojaiStudy, policy: ScanPolicy) -> None:
 
     with sitting(study.run):
         planned = planned_aloud(study)
+        models = tuple(dict.fromkeys(task.model.name for task in planned.tasks))
+        policy = policy.model_copy(update={"models": models})
         # Scores stay what they are under another policy, so that one may replace the other.
         write_whole(study.run / POLICY, policy.model_dump_json(indent=2).encode() + b"\n")
         carry_out_shown(planned, study)

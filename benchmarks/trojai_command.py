@@ -126,10 +126,14 @@ def trojai(
 
 def run_study(ctx: click.Context, study: TrojaiStudy) -> ExitCode:
     """Plan, carry out and report a study; the exit code."""
+    from moth_eval.scan_calibration import POLICY
+
     from .trojai import exit_code
 
     with sitting(study.run):
         planned = planned_aloud(study)
+        # Of an earlier `scan`; with it, the report would be its verdicts. `scan` writes it again.
+        (study.run / POLICY).unlink(missing_ok=True)
         records = carry_out_shown(planned, study)
     write_reports(ctx, study.run)
     return exit_code(planned, records)

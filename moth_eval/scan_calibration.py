@@ -91,13 +91,15 @@ class ScanPolicy(Record):
     """Absolute path; empty: none was given."""
     scanners: tuple[str, ...] = ()
     """Whose scores count: those that the last call named. Empty: all of the run's."""
+    models: tuple[str, ...] = ()
+    """Which models are judged: those of the last call. Empty: all of the run's."""
 
 
 def parse_policy(text: str) -> Policy:
     """The policy of `FRACTION` or `FRACTION,FRACTION`, such as `0.05` or `0.01,0.1`.
 
-    The first is the budget for `backdoored`; the second, for `suspicious`, is four times as much
-    unless it is given.
+    The first is the budget for `backdoored`; the second, for `suspicious`, is four times as much,
+    or a half, or the first if that is more, unless it is given.
 
     Raises:
         InputError: it is neither, or the second is smaller than the first.
@@ -107,7 +109,7 @@ def parse_policy(text: str) -> Policy:
     except ValueError:
         values = []
     if len(values) == 1:
-        values.append(min(4 * values[0], 0.5))
+        values.append(max(values[0], min(4 * values[0], 0.5)))
     if len(values) != 2 or not 0 < values[0] <= values[1] < 1:
         raise InputError(
             "--policy: expected one or two fractions of clean models that may be accused, the "

@@ -105,11 +105,14 @@ def read_policy(run: Path) -> ScanPolicy | None:
 
 
 def judge(run: Run, policy: ScanPolicy) -> list[ModelVerdict]:
-    """The verdict on every model, in the order of the manifest."""
+    """The verdict on every model that the policy is for, in the order of the manifest."""
     asked = set(policy.scanners) or {row.scanner for row in run.rows}
+    models = set(policy.models) or {entry.name for entry in run.manifest.entries}
     rows = [row for row in run.rows if row.scanner in asked]
     found = []
     for entry in run.manifest.entries:
+        if entry.name not in models:
+            continue
         verdicts = tuple(
             _verdict(row, policy, len(asked)) for row in rows if row.model == entry.name
         )

@@ -301,7 +301,11 @@ class KArm:
         left_out: int,
     ) -> Scan:
         scores = {one.arm: _score(one, back.get(one.arm), pixels) for one in tried}
-        suspect = max(tried, key=lambda one: scores[one.arm], default=None)
+        cuts = {one.arm: _cut(one, back.get(one.arm), pixels) for one in tried}
+        # An arm beyond its own bound is suspected before one whose higher score is within its.
+        suspect = max(
+            tried, key=lambda o: (scores[o.arm] > cuts[o.arm], scores[o.arm]), default=None
+        )
         works = suspect is not None and suspect.best is not None
         evidence = tuple(
             Evidence(
@@ -320,13 +324,13 @@ class KArm:
             )
         return Scan(
             status=Status.SCORED,
-            score=scores[suspect.arm] if suspect is not None else 0.0,
+            score=max(scores.values(), default=0.0),
             reason="; ".join(reasons) if tried else "the pre-screening leaves no arm",
             target=suspect.arm.target if works and suspect else None,
             source=suspect.arm.source if works and suspect else None,
             triggers=tuple(trigger_of(shown) for one in tried if (shown := one.best or one.latest)),
             evidence=evidence,
-            rule=_rule([(scores[o.arm], _cut(o, back.get(o.arm), pixels)) for o in tried], pixels),
+            rule=_rule([(scores[arm], cut) for arm, cut in cuts.items()], pixels),
             cost=cost,
         )
 
@@ -390,10 +394,7 @@ def _images_of(arm: Arm, labels: Tensor) -> Tensor:
 
 
 def _few_per_target(arms: Sequence[Arm]) -> list[Arm]:
-    counts: dict[int, int] = {}
-    kept = []
+    places: dict[int, list[Arm]] = {}
     for arm in arms:
-        counts[arm.target] = counts.get(arm.target, 0) + 1
-        if counts[arm.target] <= MOST_SOURCES:
-            kept.append(arm)
-    return kept
+        places.setdefault(arm.target, []).append(arm)
+    return [arm for arm in arms if arm in places[arm.target][:MOST_SOURCES]]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torchvision import datasets
 
 import moth_eval.hardeners
 from attacks.patch import Patch
@@ -26,6 +27,7 @@ from benchmarks.supervisor import Place
 from moth_eval.errors import InputError
 from moth_eval.hardening_cells import CellOutcome
 from moth_eval.hardening_records import CARD, HardeningCard, read_record
+from moth_eval.loading.sources import TorchvisionSet
 from moth_eval.removal_records import (
     BeforeRecord,
     RatesRecord,
@@ -45,6 +47,7 @@ from tests.support.attacked import (
 )
 from tests.support.removal_runs import variant
 from tests.support.subjects import prototype_subject
+from tests.support.torchvision_sets import Squares
 
 
 @pytest.fixture(scope="session")
@@ -158,6 +161,21 @@ def test_test_images_among_the_clean_ones_are_an_error(folder: Path, tmp_path: P
     outcome = ended(replace(cell, cell=replace(cell.cell, study=study)))
     assert outcome.status == "failed"
     assert "75 of 150 test images are, pixel by pixel, among the clean images" in outcome.reason
+
+
+def test_a_data_set_of_torchvision_is_taken_as_it_is_although_parts_share_images(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody can take an image out of it; CIFAR-10 itself has images twice."""
+    monkeypatch.setattr(datasets, "Squares", Squares, raising=False)
+    root = tmp_path / "squares"
+    root.mkdir()
+    shutil.copy(folder / "data.npz", root / "train.npz")
+    shutil.copy(folder / "data.npz", root / "test.npz")
+    data = TorchvisionSet(name="Squares", folder=root, training=True)
+    plan = planned(folder, tmp_path / "run", "wipe", data=data, test=replace(data, training=False))
+    card = done(cell_of(plan, "wipe"))
+    assert card.before.tested == 150
 
 
 def test_a_backdoor_that_did_not_take_is_not_scored_and_nothing_is_trained(

@@ -73,6 +73,30 @@ def test_the_same_command_again_scans_nothing_and_judges_anew(
     assert data["policy"] == {"backdoored": 0.3, "suspicious": 0.5}
 
 
+def test_models_that_are_gone_are_no_longer_judged_and_a_study_takes_the_folder_over(
+    folder: Path, tmp_path: Path
+) -> None:
+    for name in ("model-0", "model-1"):
+        for path in (folder / "suspects").glob(f"{name}.*"):
+            (tmp_path / "models").mkdir(exist_ok=True)
+            (tmp_path / "models" / path.name).write_bytes(path.read_bytes())
+    run = tmp_path / "run"
+    first = call("scan", tmp_path / "models", "--out", run)
+    assert first.exit_code == 1, first.output
+    for path in (tmp_path / "models").glob("model-1.*"):
+        path.unlink()
+    second = call("scan", tmp_path / "models", "--out", run)
+    assert second.exit_code == 0, second.output
+    data = json.loads((run / "verdicts.json").read_text())
+    assert [one["model"] for one in data["models"]] == ["model-0"]
+    # All that was scanned is still there, for a study that asks for it.
+    study = call("trojai", "--models", tmp_path / "models", "--out", run)
+    assert "\n2 models under " in study.output
+    assert "no evidence found" not in study.output
+    assert not (run / "policy.json").exists()
+    assert {record.model for record in RunFolder(run).records().values()} == {"model-0", "model-1"}
+
+
 def test_clean_models_set_the_threshold(folder: Path, calibration: Path) -> None:
     known = read_calibration(calibration)
     [group] = known.scanners[FAST].groups.values()

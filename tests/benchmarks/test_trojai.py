@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from benchmarks.sittings import exclusively
-from benchmarks.trojai import TrojaiStudy, plan
+from benchmarks.tasks import Task
+from benchmarks.trojai import TrojaiStudy, is_as_guarded, plan
 from moth_eval.cli import main
 from moth_eval.loading.files import MODEL_SUFFIXES, sha256_of
+from moth_eval.loading.kernel_guards import ALL_GUARDS
+from moth_eval.loading.rounds import RoundModel
 from moth_eval.records import RunFolder
 from reports.tables import TIMING_COLUMNS
 from tests.support.hostile import write_hostile_files
@@ -115,6 +119,33 @@ def test_the_same_command_again_recomputes_nothing(
     assert "4 of 4 tasks are done" in again.output
     after = {p.name: p.read_bytes() for p in (run / "ledger").iterdir() if p.stat().st_size}
     assert after == before
+
+
+def test_a_continued_run_says_by_what_it_was_last_carried_out(models: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    trojai(models, run, "--limit", "1")
+    manifest = json.loads((run / "run.json").read_text())
+    stale = {**manifest, "versions": {**manifest["versions"], "torch": "0.1"}}
+    (run / "run.json").write_text(json.dumps(stale))
+    trojai(models, run)
+    now = json.loads((run / "run.json").read_text())
+    assert now["versions"] == manifest["versions"]
+    assert now["created"] == manifest["created"]
+
+
+def test_a_scan_without_all_guards_does_not_count_where_they_are_asked_for(
+    undisturbed: tuple[Path, Result],
+) -> None:
+    [record, *_] = RunFolder(undisturbed[0]).records().values()
+    task = Task(
+        model=RoundModel(name="m", file=Path("m"), examples=None, layout="files", metadata={}),
+        sha256="", data_sha256="", scanner="nc", method="nc", parameters={}, seed=0, device="cpu",
+        architecture="", models=Path(), run=Path(), require_sandbox=True,
+    )  # fmt: skip
+    bare, held = (record.model_copy(update={"guards": g}) for g in ((), ALL_GUARDS))
+    assert [is_as_guarded(one, task) for one in (bare, held)] == [False, True]
+    assert is_as_guarded(bare, replace(task, require_sandbox=False))
+    assert is_as_guarded(bare.model_copy(update={"score": None}), task)
 
 
 def test_a_limited_run_is_continued_by_a_larger_one(

@@ -92,6 +92,7 @@ def test_groups_are_told_apart_by_data_set_classes_size_and_family() -> None:
 def test_a_policy_is_one_fraction_or_two() -> None:
     assert parse_policy("0.05").model_dump() == {"backdoored": 0.05, "suspicious": 0.2}
     assert parse_policy("0.2").suspicious == 0.5
+    assert parse_policy("0.6").suspicious == 0.6
     assert parse_policy("0.01,0.1").suspicious == 0.1
     for wrong in ("", "x", "0", "0.2,0.1", "1", "0.1,0.2,0.3", "nan"):
         with pytest.raises(InputError, match="--policy: expected one or two fractions"):
