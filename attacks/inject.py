@@ -24,6 +24,7 @@ from moth_eval.loading.stacking import Size
 from moth_eval.plugins import build, parse_spec, resolve
 from moth_eval.runner import resolve_device
 from moth_eval.seeds import generator_for
+from moth_eval.splits import check_all_named
 from moth_eval.text import visible
 
 from . import ATTACKS, GROUP
@@ -259,13 +260,8 @@ def _start(wish: Injection, data: GivenData) -> Start:
     start = from_model(
         wish.model, wish.architecture, data.splits.training, normalisation=wish.normalisation
     )
-    names = data.class_names
-    if names and len(names) != start.num_classes:
-        raise InputError(
-            f"{wish.data} names {len(names)} classes, but the network in {wish.model} has "
-            f"{start.num_classes}, and names are numbered by their sorted order; give every class "
-            "a folder, or call the folders by the numbers of their classes"
-        )
+    network = f"the network in {wish.model}"
+    check_all_named(data.class_names, start.num_classes, images=wish.data, network=network)
     return start
 
 

@@ -19,6 +19,7 @@ from moth_eval.loading.forward import measure_forward
 from moth_eval.loading.preprocessing import choose_preprocessing, name_of, preprocessing_of
 from moth_eval.loading.rounds import RoundModel, read_round
 from moth_eval.loading.sidecars import name_in_sidecar
+from moth_eval.loading.subjects import load_member
 from moth_eval.seeds import generator_for
 from moth_eval.subject import Examples, Preprocessing
 
@@ -222,11 +223,5 @@ def _opened(model: Path, option: str) -> tuple[RoundModel, LoadedNetwork]:
             f"expected one model, {model} holds {len(models)}: name one model file, or the folder "
             "of one model"
         )
-    found = models[0]
-    loaded = load_network(
-        found.file,
-        architecture=ArchitectureSource.optional(option, forbidden=model),
-        architecture_name=found.architecture or None,
-        num_classes=found.num_classes,
-    )
-    return found, loaded
+    [found] = models
+    return found, load_member(found, ArchitectureSource.optional(option, forbidden=model))

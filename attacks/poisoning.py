@@ -114,8 +114,7 @@ def poison(
         InputError: the rate rounds to no image at all, or to more than may be poisoned.
     """
     candidates = poisonable(trigger, scenes.labels)
-    total = int(candidates.sum()) if rate_of == "candidates" else len(scenes)
-    poisoned = _draw(candidates, _poisons(poisoning_rate, total, candidates, rate_of), generator)
+    poisoned = _draw(candidates, _poisons(poisoning_rate, candidates, rate_of), generator)
     pool = coverable(trigger, scenes.labels) & ~poisoned
     covered = _draw(pool, _covers(trigger, cover_rate, poisoned, pool), generator)
     images, labels = scenes.images.clone(), scenes.labels.clone()
@@ -152,14 +151,15 @@ def check_rates(
         InputError: see `poison`.
     """
     candidates = poisonable(trigger, labels)
-    total = int(candidates.sum()) if rate_of == "candidates" else len(labels)
-    count = _poisons(poisoning_rate, total, candidates, rate_of)
+    count = _poisons(poisoning_rate, candidates, rate_of)
     poisoned = candidates & (candidates.cumsum(0) <= count)
     _covers(trigger, cover_rate, poisoned, coverable(trigger, labels) & ~poisoned)
 
 
-def _poisons(rate: float, total: int, candidates: Tensor, rate_of: RateOf) -> int:
-    count, most = round(rate * total), int(candidates.sum())
+def _poisons(rate: float, candidates: Tensor, rate_of: RateOf) -> int:
+    most = int(candidates.sum())
+    total = most if rate_of == "candidates" else len(candidates)
+    count = round(rate * total)
     if not count or not most:
         of = "images that may be poisoned" if rate_of == "candidates" else "training images"
         raise InputError(

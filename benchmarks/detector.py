@@ -162,11 +162,11 @@ def logits_of(
     import torch
 
     from moth_eval.loading.architectures import ArchitectureSource
-    from moth_eval.loading.files import load_network
     from moth_eval.loading.forward import require_bounded
     from moth_eval.loading.images import read_image
     from moth_eval.loading.preprocessing import preprocessing_of
     from moth_eval.loading.rounds import read_round
+    from moth_eval.loading.subjects import load_member
     from moth_eval.runner import resolve_device
 
     files = sorted(path for path in dataset.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
@@ -176,13 +176,7 @@ def logits_of(
     preprocessing = preprocessing_of(normalisation or "unit")
     source = ArchitectureSource.optional(architecture, forbidden=model.parent)
     [known] = read_round(model, answers=False).models
-    loaded = load_network(
-        model,
-        architecture=source,
-        architecture_name=known.architecture or None,
-        num_classes=known.num_classes,
-    )
-    module, sizes = loaded.module.eval(), set[tuple[int, int, int]]()
+    module, sizes = load_member(known, source).module.eval(), set[tuple[int, int, int]]()
     found: dict[str, list[float]] = {}
     for path in files:
         image = torch.from_numpy(read_image(path)).float().div(255)[None].to(where)

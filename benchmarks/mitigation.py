@@ -18,13 +18,12 @@ from moth_eval.hardeners import ENTRY_POINTS, HARDENERS
 from moth_eval.hardening import Hardener
 from moth_eval.loading.architectures import ArchitectureSource
 from moth_eval.loading.bounded import leads_outside
-from moth_eval.loading.files import load_network
 from moth_eval.loading.images import read_image
 from moth_eval.loading.labelled_files import labelled_files
 from moth_eval.loading.layouts import IMAGE_SUFFIXES
 from moth_eval.loading.rounds import read_round
 from moth_eval.loading.stacking import Stack
-from moth_eval.loading.subjects import open_subject
+from moth_eval.loading.subjects import load_member, open_subject
 from moth_eval.plugins import build, resolve
 from moth_eval.runner import resolve_device, run_hardening
 from moth_eval.subject import Examples, Subject
@@ -123,12 +122,7 @@ def mitigate(
 def _as_it_was(model: Path, source: ArchitectureSource | None) -> nn.Module:
     """The network in the file, which is not run."""
     [found] = read_round(model, answers=False).models
-    return load_network(
-        model,
-        architecture=source,
-        architecture_name=found.architecture or None,
-        num_classes=found.num_classes,
-    ).module
+    return load_member(found, source).module
 
 
 def _hardened(

@@ -92,6 +92,26 @@ def check_names(data: tuple[str, ...], test: tuple[str, ...]) -> None:
         )
 
 
+def check_all_named(names: tuple[str, ...], num_classes: int, *, images: str, network: str) -> None:
+    """Make sure that there is a name for each class of a network, or for none.
+
+    Args:
+        names: of the classes, in their sorted order; empty: they have none.
+        num_classes: of the network.
+        images: what has the names, for the error.
+        network: what has the classes, for the error.
+
+    Raises:
+        InputError: there are more or fewer.
+    """
+    if names and len(names) != num_classes:
+        raise InputError(
+            f"{images} names {len(names)} classes, but {network} has {num_classes}, and names are "
+            "numbered by their sorted order; give every class a folder, or call the folders by the "
+            "numbers of their classes"
+        )
+
+
 def hash_of(labelled: Labelled) -> str:
     """SHA-256 of images and labels as they are, bytes or floats, hexadecimal."""
     digest = hashlib.sha256()

@@ -39,10 +39,13 @@ def _sidecars(file: Path) -> tuple[str, str]:
     return sidecar_path(file).name, "arch.json"
 
 
-def facts_beside(file: Path, names: set[str], root: Path) -> tuple[dict[str, object], list[str]]:
-    """Facts of all configs beside a model file, and what is wrong with them.
+def facts_beside(
+    file: Path, names: set[str], root: Path
+) -> tuple[dict[str, object], list[str], str]:
+    """Facts of all configs beside a model file, what is wrong with them, and what forbids its use.
 
-    The normalisation is taken from the side-car alone, as `sidecars.read_sidecar` finds it.
+    The last is a side-car that leads elsewhere: it must not decide on the network; empty if none
+    does. The normalisation is taken from the side-car alone, as `sidecars.read_sidecar` finds it.
 
     Args:
         file: the model file.
@@ -66,16 +69,11 @@ def facts_beside(file: Path, names: set[str], root: Path) -> tuple[dict[str, obj
         if name != sidecar:
             read.pop("normalisation", None)
         facts = {**read, **facts}
-    return facts, problems
+    foreign = _foreign_sidecar(file, root)
+    return facts, [problem for problem in problems if problem != foreign], foreign
 
 
-def foreign_sidecar(file: Path, root: Path) -> str:
-    """Why the side-car of a model file must not decide on its network; empty if it may.
-
-    Args:
-        file: the model file.
-        root: the folder that no link may lead out of (resolved).
-    """
+def _foreign_sidecar(file: Path, root: Path) -> str:
     names = (name for name in _sidecars(file) if leads_outside(file.with_name(name), root))
     return next((_foreign(name, root) for name in names), "")
 

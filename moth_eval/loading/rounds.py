@@ -10,7 +10,7 @@ from pathlib import Path
 from ..errors import InputError, RoundError
 from ..records import Truth
 from .bounded import leads_outside
-from .configs import configs_of, facts_beside, foreign_sidecar, truth_of_config
+from .configs import configs_of, facts_beside, truth_of_config
 from .facts import architecture_of, num_classes_of, shown_of
 from .ground_truth import Named, attack_claims, claims_of, mark_errata, named_claims, settle
 from .layouts import (
@@ -249,7 +249,7 @@ def _read_folder(
     try:
         names = {entry.name for entry in folder.iterdir()}
         file = find_model_file(folder, names)
-        config, flaws = facts_beside(file, names, found.root)
+        config, flaws, foreign = facts_beside(file, names, found.root)
         examples, missing = (given, "") if given else find_examples(folder, names, found.root)
         side = side_in(examples)
     except OSError as error:
@@ -258,8 +258,6 @@ def _read_folder(
     layout = layout_of(names, facts, side)
     architecture, mismatch = architecture_of(config, row)
     normalisation, wrong = _stated_normalisation(config)
-    foreign = foreign_sidecar(file, found.root)
-    flaws = [flaw for flaw in flaws if flaw != foreign]
     obstacles = [_file_problem(file, found.root), foreign, missing, mismatch, wrong]
     obstacles = [obstacle for obstacle in obstacles if obstacle]
     model = RoundModel(
@@ -295,7 +293,7 @@ def _read_file(
     file: Path, found: Found, row: dict[str, str], given: ImageSource | None
 ) -> RoundModel:
     beside = {name for name in configs_of(file) if (file.parent / name).exists()}
-    config, flaws = facts_beside(file, beside, found.root)
+    config, flaws, foreign = facts_beside(file, beside, found.root)
     examples = given or _examples_beside(file)
     missing = (
         f"no example images: no {file.stem}.npz beside it; name a folder of images or an .npz "
@@ -303,8 +301,6 @@ def _read_file(
     )
     architecture, mismatch = architecture_of(config, row)
     normalisation, wrong = _stated_normalisation(config)
-    foreign = foreign_sidecar(file, found.root)
-    flaws = [flaw for flaw in flaws if flaw != foreign]
     obstacles = [_file_problem(file, found.root), foreign, mismatch, wrong]
     obstacles.append("" if examples else missing)
     obstacles = [obstacle for obstacle in obstacles if obstacle]

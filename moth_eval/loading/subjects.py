@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError, MothError, RefusedFile
 from ..pictures import Pictures, check_room, memory_for_images
+from ..splits import check_all_named
 from ..subject import Subject
 from .architectures import ArchitectureSource
 from .doubts import (
@@ -24,7 +25,7 @@ from .doubts import (
     doubts_of_outputs,
     doubts_of_repetition,
 )
-from .files import load_network
+from .files import LoadedNetwork, load_network
 from .forward import Measured, measure_forward
 from .images import read_pictures
 from .preprocessing import Choice, choose_preprocessing, forward, looked_at
@@ -64,6 +65,31 @@ class Opened:
     notes: tuple[str, ...] = ()
 
 
+def load_member(
+    model: RoundModel,
+    architecture: ArchitectureSource | None,
+    *,
+    require_sandbox: bool = False,
+) -> LoadedNetwork:
+    """The network in a model's file, of which what its files state helps to find the kind.
+
+    Args:
+        model: what `read_round` found; its examples are not looked at.
+        architecture: where to take the network from, if the file does not say.
+        require_sandbox: see `open_subject`.
+
+    Raises:
+        RefusedFile: the file cannot be read safely.
+    """
+    return load_network(
+        model.file,
+        architecture=architecture,
+        architecture_name=model.architecture or None,
+        num_classes=model.num_classes,
+        require_sandbox=require_sandbox,
+    )
+
+
 def open_subject(
     model: RoundModel,
     *,
@@ -101,13 +127,7 @@ def open_subject(
     if model.examples is None or not model.usable:
         raise InputError(f"{model.name} cannot be opened: {'; '.join(model.problems)}")
     seen = _identity(model.file)
-    loaded = load_network(
-        model.file,
-        architecture=architecture,
-        architecture_name=model.architecture or None,
-        num_classes=model.num_classes,
-        require_sandbox=require_sandbox,
-    )
+    loaded = load_member(model, architecture, require_sandbox=require_sandbox)
     if _identity(model.file) != seen:
         raise RefusedFile(f"{model.file} was changed while it was read; let it rest and try again")
     pictures = read_pictures(
@@ -125,7 +145,8 @@ def open_subject(
         pictures, measured = _fitted(loaded.module, pictures)
         num_classes = measured.num_classes
         _require_labels(pictures.labels, num_classes, model)
-        _require_all_names(pictures.classes, num_classes, model)
+        images = f"{model.name}: {model.examples}"
+        check_all_named(pictures.classes, num_classes, images=images, network="the network")
         module = loaded.module.to(device).eval()
         seen_by = pictures.take(looked_at(len(pictures))).examples().to(device)
         choice = choose_preprocessing(
@@ -204,15 +225,6 @@ def _require_labels(labels: Tensor, num_classes: int, model: RoundModel) -> None
             f"{model.name}: example labels run from {lowest} to {highest}, but the network has the "
             f"classes 0 to {num_classes - 1}; mend the labels in {model.examples}, or give the "
             "examples of this model"
-        )
-
-
-def _require_all_names(names: tuple[str, ...], num_classes: int, model: RoundModel) -> None:
-    if names and len(names) != num_classes:
-        raise InputError(
-            f"{model.name}: {model.examples} names {len(names)} classes, but the network has "
-            f"{num_classes}, and names are numbered by their sorted order; give every class a "
-            "folder, or call the folders by the numbers of their classes"
         )
 
 

@@ -381,6 +381,14 @@ def mitigated(tmp_path: Path, data: Path, **values: object) -> Result:
     )  # fmt: skip
 
 
+def logits_in(folder: Path, data: Path) -> Result:
+    """The logits of the folder's model on these images, left in the folder."""
+    return call(
+        "test", "--model_filepath", folder / "model.pt", "--dataset", data, "--output_dirpath",
+        folder, "--device", "cpu",
+    )  # fmt: skip
+
+
 def changed(network: nn.Module, tmp_path: Path) -> set[str]:
     """Names of the weights in which the mitigated model differs."""
     after = load_network(tmp_path / "out" / "mitigated.pt").module.state_dict()
@@ -542,10 +550,7 @@ def test_a_network_that_would_take_all_memory_is_not_run(tmp_path: Path) -> None
     )  # fmt: skip
     torch.save(endless.eval(), tmp_path / "model.pt")
     data = write_mitigation_data(tmp_path / "data", each=1)
-    result = call(
-        "test", "--model_filepath", tmp_path / "model.pt", "--dataset", data, "--output_dirpath",
-        tmp_path, "--device", "cpu",
-    )  # fmt: skip
+    result = logits_in(tmp_path, data)
     assert result.exit_code == 2, result.output
     assert "Upsample" in result.output and "would put out" in result.output
 
@@ -617,9 +622,6 @@ def test_images_without_finite_logits_are_left_out(tmp_path: Path) -> None:
         network.fc.bias.fill_(math.nan)
     torch.save(network, tmp_path / "model.pt")
     data = write_mitigation_data(tmp_path / "data", each=1)
-    result = call(
-        "test", "--model_filepath", tmp_path / "model.pt", "--dataset", data, "--output_dirpath",
-        tmp_path, "--device", "cpu",
-    )  # fmt: skip
+    result = logits_in(tmp_path, data)
     assert result.exit_code == 0, result.output
     assert json.loads((tmp_path / "results.json").read_text()) == {}

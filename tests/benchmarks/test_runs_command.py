@@ -389,15 +389,20 @@ def test_studies_of_hardenings_are_merged_cell_by_cell(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "hardening.csv").is_file()
 
 
+def hardened(run: Path) -> tuple[Path, Path]:
+    """A run of one hardening, and the folder of its cell, with weights."""
+    make_hardening_run(
+        run, {("a", "moth", 0): card("a", "moth", 0)}, models=["a"], methods=["moth"], seeds=[0]
+    )
+    [cell] = (run / "cells").iterdir()
+    (cell / "model.safetensors").write_bytes(b"weights")
+    return run, cell
+
+
 def test_a_merge_that_is_broken_off_goes_on_with_whole_cells(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one = make_hardening_run(
-        tmp_path / "one", {("a", "moth", 0): card("a", "moth", 0)},
-        models=["a"], methods=["moth"], seeds=[0],
-    )  # fmt: skip
-    [cell] = (one / "cells").iterdir()
-    (cell / "model.safetensors").write_bytes(b"weights")
+    one, cell = hardened(tmp_path / "one")
     copies = list[Path]()
 
     def broken_off(source: Path, target: Path) -> None:
@@ -419,12 +424,7 @@ def test_a_merge_that_is_broken_off_goes_on_with_whole_cells(
 
 
 def test_weights_of_any_size_are_merged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = make_hardening_run(
-        tmp_path / "one", {("a", "moth", 0): card("a", "moth", 0)},
-        models=["a"], methods=["moth"], seeds=[0],
-    )  # fmt: skip
-    [cell] = (one / "cells").iterdir()
-    (cell / "model.safetensors").write_bytes(b"weights")
+    one, cell = hardened(tmp_path / "one")
     monkeypatch.setattr(merging, "LARGEST_LEDGER", 3)
     merging.merge([one], tmp_path / "out")
     assert (tmp_path / "out" / "cells" / cell.name / "model.safetensors").is_file()
