@@ -11,19 +11,18 @@ from pathlib import Path
 from moth_eval.hardening_cells import PENDING, STATUSES, CellState
 from moth_eval.hardening_records import DistanceChange, HardeningCard
 from moth_eval.hardening_study_records import HardeningStudyFolder, HardeningStudyManifest
-from moth_eval.text import visible
 
 from .averages import Average, average_of, by_model
-from .hardening_pictures import Point, scatter
-from .report_files import write_report
-from .study_cells import shortened
-from .tables import Cell, as_csv, bounds, with_bounds
-from .wording import count
+from .controlled import Controlled, Place, against_control
+from .tables import Cell, bounds, with_bounds
 
 ORIGINAL = "none"
 """What the original models are called in the column `method`."""
 
 NOT_MEASURED = "not measured"
+
+
+Figure = Callable[[HardeningCard], float | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +51,31 @@ class MethodLine:
         """Status -> cells."""
         return {status: sum(c.status == status for c in self.cells) for status in STATUSES}
 
-    def average(self, figure: Callable[[HardeningCard], float | None]) -> Average:
-        """The mean of a figure over the cells that have it."""
-        cells = [(cell.model, cell.hardened) for cell in self.cells]
-        return average_of(by_model((model, figure(card)) for model, card in cells if card))
+    def average(self, figure: Figure, *, model: str | None = None) -> Average:
+        """The mean of a figure over the cells that have it; of one model only, if it is named."""
+        found = self.by_place(figure).items()
+        return average_of(by_model((m, v) for (m, _), v in found if model in (None, m)))
+
+    def by_place(self, figure: Figure) -> dict[Place, float]:
+        """Model and seed -> a figure, as far as it is known."""
+        cells = [((cell.model, cell.seed), cell.hardened) for cell in self.cells]
+        found = [(place, figure(card)) for place, card in cells if card]
+        return {place: value for place, value in found if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """How a method differs from the first in one figure.
+
+    Attributes:
+        line: the method.
+        figure: name of the figure.
+        result: the comparison.
+    """
+
+    line: MethodLine
+    figure: str
+    result: Controlled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +105,24 @@ class HardeningFindings:
         """Cells without a new model."""
         return [cell for cell in self.cells if cell.hardened is None]
 
+    @property
+    def control(self) -> MethodLine:
+        """The method that the others are held against: the first."""
+        return self.lines[0]
+
+    @cached_property
+    def differences(self) -> tuple[Difference, ...]:
+        """Every other method against the first on the models that both have, figure by figure."""
+        others = {line.method: line for line in self.lines[1:]}
+        return tuple(
+            Difference(line=others[method], figure=name, result=result)
+            for name, figure in COMPARED.items()
+            for method, result in against_control(
+                self.control.by_place(figure),
+                {method: line.by_place(figure) for method, line in others.items()},
+            ).items()
+        )
+
 
 def work_out_hardening(path: Path) -> HardeningFindings:
     """The figures of a run folder.
@@ -94,22 +132,6 @@ def work_out_hardening(path: Path) -> HardeningFindings:
     """
     folder = HardeningStudyFolder(path)
     return HardeningFindings(path=path, manifest=folder.manifest(), cells=tuple(folder.cells()))
-
-
-def write_hardening_report(found: HardeningFindings) -> list[Path]:
-    """Write every table and figure; the paths written.
-
-    They depend on the manifest and the cards only, byte for byte.
-    """
-    points = [point for line in found.lines for point in _points(line)]
-    legend = {line.method: _legend(line) for line in found.lines}
-    files = {
-        "hardening.csv": as_csv(rows(found)),
-        "summary.csv": as_csv(map(summary_row, found.lines)),
-        "hardening.png": scatter(points, legend, kind="png"),
-        "hardening.svg": scatter(points, legend, kind="svg"),
-    }
-    return write_report(found.path, files)
 
 
 def rows(found: HardeningFindings) -> list[dict[str, Cell]]:
@@ -128,18 +150,18 @@ def rows(found: HardeningFindings) -> list[dict[str, Cell]]:
 def summary_row(line: MethodLine) -> dict[str, Cell]:
     """The line of a method in `summary.csv`; None where a figure does not exist."""
     degradation, ratios = line.average(degradation_of), line.average(increase_of)
-    seconds = line.average(lambda card: card.training.seconds)
+    seconds = line.average(seconds_of)
     return {
         "method": line.method,
         "cells": len(line.cells),
         **{status.replace("-", "_"): n for status, n in line.counts().items()},
         "models": degradation.models,
-        "accuracy_before": line.average(_accuracy_before).value,
-        "accuracy_after": line.average(_accuracy_after).value,
+        "accuracy_before": line.average(accuracy_before_of).value,
+        "accuracy_after": line.average(accuracy_after_of).value,
         **_average("degradation", degradation),
         "increase_cells": ratios.cells,
         **_average("mean_of_ratios", ratios),
-        **_average("ratio_of_means", line.average(_ratio_of_means)),
+        **_average("ratio_of_means", line.average(ratio_of_means_of)),
         "failed_pairs_before": sum(_failed(card)[0] for card in line.cards),
         "failed_pairs_after": sum(_failed(card)[1] for card in line.cards),
         **_average("seconds", seconds),
@@ -148,12 +170,26 @@ def summary_row(line: MethodLine) -> dict[str, Cell]:
     }
 
 
+def difference_rows(found: HardeningFindings) -> list[dict[str, Cell]]:
+    """The lines of `differences.csv`."""
+    return [
+        {
+            "method": one.line.method,
+            "control": found.control.method,
+            "figure": one.figure,
+            **one.result.columns,
+        }
+        for one in found.differences
+    ]
+
+
 def hardening_data(found: HardeningFindings) -> dict[str, object]:
     """Everything as data that JSON can hold; figures that do not exist are null."""
     return {
         "complete": not any(cell.status == PENDING for cell in found.cells),
         "missing": len(found.missing),
         "summary": [summary_row(line) for line in found.lines],
+        "differences": difference_rows(found),
         "cells": rows(found),
         "provenance": json.loads(found.manifest.model_dump_json(exclude={"entries"})),
     }
@@ -179,17 +215,34 @@ def increase_per_second(line: MethodLine) -> float | None:
     return sum(value for value, _ in known) / seconds if seconds > 0 else None
 
 
-def _accuracy_before(card: HardeningCard) -> float | None:
+def seconds_of(card: HardeningCard) -> float:
+    """Time of training (s)."""
+    return card.training.seconds
+
+
+def accuracy_before_of(card: HardeningCard) -> float | None:
+    """Accuracy of the original."""
     return None if card.accuracy is None else card.accuracy.before
 
 
-def _accuracy_after(card: HardeningCard) -> float | None:
+def accuracy_after_of(card: HardeningCard) -> float | None:
+    """Accuracy of the new model."""
     return None if card.accuracy is None else card.accuracy.after
 
 
-def _ratio_of_means(card: HardeningCard) -> float | None:
+def ratio_of_means_of(card: HardeningCard) -> float | None:
+    """Increase of the mean distance."""
     increase = None if card.distance is None else card.distance.increase
     return None if increase is None else increase.ratio_of_means
+
+
+COMPARED: dict[str, Figure] = {
+    "degradation": degradation_of,
+    "mean_of_ratios": increase_of,
+    "ratio_of_means": ratio_of_means_of,
+    "seconds": seconds_of,
+}
+"""Name in tables -> figure that methods are compared by."""
 
 
 def _failed(card: HardeningCard) -> tuple[int, int]:
@@ -281,20 +334,3 @@ def _average(name: str, average: Average) -> dict[str, Cell]:
 
 def _method_of(average: Average) -> str | None:
     return None if average.interval is None else average.interval.method
-
-
-def _points(line: MethodLine) -> list[Point]:
-    """A point per cell that has an accuracy and an increase."""
-    points = []
-    for card in line.cards:
-        lost, gained = degradation_of(card), increase_of(card)
-        if lost is not None and gained is not None:
-            seconds = card.training.seconds
-            points.append(Point(method=line.method, change=-lost, increase=gained, seconds=seconds))
-    return points
-
-
-def _legend(line: MethodLine) -> str:
-    return visible(
-        f"{shortened(line.method)}: {len(_points(line))} of {count(len(line.cells), 'cell')}"
-    )

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from moth_eval.paired import PairedDifference, corrected_together, paired_difference
 from moth_eval.removal_records import (
     REMOVAL_STATUSES,
     AttackedModel,
@@ -21,6 +19,7 @@ from moth_eval.removal_records import (
 )
 
 from .averages import Average, average_of, by_model
+from .controlled import Controlled, Place, against_control
 
 NONE = "none"
 """What the original models are called in the column `method`."""
@@ -142,14 +141,12 @@ class Difference:
     Attributes:
         line: the method.
         figure: name of the figure.
-        found: the comparison.
-        p_corrected: p value corrected for all methods compared by this figure; None without one.
+        result: the comparison.
     """
 
     line: Line
     figure: str
-    found: PairedDifference
-    p_corrected: float | None
+    result: Controlled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,36 +258,18 @@ class RemovalFindings:
         control = Line(method=self.manifest.control)
         others = [line for line in self.lines if not (line.variant or line.oracle)]
         others = [line for line in others if line != control]
-        return tuple(one for name in COMPARED for one in self._against(name, control, others))
+        return tuple(
+            Difference(line=line, figure=name, result=result)
+            for name in COMPARED
+            for line, result in against_control(
+                self._by_place(control, name), {line: self._by_place(line, name) for line in others}
+            ).items()
+        )
 
-    def _against(self, name: str, control: Line, lines: Sequence[Line]) -> list[Difference]:
-        figure = FIGURES[name]
-        pairs = {line: self._pairs(control, line, figure) for line in lines}
-        pairs = {line: models for line, models in pairs.items() if models}
-        changes = [
-            {m: own - base for m, (base, own) in models.items()} for models in pairs.values()
-        ]
-        return [
-            Difference(
-                line=line,
-                figure=name,
-                found=paired_difference(*zip(*models.values(), strict=True)),
-                p_corrected=p_value,
-            )
-            for (line, models), p_value in zip(
-                pairs.items(), corrected_together(changes), strict=True
-            )
-        ]
-
-    def _pairs(self, control: Line, line: Line, figure: Figure) -> dict[str, tuple[float, float]]:
-        """Model -> the figure of the control and of a method, over the seeds that both have."""
-        both = {control.method, line.method}
-        cells = [cell for cell in self.scored if cell.method in both and cell.card]
-        keys = Counter((cell.model, cell.seed) for cell in cells)
-        shared = [cell for cell in cells if keys[cell.model, cell.seed] == len(both)]
-        base = _means(figures(self.results(control, shared), figure))
-        own = _means(figures(self.results(line, shared), figure))
-        return {model: (base[model], own[model]) for model in base if model in own}
+    def _by_place(self, line: Line, name: str) -> dict[Place, float]:
+        """Model and seed -> a figure of a line, as far as it is known."""
+        found = ((r.cell, FIGURES[name](r)) for r in self.results(line, self.scored))
+        return {(cell.model, cell.seed): value for cell, value in found if value is not None}
 
     @property
     def attacks(self) -> tuple[tuple[str, str], ...]:
@@ -332,7 +311,3 @@ def counts(cells: Iterable[RemovalState], method: str) -> dict[str, int]:
     """Status -> cells of a method."""
     own = [cell.status for cell in cells if cell.method == method]
     return {status: own.count(status) for status in REMOVAL_STATUSES}
-
-
-def _means(groups: dict[str, list[float]]) -> dict[str, float]:
-    return {model: sum(values) / len(values) for model, values in groups.items()}

@@ -142,10 +142,7 @@ def difference_row(one: Difference, control: str) -> dict[str, Cell]:
         "method": one.line.method,
         "control": control,
         "figure": one.figure,
-        "models": one.found.models,
-        **with_bounds("difference", one.found.mean, one.found.interval),
-        "p": one.found.p_value,
-        "p_corrected": one.p_corrected,
+        **one.result.columns,
     }
 
 

@@ -10,9 +10,18 @@ from .averages import Average
 from .removal import FIGURES, NONE, Line, RemovalFindings, Result
 from .removal_tables import ORIGINALS, floor_of
 from .study_cells import missing_lines, models_by_note, shortened
-from .wording import MOST_NAMED, columns, count, number
-
-Table = list[list[str]]
+from .text_tables import (
+    Table,
+    as_latex,
+    as_lines,
+    as_markdown,
+    latex_comment,
+    percent,
+    seconds,
+    with_interval,
+)
+from .text_tables import difference_table as against
+from .wording import MOST_NAMED, count
 
 _SHOWN = ("accuracy", "asr", "ra", "der")
 _HEADS = {
@@ -28,36 +37,32 @@ MEANING = (
     "ACC: accuracy on clean test images; ASR: stamped ones classified as the target; RA: stamped "
     "ones classified rightly; DER: 0.5 is no change"
 )
-_UNSAFE = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
-    "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-}  # fmt: skip
 
 
 def removal_lines(found: RemovalFindings) -> list[str]:
     """The summary, one string per line, without colour or control characters."""
-    lines = [_heading(found), basis(found), "", *columns(_visible(method_table(found)))]
+    lines = [_heading(found), basis(found), "", *as_lines(method_table(found))]
     if found.differences:
-        table = _visible(difference_table(found))
-        lines += ["", f"against {visible(found.manifest.control)}:", *columns(table)]
+        table = as_lines(difference_table(found))
+        lines += ["", f"against {visible(found.manifest.control)}:", *table]
     if found.controls:
-        lines += ["", "clean controls:", *columns(_visible(control_table(found)))]
+        lines += ["", "clean controls:", *as_lines(control_table(found))]
     return [*lines, "", MEANING, *remarks(found)]
 
 
 def removal_markdown(found: RemovalFindings) -> str:
     """`removal.md`: every table with what has to be said about it."""
     parts = ["# Removal of backdoors", _heading(found) + ".", basis(found) + "."]
-    parts += ["## Methods", _markdown(method_table(found)), MEANING + "."]
+    parts += ["## Methods", as_markdown(method_table(found)), MEANING + "."]
     for attack, threat in found.attacks:
         names = {cell.model for cell in found.of_attack(attack, threat)}
         title = f"{attack} ({threat})" if threat else attack
-        parts += [f"## Attack {markdown(title)}", _markdown(method_table(found, names))]
+        parts += [f"## Attack {markdown(title)}", as_markdown(method_table(found, names))]
     if found.differences:
         title = f"## Against {markdown(found.manifest.control)}"
-        parts += [title, _markdown(difference_table(found))]
+        parts += [title, as_markdown(difference_table(found))]
     if found.controls:
-        parts += ["## Clean controls", _markdown(control_table(found))]
+        parts += ["## Clean controls", as_markdown(control_table(found))]
     notes = remarks(found)
     if notes:
         parts += ["## Notes", "\n".join(f"* {markdown(note.strip())}" for note in notes)]
@@ -66,11 +71,11 @@ def removal_markdown(found: RemovalFindings) -> str:
 
 def removal_latex(found: RemovalFindings) -> str:
     """`removal.tex`: the table of methods and the one per attack."""
-    parts = [f"% {_one_line(_heading(found))}", f"% {_one_line(basis(found))}"]
-    parts.append(_latex(method_table(found)))
+    parts = [latex_comment(_heading(found)), latex_comment(basis(found))]
+    parts.append(as_latex(method_table(found)))
     for attack, threat in found.attacks:
         names = {cell.model for cell in found.of_attack(attack, threat)}
-        parts += [f"% {_one_line(f'{attack} {threat}')}", _latex(method_table(found, names))]
+        parts += [latex_comment(f"{attack} {threat}"), as_latex(method_table(found, names))]
     return "\n".join(parts) + "\n"
 
 
@@ -101,7 +106,7 @@ def method_table(found: RemovalFindings, models: set[str] | None = None) -> Tabl
     floor = floor_of(found, found.results(ORIGINALS, used))
     if floor.value is not None:
         empty = ["–"] * (len(shown) - 2)
-        table.append(["clean model", str(floor.models), "–", "–", _percent(floor), *empty, "–"])
+        table.append(["clean model", str(floor.models), "–", "–", percent(floor), *empty, "–"])
     return table
 
 
@@ -116,10 +121,10 @@ def control_table(found: RemovalFindings) -> Table:
                 [
                     _name(line),
                     str(found.average(results, FIGURES["accuracy"]).models),
-                    _percent(found.average(results, FIGURES["accuracy"])),
+                    percent(found.average(results, FIGURES["accuracy"])),
                     "–"
                     if line == ORIGINALS
-                    else _percent(found.average(results, FIGURES["accuracy_fall"]), sign=True),
+                    else percent(found.average(results, FIGURES["accuracy_fall"]), sign=True),
                     _seconds(found, results),
                 ]
             )
@@ -128,26 +133,15 @@ def control_table(found: RemovalFindings) -> Table:
 
 def difference_table(found: RemovalFindings) -> Table:
     """Head and rows: every method minus the control, model by model."""
-    table = [["method", "figure", "models", "difference", "p", "p (corrected)"]]
-    for one in found.differences:
-        average = Average(
-            value=one.found.mean,
-            interval=one.found.interval,
-            cells=one.found.models,
-            models=one.found.models,
+    return against(
+        (
+            shortened(one.line.label),
+            _HEADS[one.figure],
+            one.result,
+            _text(one.figure, one.result.average, sign=True),
         )
-        as_text = _plain_number if one.figure == "der" else _percent
-        table.append(
-            [
-                shortened(one.line.label),
-                _HEADS[one.figure],
-                str(one.found.models),
-                as_text(average, sign=True),
-                number(one.found.p_value, 2),
-                number(one.p_corrected, 2),
-            ]
-        )
-    return table
+        for one in found.differences
+    )
 
 
 def basis(found: RemovalFindings) -> str:
@@ -221,62 +215,14 @@ def shortened_label(line: Line) -> str:
 
 
 def _figure(found: RemovalFindings, results: Sequence[Result], name: str) -> str:
-    average = found.average(results, FIGURES[name])
-    return _plain_number(average) if name == "der" else _percent(average)
+    return _text(name, found.average(results, FIGURES[name]))
 
 
-def _percent(average: Average, *, sign: bool = False) -> str:
-    return _with_bounds(average, "+.1%" if sign else ".1%")
-
-
-def _plain_number(average: Average, *, sign: bool = False) -> str:
-    return _with_bounds(average, "+.3f" if sign else ".3f")
-
-
-def _with_bounds(average: Average, form: str) -> str:
-    if average.value is None:
-        return "–"
-    text = f"{average.value:{form}}"
-    if average.interval is None:
-        return text
-    return f"{text} ({average.interval.low:{form}} to {average.interval.high:{form}})"
+def _text(name: str, average: Average, *, sign: bool = False) -> str:
+    if name == "der":
+        return with_interval(average, "+.3f" if sign else ".3f")
+    return percent(average, sign=sign)
 
 
 def _seconds(found: RemovalFindings, results: Sequence[Result]) -> str:
-    value = found.average(results, FIGURES["seconds"]).value
-    return "–" if value is None else f"{value:.1f}"
-
-
-def _visible(table: Table) -> Table:
-    return [[visible(cell) for cell in row] for row in table]
-
-
-def _markdown(table: Table) -> str:
-    head, *rows = [[markdown(cell) for cell in row] for row in table]
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(row)} |" for row in lines)
-
-
-def _latex(table: Table) -> str:
-    head, *rows = [[_escaped(cell) for cell in row] for row in table]
-    body = [rf"{' & '.join(row)} \\" for row in rows]
-    return "\n".join(
-        [
-            rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
-            r"\hline",
-            rf"{' & '.join(head)} \\",
-            r"\hline",
-            *body,
-            r"\hline",
-            r"\end{tabular}",
-        ]
-    )
-
-
-def _escaped(text: str) -> str:
-    safe = "".join(_UNSAFE.get(letter, letter) for letter in visible(text))
-    return safe.replace("–", "--")
-
-
-def _one_line(text: str) -> str:
-    return " ".join(visible(text).split())
+    return seconds(found.average(results, FIGURES["seconds"]))

@@ -149,7 +149,8 @@ def _distance(run: Path) -> Report:
 
 
 def _hardening(run: Path) -> Report:
-    from .hardening_study import hardening_data, work_out_hardening, write_hardening_report
+    from .hardening_report import write_hardening_report
+    from .hardening_study import hardening_data, work_out_hardening
     from .hardening_summary import hardening_lines
 
     found = work_out_hardening(run)

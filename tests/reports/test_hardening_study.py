@@ -15,7 +15,10 @@ from moth_eval.hardening_cells import CellOutcome
 from reports.hardening_study import work_out_hardening
 from tests.support.hardening_runs import card, make_hardening_run
 
-FILES = ("hardening.csv", "summary.csv", "hardening.png", "hardening.svg")
+FILES = (
+    "hardening.csv", "summary.csv", "differences.csv", "hardening.md", "hardening.tex",
+    "hardening.png", "hardening.svg",
+)  # fmt: skip
 HEADER = (
     "model,method,seed,status,reason,accuracy_before,accuracy_after,degradation,degradation_low,"
     "degradation_high,accuracy_p,test_images,distance_before,distance_after,mean_of_ratios,"
@@ -29,6 +32,10 @@ SUMMARY_HEADER = (
     "mean_of_ratios,mean_of_ratios_low,mean_of_ratios_high,ratio_of_means,ratio_of_means_low,"
     "ratio_of_means_high,failed_pairs_before,failed_pairs_after,seconds,seconds_low,seconds_high,"
     "increase_per_second,interval"
+)
+
+DIFFERENCES_HEADER = (
+    "method,control,figure,models,difference,difference_low,difference_high,p,p_corrected"
 )
 
 
@@ -72,6 +79,13 @@ universal  2       2/4    +2.0% (too few)     +0.0% (too few)   10.0     +0.00%
 
 degradation: accuracy before minus after; distance: mean over pairs of the relative increase; \
 means over models, each the mean of its seeds
+
+against moth, model by model:
+method     figure                 models  difference  p  p (corrected)
+universal  degradation            1       -7.0%       –  –
+universal  distance               1       -60.0%      –  –
+universal  distance of the means  1       -30.0%      –  –
+universal  seconds                1       -20.0       –  –
 without a new model, in no mean: 3 cells
   a under universal, seed 0: failed diverged
   b under moth, seed 1: timed-out no result
@@ -92,6 +106,7 @@ def test_the_tables_have_these_columns(tmp_path: Path) -> None:
     report(run)
     assert (run / "hardening.csv").read_text().splitlines()[0] == HEADER
     assert (run / "summary.csv").read_text().splitlines()[0] == SUMMARY_HEADER
+    assert (run / "differences.csv").read_text().splitlines()[0] == DIFFERENCES_HEADER
 
 
 def test_every_cell_is_a_row_and_so_is_every_original(tmp_path: Path) -> None:
@@ -164,6 +179,63 @@ def test_intervals_appear_with_enough_models(tmp_path: Path) -> None:
     low, high = float(line["degradation_low"]), float(line["degradation_high"])
     assert 0 <= low < 0.025 < high <= 0.05
     assert f"+2.5% ({low:+.1%} to {high:+.1%})" in output
+
+
+def test_methods_are_held_against_the_first_on_the_models_and_seeds_that_both_have(
+    tmp_path: Path,
+) -> None:
+    names = "abcdef"
+    cells = {}
+    for place, name in enumerate(names):
+        spread = 0.2 * place
+        cells[name, "moth", 0] = card(name, "moth", 0, increase=0.5 + spread, seconds=100)
+        cells[name, "moth", 1] = card(name, "moth", 1, increase=9.0, seconds=100)
+        cells[name, "pairwise", 0] = card(name, "pairwise", 0, increase=0.4 + spread, seconds=900)
+        cells[name, "universal", 0] = card(name, "universal", 0, status="failed", reason="no")
+    run = make_hardening_run(
+        tmp_path, cells, models=names, methods=("moth", "pairwise", "universal"), seeds=(0, 1)
+    )
+    output = report(run)
+    rows = {(r["method"], r["figure"]): r for r in table(run / "differences.csv")}
+    assert {method for method, _ in rows} == {"pairwise"}
+    assert {r["control"] for r in rows.values()} == {"moth"}
+    far = rows["pairwise", "mean_of_ratios"]
+    assert (float(far["difference"]), far["models"]) == (pytest.approx(-0.1), "6")
+    # The spread over models, 0 to 1, is not in it: each is held against itself.
+    assert float(far["difference_low"]) == pytest.approx(-0.1)
+    assert float(far["p"]) == float(far["p_corrected"]) == pytest.approx(2 / 2**6)
+    assert rows["pairwise", "seconds"]["difference"] == "800"
+    assert rows["pairwise", "degradation"]["p"] == "1"
+    assert re.search(r"pairwise +distance +6 +-10\.0% \(-10\.0% to -10\.0%\)", output)
+
+
+def test_one_method_alone_is_held_against_nothing(tmp_path: Path) -> None:
+    cells = {("a", "moth", 0): card("a", "moth", 0)}
+    run = make_hardening_run(tmp_path, cells, models="a", methods=("moth",), seeds=(0,))
+    assert "against" not in report(run)
+    assert not (run / "differences.csv").exists()
+
+
+def test_markdown_and_latex_hold_every_model_and_the_notes(tmp_path: Path) -> None:
+    run = study(tmp_path)
+    report(run)
+    text = (run / "hardening.md").read_text()
+    assert "| a | moth | 2 | 90.0% | 84.0% | +6.0% | 20.0 | 32.0 | +60.0% | 20.0 |" in text
+    assert "| b | moth | 1 | 90.0% | 89.0% | +1.0% | 20.0 | – | – | 10.0 |" in text
+    assert "## Against moth" in text
+    assert "* b under moth, seed 1: timed-out no result" in text
+    latex = (run / "hardening.tex").read_text()
+    assert r"a & moth & 2 & 90.0\% & 84.0\% & +6.0\% & 20.0 & 32.0 & +60.0\% & 20.0 \\" in latex
+    assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 3
+
+
+def test_names_do_not_act_in_markdown_or_latex(tmp_path: Path) -> None:
+    name = r"x|y\input{z}"
+    cells = {(name, "moth", 0): card(name, "moth", 0)}
+    run = make_hardening_run(tmp_path, cells, models=(name,), methods=("moth",), seeds=(0,))
+    report(run)
+    assert r"\input" not in (run / "hardening.tex").read_text()
+    assert r"x\|y" in (run / "hardening.md").read_text()
 
 
 def test_rebuilding_gives_the_same_bytes_from_the_folder_alone(tmp_path: Path) -> None:
@@ -254,10 +326,16 @@ def test_every_field_of_the_records_is_documented(module: str, name: str, reposi
     assert documented == list(kind.model_fields)
 
 
-@pytest.mark.parametrize("file", ["hardening.csv", "summary.csv"])
-def test_every_column_is_documented(file: str, repository: Path) -> None:
+@pytest.mark.parametrize(
+    ("file", "header"),
+    [
+        ("hardening.csv", HEADER),
+        ("summary.csv", SUMMARY_HEADER),
+        ("differences.csv", DIFFERENCES_HEADER),
+    ],
+)
+def test_every_column_is_documented(file: str, header: str, repository: Path) -> None:
     text = (repository / "docs" / "hardening.md").read_text(encoding="utf-8")
     section = text.partition(f"\n### `{file}`\n")[2].partition("\n#")[0]
     documented = re.findall(r"`(\w+)`", "\n".join(re.findall(r"^\| (`[^|]+) \|", section, re.M)))
-    header = HEADER if file == "hardening.csv" else SUMMARY_HEADER
     assert documented == header.split(",")

@@ -1,0 +1,80 @@
+"""Methods held against a control on the same models, with p values that hold for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from moth_eval.paired import PairedDifference, corrected_together, paired_difference
+
+from .averages import Average, by_model
+from .tables import Cell, with_bounds
+
+Place = tuple[str, int]
+"""Model and seed of a cell."""
+
+K = TypeVar("K", bound=Hashable)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Controlled:
+    """How a method differs from the control in one figure.
+
+    Attributes:
+        found: the comparison, method minus control.
+        p_corrected: p value corrected for all methods compared by this figure; None without one.
+    """
+
+    found: PairedDifference
+    p_corrected: float | None
+
+    @property
+    def average(self) -> Average:
+        """The mean difference, as other means are given."""
+        models = self.found.models
+        return Average(
+            value=self.found.mean, interval=self.found.interval, cells=models, models=models
+        )
+
+    @property
+    def columns(self) -> dict[str, Cell]:
+        """What `differences.csv` says of it."""
+        return {
+            "models": self.found.models,
+            **with_bounds("difference", self.found.mean, self.found.interval),
+            "p": self.found.p_value,
+            "p_corrected": self.p_corrected,
+        }
+
+
+def against_control(
+    control: Mapping[Place, float], methods: Mapping[K, Mapping[Place, float]]
+) -> dict[K, Controlled]:
+    """Each method against the control on the cells that both have, as far as there are any.
+
+    A model's figure is the mean of the seeds that both have it for.
+
+    Args:
+        control: a figure per model and seed.
+        methods: the same of every method.
+    """
+    pairs = {name: _pairs(control, own) for name, own in methods.items()}
+    pairs = {name: models for name, models in pairs.items() if models}
+    changes = [{m: own - base for m, (base, own) in models.items()} for models in pairs.values()]
+    return {
+        name: Controlled(
+            found=paired_difference(*zip(*models.values(), strict=True)), p_corrected=p_value
+        )
+        for (name, models), p_value in zip(pairs.items(), corrected_together(changes), strict=True)
+    }
+
+
+def _pairs(
+    control: Mapping[Place, float], own: Mapping[Place, float]
+) -> dict[str, tuple[float, float]]:
+    """Model -> mean of the control and of a method over the seeds that both have."""
+    shared = [place for place in control if place in own]
+    base = by_model((place[0], control[place]) for place in shared)
+    mine = by_model((place[0], own[place]) for place in shared)
+    return {m: (sum(base[m]) / len(base[m]), sum(mine[m]) / len(mine[m])) for m in base}
