@@ -16,6 +16,13 @@ MAD_TO_SIGMA = 1.4826
 LEAST_SPREAD = 0.01
 """Spread that is assumed at least, as a fraction of the median: sizes are never known better."""
 
+LEAST_LOG_SPREAD = 0.25
+"""Spread of logarithms of sizes that is assumed at least where failures count as one size.
+
+Half of them or more would leave no spread, and any trigger that works would be an outlier. Source:
+ours; sizes that differ by a factor of 1.3 are alike.
+"""
+
 LEAST_CLASSES = 3
 """Classes below which there is no index: of two sizes, each is as far from the median."""
 
@@ -25,7 +32,7 @@ MOST_NUMBERS = 8_000_000
 """Simulated sizes at most: a second of work."""
 
 
-def anomaly_indices(sizes: Sizes) -> Sizes:
+def anomaly_indices(sizes: Sizes, *, least: float = 0.0) -> Sizes:
     """How many robust standard deviations each size lies below the median; above it: negative.
 
     Source: Neural Cleanse (Wang et al., IEEE S&P 2019), section V-A: median and 1.4826 x median
@@ -37,10 +44,11 @@ def anomaly_indices(sizes: Sizes) -> Sizes:
 
     Args:
         sizes: finite trigger sizes; the last axis is the classes.
+        least: spread that is assumed at least, in the unit of the sizes.
     """
     median = np.median(sizes, axis=-1, keepdims=True)
     spread = MAD_TO_SIGMA * np.median(np.abs(sizes - median), axis=-1, keepdims=True)
-    indices: Sizes = (median - sizes) / np.maximum(spread, LEAST_SPREAD * median)
+    indices: Sizes = (median - sizes) / np.maximum(spread, np.maximum(LEAST_SPREAD * median, least))
     return indices
 
 
@@ -57,12 +65,17 @@ def upward_indices(figures: Sizes) -> Sizes:
     return indices
 
 
-def middle_and_unit(figures: Sizes) -> tuple[float, float]:
-    """Median of figures `(K,)`, and what one of their `upward_indices` is in their own unit."""
+def middle_and_unit(figures: Sizes, *, least: float = 0.0) -> tuple[float, float]:
+    """Median of figures `(K,)`, and what one of their `upward_indices` is in their own unit.
+
+    Args:
+        figures: finite.
+        least: that unit is at least this.
+    """
     middle = float(np.median(figures))
     away = np.abs(figures - middle)
     spread = MAD_TO_SIGMA * float(np.median(away))
-    return middle, max(spread, LEAST_SPREAD * float(away.max()))
+    return middle, max(spread, LEAST_SPREAD * float(away.max()), least)
 
 
 def no_index(count: int, *, instead: str = "use statistic=size") -> str:

@@ -53,9 +53,14 @@ class HiddenLayer:
         return self.shape[-1] if self.channels_last else self.shape[0]
 
     @property
+    def maps(self) -> bool:
+        """Whether every channel has several places: maps, or the tokens of a transformer."""
+        return torch.Size(self.shape).numel() > self.channels
+
+    @property
     def spatial(self) -> bool:
         """Whether it puts out maps of more than one pixel."""
-        return len(self.shape) == 3 and torch.Size(self.shape).numel() > self.channels
+        return len(self.shape) == 3 and self.maps
 
 
 class OpenNetwork:
@@ -112,26 +117,38 @@ class OpenNetwork:
         return torch.cat([self(part) for part in torch.split(images, self.images_per_pass)])
 
     @contextmanager
-    def reading(self, names: Collection[str]) -> Iterator[dict[str, Tensor]]:
-        """What these layers put out in the pass that was made last, while the block lasts."""
+    def reading(
+        self, names: Collection[str], *, entering: bool = False
+    ) -> Iterator[dict[str, Tensor]]:
+        """What these layers put out in the pass that was made last, while the block lasts.
+
+        Args:
+            names: of the layers.
+            entering: what they take in instead; of several arguments the first.
+        """
         seen: dict[str, Tensor] = {}
 
         def keep(name: str) -> RemovableHandle:
-            def note(_: nn.Module, __: object, output: Tensor) -> None:
+            def note(_: nn.Module, given: tuple[Tensor, ...], output: Tensor | None = None) -> None:
                 # A layer behind may work in place on what this one put out.
-                seen[name] = output.clone()
+                seen[name] = (given[0] if output is None else output).clone()
 
-            handle: RemovableHandle = self._parts[name].register_forward_hook(note)
+            part = self._parts[name]
+            handle: RemovableHandle = (
+                part.register_forward_pre_hook(note)
+                if entering
+                else part.register_forward_hook(note)
+            )
             return handle
 
         with _removed([keep(name) for name in names]):
             yield seen
 
     @torch.no_grad()
-    def features(self, name: str, images: Tensor) -> Tensor:
-        """What a layer makes of images `(N, C, H, W)`: `(N, ...)`, without gradient."""
+    def features(self, name: str, images: Tensor, *, entering: bool = False) -> Tensor:
+        """What a layer makes of images `(N, C, H, W)`, or takes in: `(N, ...)`; no gradient."""
         parts = []
-        with self.reading([name]) as seen:
+        with self.reading([name], entering=entering) as seen:
             for part in torch.split(images, self.images_per_pass):
                 self(part)
                 parts.append(seen[name])
@@ -189,6 +206,19 @@ class OpenNetwork:
             self(self.grey)
         calls = Counter(layer.name for layer in seen)
         return tuple(layer for layer in seen if calls[layer.name] == 1 and layer.depth < passed)
+
+    @torch.no_grad()
+    def last_weighted(self) -> str | None:
+        """The convolution or linear layer that is called last; None without any."""
+        called: list[str] = []
+
+        def watch(name: str) -> Callable[[nn.Module, object, object], None]:
+            return lambda _, __, ___: called.append(name)
+
+        weighted = [name for name, part in self._parts.items() if isinstance(part, WEIGHTED)]
+        with _removed([self._parts[n].register_forward_hook(watch(n)) for n in weighted]):
+            self(self.grey)
+        return called[-1] if called else None
 
     def stimulable(self) -> tuple[HiddenLayer, ...]:
         """Convolutions and linear layers but the last, behind a BatchNorm that alone reads them."""

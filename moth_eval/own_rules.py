@@ -48,7 +48,9 @@ def index_rule(
     )
 
 
-def lead_rule(figures: Sizes, name: str, what: str, *, known: bool) -> Rule | None:
+def lead_rule(
+    figures: Sizes, name: str, what: str, *, known: bool, least: float = 0.0
+) -> Rule | None:
     """The cut of `index_rule` on upward indices as a cut on the largest figure itself.
 
     Args:
@@ -56,6 +58,7 @@ def lead_rule(figures: Sizes, name: str, what: str, *, known: bool) -> Rule | No
         name: of the score.
         what: as for `index_rule`.
         known: as for `index_rule`.
+        least: spread of the figures that is assumed at least.
 
     Returns:
         None with fewer figures than an index needs.
@@ -63,7 +66,7 @@ def lead_rule(figures: Sizes, name: str, what: str, *, known: bool) -> Rule | No
     if len(figures) < LEAST_CLASSES:
         return None
     rule = index_rule(len(figures), what, upward=True, known=known)
-    middle, unit = middle_and_unit(figures)
+    middle, unit = middle_and_unit(figures, least=least)
     return replace(
         rule,
         name=name,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .errors import ScanError
+from .smallest_trigger import smallest_named
 from .subject import Subject
 
 
@@ -155,10 +156,9 @@ class Scan:
 
     @property
     def smallest(self) -> Trigger | None:
-        """The smallest valid trigger, preferring the suspected target; None if there is none."""
+        """The smallest valid trigger of the suspected pair, else of the target, else of all."""
         valid = [t for t in self.triggers if t.valid]
-        named = [t for t in valid if t.target == self.target]
-        return min(named or valid, key=lambda t: t.size, default=None)
+        return smallest_named(valid, self.target, self.source)
 
 
 @runtime_checkable

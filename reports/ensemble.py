@@ -27,13 +27,33 @@ class Ensemble:
 
     Attributes:
         name: what it is called in tables.
-        rows: a row per model; its score is the logit of the probability.
+        rows: a row per model; its score is the weighted sum of ranks.
         answers: the probabilities.
     """
 
     name: str
     rows: tuple[Row, ...]
     answers: Probabilities
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """What a fit says of a model that it has not seen.
+
+    Attributes:
+        score: the weighted sum of the ranks of its scores. Without the intercept, which tells how
+            many of the models that were fitted are poisoned: in a fit without a clean model it is
+            higher, for that model alone.
+        intercept: of the fit.
+    """
+
+    score: float
+    intercept: float
+
+    @property
+    def probability(self) -> float:
+        """Of `poisoned`."""
+        return float(0.5 * (1 + np.tanh(0.5 * (self.score + self.intercept))))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,9 +64,9 @@ class _Fit:
     weights: FloatArray
     intercept: float
 
-    def logit(self, scores: Sequence[float | None]) -> float:
+    def of(self, scores: Sequence[float | None]) -> Judged:
         ranks = [_rank(known, score) for known, score in zip(self.known, scores, strict=True)]
-        return float(np.dot(self.weights, ranks) + self.intercept)
+        return Judged(score=float(np.dot(self.weights, ranks)), intercept=self.intercept)
 
 
 def ensemble(run: Run) -> Ensemble | None:
@@ -61,15 +81,15 @@ def ensemble(run: Run) -> Ensemble | None:
     folds = folds_of(list(examples)) if len(names) > 1 else {}
     if not folds:
         return None
-    logits = judged(examples, folds)
+    found = judged(examples, folds)
     name = f"ensemble of {len(names)}"
-    rows = tuple(_row(name, row, logits.get(row.model)) for row in run.of(run.scanners[0]))
+    rows = tuple(_row(name, row, found.get(row.model)) for row in run.of(run.scanners[0]))
     note = (
         f"logistic regression on the ranks of {len(names)} scanners' scores, "
         f"{max(folds.values()) + 1}-fold cross-validation over models: no probability comes from "
         "a fit that saw its model"
     )
-    return Ensemble(name=name, rows=rows, answers=_probabilities(logits, note))
+    return Ensemble(name=name, rows=rows, answers=_probabilities(found, note))
 
 
 def _examples(run: Run, names: Sequence[str]) -> dict[Example, list[float | None]]:
@@ -87,14 +107,14 @@ def _example(row: Row) -> Example:
     return Example(name=row.model, sha256=row.entry.sha256, score=0.0, label=row.label)
 
 
-def judged(examples: dict[Example, list[float | None]], folds: dict[str, int]) -> dict[str, float]:
-    """Logits by model name, each from a fit on the models of the other folds.
+def judged(examples: dict[Example, list[float | None]], folds: dict[str, int]) -> dict[str, Judged]:
+    """What is said of each model by its name, each from a fit on the models of the other folds.
 
     Args:
         examples: models -> their scores.
         folds: file hash -> fold, for labelled models.
     """
-    logits: dict[str, float] = {}
+    answers: dict[str, Judged] = {}
     for held_out in [*range(max(folds.values()) + 1), None]:
         judged = [e for e in examples if folds.get(e.sha256) == held_out]
         if judged:
@@ -104,8 +124,8 @@ def judged(examples: dict[Example, list[float | None]], folds: dict[str, int]) -
                 if e.label is not None and folds[e.sha256] != held_out
             }
             made = _fit(list(seen.values()), [e.label or 0 for e in seen])
-            logits.update({e.name: made.logit(examples[e]) for e in judged})
-    return logits
+            answers.update({e.name: made.of(examples[e]) for e in judged})
+    return answers
 
 
 def _fit(scores: Sequence[Sequence[float | None]], labels: Sequence[int]) -> _Fit:
@@ -144,13 +164,11 @@ def _rank(known: FloatArray, score: float | None) -> float:
     return float((below + up_to) / (2 * known.size))
 
 
-def _probabilities(logits: dict[str, float], note: str) -> Probabilities:
-    return Probabilities(
-        by_name={name: float(0.5 * (1 + np.tanh(0.5 * x))) for name, x in logits.items()}, note=note
-    )
+def _probabilities(found: dict[str, Judged], note: str) -> Probabilities:
+    return Probabilities(by_name={name: one.probability for name, one in found.items()}, note=note)
 
 
-def _row(name: str, row: Row, logit: float | None) -> Row:
+def _row(name: str, row: Row, found: Judged | None) -> Row:
     """The ensemble's row of a model, from any scanner's."""
     record = None
     if row.record is not None:
@@ -159,9 +177,9 @@ def _row(name: str, row: Row, logit: float | None) -> Row:
             model=row.model,
             scanner=name,
             sha256=row.entry.sha256,
-            status="inconclusive" if logit is None else "scored",
-            reason="no scanner has a score" if logit is None else "",
-            score=logit,
+            status="inconclusive" if found is None else "scored",
+            reason="no scanner has a score" if found is None else "",
+            score=None if found is None else found.score,
             architecture=row.record.architecture,
         )
     return replace(row, scanner=name, record=record, remarks=())

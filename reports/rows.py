@@ -14,6 +14,7 @@ from moth_eval.records import (
     TriggerRecord,
     Truth,
 )
+from moth_eval.smallest_trigger import smallest_named
 
 PENDING = "pending"
 STATUSES = (
@@ -76,11 +77,11 @@ class Row:
 
     @property
     def smallest(self) -> TriggerRecord | None:
-        """Smallest valid trigger of the suspected target, else the smallest valid one."""
-        valid = [t for t in self.record.triggers if t.valid] if self.record else []
-        target = self.record.target if self.record else None
-        named = [t for t in valid if t.target == target]
-        return min(named or valid, key=lambda t: t.size, default=None)
+        """Smallest valid trigger of the suspected pair, else of its target, else of all."""
+        if self.record is None:
+            return None
+        valid = [t for t in self.record.triggers if t.valid]
+        return smallest_named(valid, self.record.target, self.record.source)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -134,8 +134,14 @@ class ArtificialBrainStimulation:
         if not layers:
             reason = "the network has no hidden convolution or linear layer to stimulate"
             return Scan(status=Status.INCONCLUSIVE, reason=reason, cost=_cost(network))
-        neurons = self._suspicious(network, layers, subject, base, noise)
-        neurons = [n for n in neurons if len(_of_others(subject, n.target)) > 1]
+        suspects = self._suspicious(network, layers, subject, base, noise)
+        neurons = [n for n in suspects if len(_of_others(subject, n.target)) > 1]
+        if suspects and not neurons:
+            reason = (
+                f"channels raise the class {suspects[0].target}, and there are fewer than two "
+                "images of other classes to invert a trigger on"
+            )
+            return Scan(status=Status.INCONCLUSIVE, reason=reason, cost=_cost(network))
         if not neurons:
             # The method's own answer: where nothing is suspicious, nothing is inverted.
             reason = "no channel raises one class on all images"

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 
-from moth_eval.anomaly import LEAST_CLASSES, anomaly_indices, no_index
+from moth_eval.anomaly import LEAST_CLASSES, LEAST_LOG_SPREAD, anomaly_indices, no_index
 from moth_eval.choosing import spread
 from moth_eval.errors import ScanError
 from moth_eval.hidden_layers import OpenNetwork
@@ -38,9 +38,10 @@ class ClassSubspace:
     which only the abstract was at hand, and no code.
 
     Differs from the reference:
-        * all that the abstract leaves open is ours: features are those before the logits, the
+        * all that the abstract leaves open is ours: features are what the last layer reads, the
           natural direction of a class is the difference of mean features, and the price is on the
           square of a positive cosine with it;
+        * classes without images have no direction, and are not compared;
         * inversion is our Neural Cleanse's, and the cut on the index is ours.
 
     Attributes:
@@ -48,8 +49,8 @@ class ClassSubspace:
         success_rate: fraction of images that a trigger must flip, in `(0, 1]`.
         max_images: clean images used at most, spread over the classes.
         statistic: what is scored. `log-index` is the anomaly index of the logarithms of the trigger
-            sizes. `size` is the logarithm of the number of pixels over the smallest size: it
-            compares models of one image size.
+            sizes, whose spread is `LEAST_LOG_SPREAD` at least. `size` is the logarithm of the
+            number of pixels over the smallest size: it compares models of one image size.
     """
 
     weight: float = 10.0
@@ -76,27 +77,32 @@ class ClassSubspace:
 
     def scan(self, subject: Subject, *, generator: torch.Generator) -> Scan:
         """The scan of one subject."""
-        if self.statistic != "size" and subject.num_classes < LEAST_CLASSES:
-            return Scan(status=Status.INCONCLUSIVE, reason=no_index(subject.num_classes))
-        layers = OpenNetwork(subject, images_at_once=1).layers()
-        if not layers:
-            return Scan(
-                status=Status.INCONCLUSIVE, reason="the network has no features before its logits"
-            )
+        layer = OpenNetwork(subject, images_at_once=1).last_weighted()
+        if layer is None:
+            return Scan(status=Status.INCONCLUSIVE, reason="the network has no layer with weights")
         labels = subject.examples.labels.cpu()
         chosen = spread(labels, self.max_images, generator)
         rows = chosen.to(subject.examples.images.device)
+        present = set(labels[chosen].tolist())
+        if len(present) < (LEAST_CLASSES if self.statistic != "size" else 2):
+            return Scan(status=Status.INCONCLUSIVE, reason=_too_few(self.statistic, len(present)))
         few = Examples(images=subject.examples.images[rows], labels=subject.examples.labels[rows])
-        network = SubspaceNetwork(replace(subject, examples=few), layers[-1], self.weight)
+        network = SubspaceNetwork(replace(subject, examples=few), layer, self.weight)
         problems = problems_of(labels[chosen], subject.num_classes, generator, pairs=False)
+        problems = [problem for problem in problems if problem.target in present]
         schedule = replace(presets.UNIVERSAL, success_rate=self.success_rate)
         found = invert(network, few.images, problems, schedule)
         leans = [
-            network.lean(_stamped(one, few.images[one.problem.images.to(network.device)]), target)
-            for target, one in enumerate(found)
+            network.lean(
+                _stamped(one, few.images[one.problem.images.to(network.device)]), one.problem.target
+            )
+            for one in found
         ]
         cost = Cost(forward_passes=network.forward_passes, backward_passes=network.backward_passes)
-        return replace(self.judge(found, leans, subject.image_shape), cost=cost)
+        scan = self.judge(found, leans, subject.image_shape)
+        absent = subject.num_classes - len(present)
+        left_out = f"{absent} of {subject.num_classes} classes have no images" if absent else ""
+        return replace(scan, reason="; ".join(filter(None, (left_out, scan.reason))), cost=cost)
 
     def judge(
         self, found: Sequence[Inversion], leans: Sequence[float], shape: tuple[int, int, int]
@@ -106,7 +112,7 @@ class ClassSubspace:
         A class without a valid trigger enters with the whole image, as the method means it to be.
 
         Args:
-            found: one per class.
+            found: one per class that is compared.
             leans: mean cosine of each trigger's features with the class's direction.
             shape: of the images.
         """
@@ -117,10 +123,10 @@ class ClassSubspace:
             return Scan(status=Status.INCONCLUSIVE, reason=remark, triggers=triggers)
         pixels = float(shape[1] * shape[2])
         sizes = np.array([max(t.size, 0.01) if t.valid else pixels for t in triggers])
-        suspect = int(sizes.argmin())
+        suspect = triggers[int(sizes.argmin())].target
         score, rule = np.log(pixels / sizes.min()), None
         if self.statistic == "log-index":
-            score = anomaly_indices(np.log1p(sizes)).max()
+            score = anomaly_indices(np.log1p(sizes), least=LEAST_LOG_SPREAD).max()
             # Where most classes count as the whole image, their sizes have no spread to simulate.
             known = 2 * missing < len(triggers)
             rule = index_rule(len(sizes), "logarithms of trigger sizes", known=known)
@@ -133,10 +139,17 @@ class ClassSubspace:
             target=suspect,
             triggers=triggers,
             evidence=tuple(
-                Evidence(what=what, value=float(leans[t]), target=int(t)) for t in order
+                Evidence(what=what, value=float(leans[t]), target=triggers[t].target)
+                for t in order.tolist()
             ),
             rule=rule,
         )
+
+
+def _too_few(statistic: Statistic, classes: int) -> str:
+    if statistic == "size":
+        return f"expected images of at least two classes, got {classes}"
+    return no_index(classes)
 
 
 def _stamped(found: Inversion, images: torch.Tensor) -> torch.Tensor:

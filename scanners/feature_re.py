@@ -43,8 +43,9 @@ class FeatureRE:
     NeurIPS 2022, and its published code.
 
     Differs from the reference:
-        * the features are the last maps of more than one pixel that all goes through, else the
-          last values; the reference has a split of its own for each of five architectures;
+        * the features are the last maps of more than one pixel, or tokens, that all goes through
+          in the deeper half of the layers, else the last values; the reference has a split of its
+          own for each of five architectures;
         * classes are trained side by side, with a smaller U-Net and fewer steps; it starts as the
           map that changes nothing, which makes up for many of them;
         * maps of the U-Net are normalised image by image, so that an image's transform does not
@@ -360,9 +361,11 @@ def _by_row(values: Tensor, like: Tensor) -> Tensor:
 
 
 def _last_features(network: OpenNetwork, noise: Tensor) -> HiddenLayer | None:
-    """The last maps of more than one pixel that all goes through, else the last values."""
+    """The last maps or tokens that all goes through, unless early on; else the last values."""
     layers = [layer for layer in reversed(network.layers()) if layer.depth]
-    ordered = [one for one in layers if one.spatial] + [one for one in layers if not one.spatial]
+    deepest = max((layer.depth for layer in layers), default=0)
+    late = [one for one in layers if one.maps and 2 * one.depth >= deepest]
+    ordered = late + [one for one in layers if one not in late]
     return next((layer for layer in ordered if network.is_cut(layer, noise)), None)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from moth_eval.anomaly import LEAST_LOG_SPREAD
 from moth_eval.choosing import spread
 from moth_eval.errors import ScanError
 from moth_eval.inversion import presets
@@ -150,6 +151,7 @@ class FilterInversion:
                 "log of 1 over the filter's size",
                 "logarithms of filter sizes",
                 known=2 * missing < len(inversions),
+                least=LEAST_LOG_SPREAD,
             ),
         )
 

@@ -105,7 +105,7 @@ def _last_layer(subject: Subject) -> tuple[tuple[str, Tensor, Tensor | None] | N
         weight, bias = held.get("weight"), held.get("bias")
         if weight is None or len(weight) != subject.num_classes:
             continue
-        passes += 2
+        passes += 3
         if _makes_logits(layer.module, subject):
             rows = weight.detach().float().cpu().flatten(1)
             return (layer.name, rows, None if bias is None else bias.detach().float().cpu()), passes
@@ -116,23 +116,30 @@ def _last_layer(subject: Subject) -> tuple[tuple[str, Tensor, Tensor | None] | N
 def _makes_logits(module: nn.Module, subject: Subject) -> bool:
     """Whether what is added to this layer's output is what the logits gain, class by class.
 
+    Added is once a number for all classes alike, large enough to lift the output above what a
+    rectifier behind it would cut, and once that and more for some classes than for others.
+
     A common factor, and a number that all logits gain alike, do not count: the first is a
     temperature, the second the normalisation of logarithms of probabilities.
     """
     grey = torch.full((1, *subject.image_shape), 0.5, device=subject.examples.images.device)
-    before = subject.logits(grey)[0].double()
-    added = torch.arange(1, subject.num_classes + 1, device=before.device).double().cos()
-    added = added * before.abs().max().clamp_min(1.0)
+    plain = subject.logits(grey)[0].double()
+    added = torch.arange(1, subject.num_classes + 1, device=plain.device).double().cos()
+    added = added * plain.abs().max().clamp_min(1.0)
     axis = -1 if isinstance(module, nn.Linear) else 1
 
-    def shift(_: nn.Module, __: object, output: Tensor) -> Tensor:
-        return (output.movedim(axis, -1) + added.to(output.dtype)).movedim(-1, axis)
+    def lifted(more: Tensor) -> Tensor:
+        def shift(_: nn.Module, __: object, output: Tensor) -> Tensor:
+            lift = output.abs().max() + added.abs().max()
+            return (output.movedim(axis, -1) + (lift + more).to(output.dtype)).movedim(-1, axis)
 
-    handle = module.register_forward_hook(shift)
-    try:
-        gained = subject.logits(grey)[0].double() - before
-    finally:
-        handle.remove()
+        handle = module.register_forward_hook(shift)
+        try:
+            return subject.logits(grey)[0].double()
+        finally:
+            handle.remove()
+
+    gained = lifted(added) - lifted(torch.zeros_like(added))
     gained, added = gained - gained.mean(), added - added.mean()
     factor = (gained @ added) / (added @ added)
     return bool(factor > 0 and (gained - factor * added).norm() <= TOLERANCE * gained.norm())

@@ -51,6 +51,7 @@ class FreeEagle:
     Differs from the reference:
         * the split is found by trying on any network; the reference knows four architectures;
         * all classes are optimised in one batch, and each from a seed of its own;
+        * quartiles are interpolated; the reference takes the nearest figures above;
         * equal quartiles give no infinite score: the spread is at least 1 % of the third one;
         * classes that nothing leans to count; the reference leaves zeros out of the quartiles;
         * one-sided: more is more suspicious. The published verdict takes the distance from 1 or
@@ -62,7 +63,8 @@ class FreeEagle:
         learning_rate: of Adam.
         weight_decay: of Adam, which keeps the values small.
         split: where to split, as a share of the layers with weights, in `[0, 1)`.
-        statistic: what values made for one class say of another: its `probability` or its `logit`.
+        statistic: what values made for one class say of another: its `probability`, or its `logit`
+            where that is above 0, else 0.
     """
 
     steps: int = 1000
@@ -116,8 +118,7 @@ class FreeEagle:
                     for part in torch.split(values, network.images_per_pass)
                 ]
             )
-        leaning = logits.softmax(1) if self.statistic == "probability" else logits
-        return _judged(leaning.cpu().double().numpy(), self.statistic, layer, _cost(network))
+        return _judged(leaning_of(logits, self.statistic), self.statistic, layer, _cost(network))
 
     def _split(self, network: OpenNetwork, noise: Tensor) -> HiddenLayer | None:
         """The layer that all goes through nearest to the split; of equals the last one."""
@@ -166,6 +167,12 @@ def _slope(network: OpenNetwork, layer: HiddenLayer, values: Tensor, wanted: Ten
     network.backward_passes += len(leaf)
     (slope,) = torch.autograd.grad(loss, leaf)
     return slope
+
+
+def leaning_of(logits: Tensor, statistic: Statistic) -> Figures:
+    """What values made for one class say of another, from logits `(K, K)`; never below 0."""
+    found = logits.softmax(1) if statistic == "probability" else logits.clamp_min(0)
+    return found.cpu().double().numpy()
 
 
 def favour(leaning: Figures) -> Figures:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+
 import torch
 import torch.nn.functional as F  # noqa: N812 - the customary name
 from torch import Tensor
 
-from ..hidden_layers import HiddenLayer, OpenNetwork
+from ..hidden_layers import OpenNetwork
 from ..subject import Subject
 
 
@@ -20,15 +22,15 @@ class SubspaceNetwork:
         device: where the network and all tensors live.
         image_shape: `(C, H, W)`.
         images_per_pass: images that go through the network at a time.
-        layer: whose output, flattened, are the features: the last before the logits.
+        layer: what it takes in, flattened, are the features: the last with weights.
     """
 
-    def __init__(self, subject: Subject, layer: HiddenLayer, weight: float) -> None:
+    def __init__(self, subject: Subject, layer: str, weight: float) -> None:
         """Freeze a subject and measure its classes' directions.
 
         Args:
             subject: left as it is; its images tell the directions.
-            layer: of its network.
+            layer: of its network, by name.
             weight: price of a feature that lies wholly in the target's direction.
         """
         self._network = OpenNetwork(subject)
@@ -37,7 +39,7 @@ class SubspaceNetwork:
         self.device = self._network.device
         self.image_shape = self._network.image_shape
         self.images_per_pass = self._network.images_per_pass
-        features = self._network.features(layer.name, subject.examples.images).flatten(1)
+        features = self._features(subject.examples.images)
         self._origins, self.directions = class_directions(
             features, subject.examples.labels.to(self.device), subject.num_classes
         )
@@ -70,9 +72,9 @@ class SubspaceNetwork:
             strict=True,
         ):
             part = part.detach().requires_grad_()
-            with torch.enable_grad(), self._network.reading([self.layer.name]) as seen:
+            with torch.enable_grad(), self._entering() as seen:
                 logits = self._network(part)
-                moved = seen[self.layer.name].flatten(1) - self._origins[wanted]
+                moved = seen[self.layer].flatten(1) - self._origins[wanted]
                 lean = F.cosine_similarity(moved, self.directions[wanted], dim=1).clamp_min(0)
                 loss = F.cross_entropy(logits, wanted, reduction="sum")
                 loss = loss + self._weight * lean.square().sum()
@@ -83,9 +85,15 @@ class SubspaceNetwork:
 
     def lean(self, images: Tensor, target: int) -> float:
         """Mean cosine between images' features and a class's own direction, in `[-1, 1]`."""
-        features = self._network.features(self.layer.name, images).flatten(1)
+        features = self._features(images)
         direction = self.directions[target].expand_as(features)
         return float(F.cosine_similarity(features - self._origins[target], direction, dim=1).mean())
+
+    def _features(self, images: Tensor) -> Tensor:
+        return self._network.features(self.layer, images, entering=True).flatten(1)
+
+    def _entering(self) -> AbstractContextManager[dict[str, Tensor]]:
+        return self._network.reading([self.layer], entering=True)
 
 
 def class_directions(features: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -112,6 +113,16 @@ def test_the_smallest_trigger_is_a_valid_one_of_the_suspected_target() -> None:
     assert Scan(status=Status.SCORED, score=1, target=1, triggers=triggers).smallest == triggers[2]
     assert Scan(status=Status.SCORED, score=1, triggers=triggers).smallest == triggers[3]
     assert Scan(status=Status.SCORED, score=1).smallest is None
+
+
+def test_the_smallest_trigger_is_one_of_the_suspected_pair_if_a_source_is_named() -> None:
+    triggers = tuple(
+        replace(trigger(2, size), source=source) for source, size in ((1, 30), (3, 8), (1, 40))
+    )
+    found = Scan(status=Status.SCORED, score=1, target=2, source=1, triggers=triggers)
+    assert found.smallest is triggers[0]
+    other = Scan(status=Status.SCORED, score=1, target=2, source=4, triggers=triggers)
+    assert other.smallest is triggers[1]
 
 
 def test_evidence_is_a_finite_figure_with_an_image_before_and_after() -> None:

@@ -10,7 +10,7 @@ import pytest
 from moth_eval.metrics import roc_auc
 from moth_eval.records import ScanRecord
 from reports.build import work_out
-from reports.calibration import Example
+from reports.calibration import Example, folds_of
 from reports.ensemble import ensemble, judged
 from reports.evaluation import scores_by_class
 from reports.rows import read_run
@@ -107,6 +107,18 @@ def test_an_ensemble_of_noise_stays_noise(tmp_path: Path) -> None:
         low, high = scores_by_class(found.rows)
         areas.append(roc_auc(np.r_[low, high], np.repeat([0, 1], [low.size, high.size])))
     assert np.mean(areas) < 0.55
+
+
+def test_which_models_a_fold_holds_out_does_not_move_their_scores() -> None:
+    """A fit without a clean model has a higher intercept: as a score it would count against it."""
+    labels = [int(i < 8) for i in range(20)]
+    models = [
+        Example(name=f"m{i}", sha256=f"{i}", score=0.0, label=y) for i, y in enumerate(labels)
+    ]
+    scores: list[list[float | None]] = [[1.0, 2.0] for _ in labels]
+    found = judged(dict(zip(models, scores, strict=True)), folds_of(models))
+    assert {one.score for one in found.values()} == {0.0}
+    assert len({one.probability for one in found.values()}) > 1
 
 
 def test_a_models_own_truth_does_not_move_its_score() -> None:

@@ -115,6 +115,16 @@ def test_no_suspicious_channel_is_an_answer() -> None:
     assert scan.rule.threshold == 0.88
 
 
+def test_suspicious_channels_without_images_to_invert_on_are_no_answer() -> None:
+    subject = prototype_subject(classes=2, target=0)
+    both = torch.tensor([0, len(subject.examples) - 1])
+    examples = subject.examples
+    few = replace(examples, images=examples.images[both], labels=examples.labels[both])
+    found = scanned(replace(subject, examples=few))
+    assert found.status is Status.INCONCLUSIVE
+    assert "fewer than two images of other classes to invert a trigger on" in found.reason
+
+
 def test_without_a_hidden_layer_there_is_no_score() -> None:
     module = nn.Sequential(nn.Flatten(), nn.Linear(432, 5)).eval()
     scan = scanned(replace(prototype_subject(), module=module))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -7,7 +9,7 @@ from moth_eval.errors import ScanError
 from moth_eval.hidden_layers import OpenNetwork
 from moth_eval.inversion.subspace import SubspaceNetwork, class_directions
 from moth_eval.scan import Scan, Status
-from moth_eval.subject import Subject
+from moth_eval.subject import Examples, Subject
 from scanners.class_subspace import ClassSubspace
 from tests.support.inversions import inversion
 from tests.support.subjects import prototype_subject
@@ -46,7 +48,8 @@ def test_directions_lead_from_all_other_classes_to_the_own() -> None:
 
 def test_the_gradient_is_that_of_the_stated_loss() -> None:
     subject = prototype_subject(classes=4)
-    layer = OpenNetwork(subject).layers()[-1]
+    layer = OpenNetwork(subject).last_weighted()
+    assert layer == "fc"
     network = SubspaceNetwork(subject, layer, weight=5.0)
     images, targets = subject.examples.images[:2], torch.tensor([2, 3])
     gradient, _ = network.input_gradient(images, targets)
@@ -71,6 +74,54 @@ def test_classes_without_a_trigger_are_what_the_method_expects_of_clean_ones() -
     )
     nothing = [inversion(n, 9.0, valid=False) for n in range(5)]
     assert ClassSubspace().judge(nothing, [0.0] * 5, (3, 8, 8)).status is Status.INCONCLUSIVE
+
+
+def test_a_class_without_images_is_not_compared() -> None:
+    """It has no direction and pays no price: its trigger would be far smaller than all others."""
+    whole = prototype_subject(classes=8)
+    examples = whole.examples
+    kept = examples.labels != 2
+    some = Examples(images=examples.images[kept], labels=examples.labels[kept])
+    found = scan(replace(whole, examples=some))
+    assert found.reason.startswith("1 of 8 classes have no images")
+    assert {t.target for t in found.triggers} == {0, 1, 3, 4, 5, 6, 7}
+    assert {e.target for e in found.evidence} == {t.target for t in found.triggers}
+    assert found.target in {t.target for t in found.triggers}
+
+
+def test_too_few_classes_with_images_leave_nothing_to_compare() -> None:
+    whole = prototype_subject(classes=5)
+    kept = whole.examples.labels < 2
+    some = Examples(images=whole.examples.images[kept], labels=whole.examples.labels[kept])
+    found = scan(replace(whole, examples=some))
+    assert (found.status, found.triggers) == (Status.INCONCLUSIVE, ())
+    assert "at least 3 classes to compare, got 2" in found.reason
+    one = Examples(images=some.images[:3], labels=some.labels[:3])
+    alone = scan(replace(whole, examples=one), statistic="size")
+    assert alone.reason == "expected images of at least two classes, got 1"
+
+
+@pytest.mark.parametrize(("size", "above"), [(700.0, False), (12.0, True)])
+def test_where_most_triggers_fail_only_a_small_one_is_above_the_cut(
+    size: float, above: bool
+) -> None:
+    """Failures leave no spread: by a share of the median any trigger that works would be."""
+    made = [inversion(n, size + 20 * n, valid=n < 4) for n in range(10)]
+    found = ClassSubspace().judge(made, [0.0] * 10, (3, 32, 32))
+    assert found.score is not None
+    assert found.rule is not None
+    assert (found.score > found.rule.threshold) == above
+
+
+def test_one_failure_more_does_not_move_the_scale() -> None:
+    sizes = [700.0, 720.0, 740.0, 760.0, 780.0, 800.0, 850.0, 900.0, 950.0, 1000.0]
+    scores = []
+    for failing in (4, 5, 6):
+        made = [inversion(n, s, valid=n < 10 - failing) for n, s in enumerate(sizes)]
+        score = ClassSubspace().judge(made, [0.0] * 10, (3, 32, 32)).score
+        assert score is not None
+        scores.append(score)
+    assert max(scores) < 2
 
 
 def test_the_rate_of_its_cut_is_known_where_most_classes_have_a_trigger() -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from moth_eval.choosing import halves
 from moth_eval.errors import ScanError
 from moth_eval.hidden_layers import OpenNetwork, noise_like
+from moth_eval.loading.vit import VisionTransformer, VitShape
 from moth_eval.runner import run_scan
 from moth_eval.scan import Scan, Status
 from moth_eval.subject import Subject
@@ -127,6 +128,19 @@ def test_features_are_the_last_maps_of_more_than_one_pixel() -> None:
         layer = _last_features(network, noise)
         assert layer is not None
         assert layer.name == name
+
+
+def test_the_patches_of_a_transformer_are_not_its_last_features() -> None:
+    """They are its only maps, and hardly more than pixels."""
+    shape = VitShape(
+        width=16, depth=4, heads=2, hidden=32, patch=4, tokens=9, channels=3, num_classes=5
+    )
+    module = VisionTransformer(shape)
+    network = OpenNetwork(replace(prototype_subject(), module=module.eval()))
+    layer = _last_features(network, noise_like(network, 2, torch.Generator().manual_seed(0)))
+    assert layer is not None
+    assert layer.maps
+    assert 2 * layer.depth > max(one.depth for one in network.layers())
 
 
 @pytest.mark.parametrize("labels", [torch.arange(100) % 10, torch.arange(9) % 3, torch.arange(6)])

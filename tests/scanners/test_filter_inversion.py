@@ -95,6 +95,15 @@ def test_where_few_classes_have_a_filter_the_rate_of_its_cut_is_not_known() -> N
     assert judged(inversion(0, 0.3), inversion(1, 0.2)).rule is None
 
 
+@pytest.mark.parametrize(("size", "above"), [(0.9, False), (0.05, True)])
+def test_a_gross_filter_among_many_that_fail_is_not_above_the_cut(size: float, above: bool) -> None:
+    """Failures leave no spread: by a share of the largest any filter that works would be."""
+    scan = judged(*(inversion(n, size, asr=1.0 if n == 3 else 0.5) for n in range(10)))
+    assert (scan.target, scan.score) == (3, pytest.approx(-np.log(size)))
+    assert scan.rule is not None
+    assert (scan.score > scan.rule.threshold) == above
+
+
 def test_where_no_filter_works_the_score_is_below_all_that_do() -> None:
     near, far = (judged(inversion(0, 0.01, asr=asr)) for asr in (0.8, 0.2))
     loud = judged(inversion(0, 5.0))

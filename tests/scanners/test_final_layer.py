@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision import models
 
 from moth_eval.errors import ScanError
 from moth_eval.scan import Scan, Status
-from moth_eval.subject import Subject
+from moth_eval.subject import Examples, Subject
 from scanners.final_layer import FinalLayer, row_figures, upward_indices
 from tests.support.subjects import prototype_subject
 
@@ -120,6 +121,7 @@ class Headed(nn.Module):
         lambda logits, _: logits,
         lambda logits, _: logits / 8,
         lambda logits, _: logits.log_softmax(1),
+        lambda logits, _: logits.relu(),
     ],
 )
 def test_a_layer_that_runs_later_but_makes_no_logits_is_not_taken_for_the_last(
@@ -146,6 +148,16 @@ def test_rows_that_are_not_those_of_the_classes_are_not_scored(
     found = scan(subject_of(Headed(finish)))
     assert found.status is Status.INCONCLUSIVE
     assert "no layer with a row of weights per class" in found.reason
+
+
+def test_a_rectifier_behind_the_last_layer_hides_no_row() -> None:
+    """As in SqueezeNet, where it follows the convolution that makes the logits."""
+    module = models.squeezenet1_1(num_classes=6)
+    images = Examples(images=torch.zeros(1, 3, 48, 48), labels=torch.zeros(1, dtype=torch.int64))
+    small = subject_of(module)
+    found = scan(replace(small, image_shape=(3, 48, 48), examples=images))
+    assert found.status is Status.SCORED
+    assert all(e.what.endswith("of a row of classifier.1") for e in found.evidence)
 
 
 def test_it_counts_the_images_that_went_forward() -> None:

@@ -14,7 +14,7 @@ from moth_eval.hidden_layers import HiddenLayer, OpenNetwork, noise_like
 from moth_eval.runner import run_scan
 from moth_eval.scan import Cost, Scan, Status
 from moth_eval.subject import Subject
-from scanners.free_eagle import FreeEagle, _judged, dominant, favour, outlier
+from scanners.free_eagle import FreeEagle, _judged, dominant, favour, leaning_of, outlier
 from tests.support.subjects import prototype_subject
 from tests.support.trained import trained_subject
 
@@ -89,6 +89,13 @@ def test_what_a_class_says_of_itself_does_not_count() -> None:
     leaning = np.full((4, 4), 0.1)
     np.fill_diagonal(leaning, 0.7)
     assert favour(leaning) == pytest.approx(np.full(4, 0.1))
+
+
+def test_logits_below_zero_say_as_little_as_zero() -> None:
+    """As in the published code, where else what one class denies would make up for another."""
+    logits = torch.tensor([[9.0, 2.0, -7.0], [1.0, 9.0, -1.0], [-3.0, 4.0, 9.0]])
+    found = favour(leaning_of(logits, "logit"))
+    assert found.tolist() == [0.5, 3.0, 0.0]
 
 
 def test_the_score_is_one_sided() -> None:
