@@ -10,10 +10,8 @@ from typing import TypeVar
 import torch
 
 from moth_eval.errors import InputError
-from moth_eval.plugins import resolve
 from moth_eval.seeds import derive_seed, generator_for
 
-from . import ATTACKS, GROUP
 from .architectures import check_architecture, smallest_side
 from .blended import Blended
 from .injector import Injector
@@ -174,7 +172,6 @@ def _check_triggers(spec: RoundSpec) -> None:
     if not spec.triggers:
         raise InputError(f"expected at least one kind of trigger of {', '.join(DRAWN)}")
     for name in spec.triggers:
-        resolve(name, ATTACKS, GROUP)
         if name not in DRAWN:
             raise InputError(
                 f"the round generator cannot draw a trigger {name!r}: expected one of "

@@ -23,7 +23,7 @@ from moth_eval.run_files import (
 )
 
 from .run_states import kind_of
-from .sittings import Difference, refuse_differences, same_ground
+from .sittings import Difference, same_ground
 
 PARTIAL = ".partial"
 """Folder that a cell is in until it is whole."""
@@ -72,7 +72,7 @@ def merge(runs: Sequence[Path], out: Path) -> str:
 
 
 def _merge_scans(runs: Sequence[Path], out: Path) -> None:
-    from .trojai import united
+    from .scan_manifest import united
 
     merged = _united(runs, RunFolder, _scan_differences, united)
     for run in runs:
@@ -95,7 +95,13 @@ def _united(
     manifests = [folder(run).manifest() for run in runs]
     merged = manifests[0]
     for run, manifest in zip(runs, manifests, strict=True):
-        refuse_differences(run, differences(merged, manifest))
+        unlike = [one for one in differences(merged, manifest) if one[1] != one[2]]
+        if unlike:
+            what, before, now = unlike[0]
+            raise RunError(
+                f"{runs[0]} and {run} cannot be merged, {what} is {before!r} there and {now!r} "
+                "here: only parts of one study are, such as those of --shard or --only"
+            )
         merged = united(merged, manifest)
     return merged.model_copy(update={"created": min(one.created for one in manifests)})
 

@@ -37,24 +37,27 @@ def read_rounds(
         read_round(path, examples=examples, ground_truth=ground_truth, answers=answers)
         for path in paths
     ]
-    counts = Counter(model.name for one in rounds for model in one.models)
+    # A folder and a file in it name that file twice.
+    found = {
+        (model.file.resolve(), model.name): (one, model) for one in rounds for model in one.models
+    }
+    counts = Counter(name for _, name in found)
     models: dict[str, RoundModel] = {}
     roots: dict[str, Path] = {}
     truth: dict[str, Truth] = {}
-    for one in rounds:
-        for model in one.models:
-            folder = model.file.parent
-            if folder.name == model.name:  # the rounds' folders tell them apart then
-                folder = one.path.resolve()
-            name = f"{folder.name}-{model.name}" if counts[model.name] > 1 else model.name
-            if name in models:
-                raise InputError(
-                    f"two models are called {name!r}, {models[name].file} and {model.file}: name "
-                    "each of them once, or scan them in runs of their own"
-                )
-            models[name], roots[name] = replace(model, name=name), one.path.resolve()
-            if model.name in one.truth:
-                truth[name] = one.truth[model.name]
+    for one, model in found.values():
+        folder = model.file.parent
+        if folder.name == model.name:  # the rounds' folders tell them apart then
+            folder = one.path.resolve()
+        name = f"{folder.name}-{model.name}" if counts[model.name] > 1 else model.name
+        if name in models:
+            raise InputError(
+                f"two models are called {name!r}, {models[name].file} and {model.file}: name "
+                "each of them once, or scan them in runs of their own"
+            )
+        models[name], roots[name] = replace(model, name=name), one.path.resolve()
+        if model.name in one.truth:
+            truth[name] = one.truth[model.name]
     whole = replace(
         rounds[0],
         models=tuple(models[name] for name in sorted(models)),

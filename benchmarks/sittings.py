@@ -41,9 +41,14 @@ def exclusively(run: Path) -> Iterator[None]:
     """Hold the run folder for this process until leaving.
 
     Raises:
-        RunError: another process works on it, or there are links in it.
+        RunError: it cannot be made, another process works on it, or there are links in it.
     """
-    run.mkdir(parents=True, exist_ok=True)
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(
+            f"the run folder {run} cannot be made: {error.strerror}; give another --out"
+        ) from error
     require_no_links(run)
     with _lock(run / LOCK) as file:
         try:
@@ -74,12 +79,16 @@ def _lock(path: Path) -> BinaryIO:
     return os.fdopen(open_file(path, os.O_RDWR | os.O_CREAT), "r+b", buffering=0)
 
 
-def refuse_differences(folder: Path, pairs: Iterable[Difference]) -> None:
+GO_ON = "choose another --out, or repeat the earlier command to continue it"
+
+
+def refuse_differences(folder: Path, pairs: Iterable[Difference], *, advice: str = GO_ON) -> None:
     """Make sure that a run goes on as it was begun.
 
     Args:
         folder: of the run.
         pairs: what it is, what it was, what it would be now.
+        advice: how to mend it.
 
     Raises:
         RunError: something differs.
@@ -87,8 +96,7 @@ def refuse_differences(folder: Path, pairs: Iterable[Difference]) -> None:
     for what, before, now in pairs:
         if before != now:
             raise RunError(
-                f"{folder} holds a run with {what} {before!r}, this one has {now!r}: choose "
-                "another --out, or repeat the earlier command to continue it"
+                f"{folder} holds a run with {what} {before!r}, this one has {now!r}: {advice}"
             )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
@@ -30,9 +29,9 @@ from moth_eval.records import (
 from .budget import Budget
 from .ledger import LedgerWriter
 from .pool import Outcome, Pool
+from .scan_manifest import continued, relative
 from .several_rounds import read_rounds
 from .shards import Shard, named
-from .sittings import refuse_differences
 from .tasks import Task, execute, parse_scanner, record_of
 from .third_party import METHOD, PREFIX, discard, parse_detector
 from .versions import versions
@@ -144,6 +143,7 @@ def plan(study: TrojaiStudy) -> Plan:
     methods = {spec: parse_scanner(spec) for spec in study.scanners}
     methods |= {f"{PREFIX}{one}": (METHOD, parse_detector(one)) for one in study.detectors}
     _check_architecture(study)
+    _check_examples(study, models)
     device = str(resolve_device(study.device))
     models = tuple(replace(one, normalisation=study.normalisation) for one in models)
     # Once for examples that all models share: they may be larger than any of them.
@@ -170,7 +170,7 @@ def plan(study: TrojaiStudy) -> Plan:
     )
     manifest = _manifest(study, found, tasks, methods, device)
     if folder.exists:
-        manifest = _continued(folder, manifest)
+        manifest = continued(folder, manifest)
     folder.write_manifest(manifest)
     return planned(found, folder, manifest, tasks, retry=study.retry)
 
@@ -318,7 +318,7 @@ def _manifest(
         entries=tuple(
             ModelEntry(
                 name=model.name,
-                file=str(model.file) if study.more else _relative(model.file, study.models),
+                file=str(model.file) if study.more else relative(model.file, study.models),
                 sha256=hashes[model.name],
                 architecture=model.architecture,
                 truth=found.truth.get(model.name),
@@ -329,48 +329,24 @@ def _manifest(
     )
 
 
-def _relative(file: Path, models: Path) -> str:
-    """Where a model file lies in the folder of models, which may be named by a link."""
-    root = models.resolve()
-    return os.path.relpath(file, root if file.is_relative_to(root) else models)
-
-
-def _continued(folder: RunFolder, new: RunManifest) -> RunManifest:
-    """The manifest of a run that goes on: the old one, with what the new call adds.
+def _check_examples(study: TrojaiStudy, models: Sequence[RoundModel]) -> None:
+    """Read images that are meant for all models once, so that a mistake in them is told once.
 
     Raises:
-        RunError: the folder holds a run of other models, another seed or other parameters.
+        InputError: they cannot be used.
     """
-    old = folder.manifest()
-    pairs: list[tuple[str, object, object]] = [
-        ("models", old.models, new.models),
-        ("seed", old.seed, new.seed),
-        ("device", old.device, new.device),
-        ("--arch", old.architecture, new.architecture),
-        ("--normalisation", old.normalisation, new.normalisation),
-        ("--examples", old.examples, new.examples),
-    ]
-    shared = old.scanners.keys() & new.scanners.keys()
-    pairs += [(f"scanner {name}", old.scanners[name], new.scanners[name]) for name in shared]
-    refuse_differences(folder.path, pairs)
-    now = {"timeout_seconds": new.timeout_seconds, "versions": new.versions, "command": new.command}
-    return united(old, new).model_copy(update=now)
+    model = next((one for one in models if one.usable), None)
+    if study.examples is None or model is None:
+        return
+    from moth_eval.loading.images import read_pictures
+    from moth_eval.pictures import memory_for_images
 
-
-def united(old: RunManifest, new: RunManifest) -> RunManifest:
-    """A manifest with the models and scanners of both; of a changed file, what is new counts."""
-    entries = {entry.name: entry for entry in old.entries}
-    for entry in new.entries:
-        before = entries.get(entry.name, entry)
-        same = before.sha256 == entry.sha256
-        keys = {**(before.keys if same else {}), **entry.keys}
-        truth = entry.truth or (before.truth if same else None)
-        entries[entry.name] = entry.model_copy(update={"keys": keys, "truth": truth})
-    return old.model_copy(
-        update={
-            "scanners": {**old.scanners, **new.scanners},
-            "entries": tuple(entries[name] for name in sorted(entries)),
-        }
+    read_pictures(
+        study.examples,
+        layout=model.layout,
+        crop=model.crop,
+        num_classes=None,
+        most_bytes=memory_for_images(),
     )
 
 

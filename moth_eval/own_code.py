@@ -24,8 +24,8 @@ def admit_own_code(architecture: str, models: Path) -> None:
         return
     if here == root or root in here.parents:
         click.echo(
-            f"note: no code is imported from {here}, models lie there; set PYTHONPATH to "
-            "the folder of your own code",
+            f"note: no code is imported from {here}, models lie there: move the code to a folder "
+            "of its own and set PYTHONPATH to that, or the models to one of theirs",
             err=True,
         )
     elif str(here) not in sys.path:

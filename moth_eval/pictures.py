@@ -56,6 +56,12 @@ class Pictures:
         same = all(bool((part == part[:, :1]).all()) for part in torch.split(self.images, _PART))
         return replace(self, images=one) if same else None
 
+    def coloured(self) -> Pictures | None:
+        """The same with their one channel three times; None if they have more."""
+        if self.images.shape[1] != 1:
+            return None
+        return replace(self, images=self.images.expand(-1, 3, -1, -1))
+
     def examples(self) -> Examples:
         """The same in image space: float32, in memory of its own where they were bytes."""
         return Examples(images=to_unit(self.images), labels=self.labels)

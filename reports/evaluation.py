@@ -38,14 +38,29 @@ UNNAMED = "unnamed"
 
 @dataclass(frozen=True, kw_only=True)
 class Discrimination:
-    """How well scores separate clean from poisoned models; scored models only."""
+    """How well scores separate clean from poisoned models; scored models only.
+
+    Attributes:
+        area: under the ROC curve.
+        interval: of the area.
+        bootstrap: of the area, by the percentile bootstrap; None where all resamples agree.
+        failed_as_undecided: area with models without a score as coin tosses.
+        tpr_at_fpr_5: see `moth_eval.metrics.tpr_at_fpr`, as for the rates below.
+        tpr_at_fpr_5_interval: Wilson's for that many poisoned models; the cut is taken as given.
+        tpr_at_fpr_10: likewise.
+        tpr_at_fpr_10_interval: likewise.
+        fpr_at_tpr_80: see `moth_eval.metrics.fpr_at_tpr`.
+        fpr_at_tpr_95: likewise.
+    """
 
     area: float
     interval: Interval
-    bootstrap: Interval
+    bootstrap: Interval | None
     failed_as_undecided: float
     tpr_at_fpr_5: float
+    tpr_at_fpr_5_interval: Interval
     tpr_at_fpr_10: float
+    tpr_at_fpr_10_interval: Interval
     fpr_at_tpr_80: float
     fpr_at_tpr_95: float
 
@@ -273,13 +288,17 @@ def _discrimination(rows: Sequence[Row]) -> Discrimination:
     truth = np.repeat([0, 1], [clean.size, poisoned.size])
     seed = content_seed(rows[0].scanner, clean, poisoned)
     area = roc_auc(scores, truth)
+    resampled = bootstrap(clean, poisoned, seed=seed)
+    five, ten = (tpr_at_fpr(scores, truth, limit) for limit in (0.05, 0.10))
     return Discrimination(
         area=area,
         interval=auc_interval(clean, poisoned, seed=seed),
-        bootstrap=bootstrap(clean, poisoned, seed=seed),
+        bootstrap=resampled if resampled.width > 0 else None,
         failed_as_undecided=_with_undecided(area, rows),
-        tpr_at_fpr_5=tpr_at_fpr(scores, truth, 0.05),
-        tpr_at_fpr_10=tpr_at_fpr(scores, truth, 0.10),
+        tpr_at_fpr_5=five,
+        tpr_at_fpr_5_interval=wilson(round(five * poisoned.size), poisoned.size),
+        tpr_at_fpr_10=ten,
+        tpr_at_fpr_10_interval=wilson(round(ten * poisoned.size), poisoned.size),
         fpr_at_tpr_80=fpr_at_tpr(scores, truth, 0.80),
         fpr_at_tpr_95=fpr_at_tpr(scores, truth, 0.95),
     )

@@ -9,7 +9,7 @@ from moth_eval.text import visible
 
 from .build import Findings, work_out
 from .comparisons import Comparison
-from .evaluation import ALL, Evaluation, is_whole
+from .evaluation import ALL, Discrimination, Evaluation, is_whole
 from .rows import PENDING, Run
 from .tables import Cell, comparison_row, metrics_row
 from .wording import STATUS_WORDS, columns, count, number, percent, span
@@ -69,7 +69,7 @@ def _head(run: Run) -> str:
 
 def _metric_cells(lines: Sequence[Evaluation]) -> list[list[str]]:
     head = ["scanner", "trigger", "scored", "above cut", "ROC AUC (95 %)", "cross-entropy"]
-    return [[*head, "TPR at FPR 5 %"], *map(_cells, lines)]
+    return [[*head, "TPR at FPR 5 % (95 %)"], *map(_cells, lines)]
 
 
 def _cells(line: Evaluation) -> list[str]:
@@ -81,8 +81,13 @@ def _cells(line: Evaluation) -> list[str]:
         f"{cut.above}/{cut.scored}" if cut else "–",
         f"{found.area:.3f} ({span(found.interval)})" if found else "–",
         f"{figures.cross_entropy:.3f} ± {figures.halfwidth:.3f}" if figures else "–",
-        percent(found.tpr_at_fpr_5) if found else "–",
+        _tpr(found) if found else "–",
     ]
+
+
+def _tpr(found: Discrimination) -> str:
+    low, high = found.tpr_at_fpr_5_interval.low, found.tpr_at_fpr_5_interval.high
+    return f"{percent(found.tpr_at_fpr_5)} ({percent(low)} to {percent(high)})"
 
 
 def _apart(one: Comparison) -> str:

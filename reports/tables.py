@@ -130,7 +130,9 @@ def _discrimination(line: Evaluation) -> dict[str, Cell]:
         "roc_auc_failed_as_undecided": found.failed_as_undecided if found else None,
         "roc_auc_note": line.note,
         "tpr_at_fpr_5": found.tpr_at_fpr_5 if found else None,
+        **bounds("tpr_at_fpr_5", found.tpr_at_fpr_5_interval if found else None),
         "tpr_at_fpr_10": found.tpr_at_fpr_10 if found else None,
+        **bounds("tpr_at_fpr_10", found.tpr_at_fpr_10_interval if found else None),
         "fpr_at_tpr_80": found.fpr_at_tpr_80 if found else None,
         "fpr_at_tpr_95": found.fpr_at_tpr_95 if found else None,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -68,7 +69,7 @@ class Judged:
     def files(self) -> dict[str, bytes]:
         """What the run folder gets: name -> content."""
         text = json.dumps(self.data(), indent=2, allow_nan=False) + "\n"
-        return {CSV: verdicts_csv(self.verdicts), JSON: text.encode()}
+        return {CSV: verdicts_csv(self.run, self.verdicts), JSON: text.encode()}
 
     def sarif(self) -> bytes:
         """For a code scanning service."""
@@ -98,6 +99,7 @@ def lines_of(run: Run, verdicts: Sequence[ModelVerdict]) -> list[str]:
         lines.append(f"{visible(one.model)}: {one.grade}")
         for verdict in one.verdicts:
             lines.append(f"  {visible(verdict.row.scanner)}: {visible(verdict.basis)}")
+            lines += [f"    doubt: {visible(doubt)}" for doubt in verdict.doubts]
             if verdict.grade in FINDINGS:
                 lines += [f"    {words}" for words in verdict.evidence]
                 picture = _picture(run, verdict)
@@ -107,12 +109,12 @@ def lines_of(run: Run, verdicts: Sequence[ModelVerdict]) -> list[str]:
     return [*lines, "", f"{count(len(verdicts), 'model')}: {said}"]
 
 
-def verdict_rows(verdicts: Sequence[ModelVerdict]) -> list[dict[str, Cell]]:
+def verdict_rows(run: Run, verdicts: Sequence[ModelVerdict]) -> list[dict[str, Cell]]:
     """A line per model and scanner as column -> value."""
-    return [_row(one, verdict) for one in verdicts for verdict in one.verdicts]
+    return [_row(run, one, verdict) for one in verdicts for verdict in one.verdicts]
 
 
-def _row(one: ModelVerdict, verdict: Verdict) -> dict[str, Cell]:
+def _row(run: Run, one: ModelVerdict, verdict: Verdict) -> dict[str, Cell]:
     record = verdict.row.record
     return {
         "model": one.model,
@@ -125,14 +127,16 @@ def _row(one: ModelVerdict, verdict: Verdict) -> dict[str, Cell]:
         "suspected_source": record.source if record else None,
         "basis": verdict.basis,
         "evidence": "; ".join(verdict.evidence),
-        "file": verdict.row.entry.file,
+        "clean_accuracy": record.clean_accuracy if record else None,
+        "doubts": "; ".join(verdict.doubts),
+        "file": str(_file(verdict, run)),
         "sha256": verdict.row.entry.sha256,
     }
 
 
-def verdicts_csv(verdicts: Sequence[ModelVerdict]) -> bytes:
+def verdicts_csv(run: Run, verdicts: Sequence[ModelVerdict]) -> bytes:
     """One line per model and scanner."""
-    return as_csv(verdict_rows(verdicts))
+    return as_csv(verdict_rows(run, verdicts))
 
 
 def verdicts_json(
@@ -151,10 +155,14 @@ def verdicts_json(
                 "scanners": [
                     {
                         key: value
-                        for key, value in _row(one, verdict).items()
-                        if key not in ("model", "grade", "evidence")
+                        for key, value in _row(run, one, verdict).items()
+                        if key not in ("model", "grade", "evidence", "doubts")
                     }
-                    | {"evidence": verdict.evidence, "picture": _picture(run, verdict)}
+                    | {
+                        "evidence": verdict.evidence,
+                        "doubts": verdict.doubts,
+                        "picture": _picture(run, verdict),
+                    }
                     for verdict in one.verdicts
                 ],
             }
@@ -179,6 +187,7 @@ def sarif(run: Run, verdicts: Sequence[ModelVerdict]) -> bytes:
     """
     found = [v for one in verdicts for v in one.verdicts if v.grade in FINDINGS]
     open_ones = [v for one in verdicts for v in one.verdicts if _is_open(one, v)]
+    doubted = [v for one in verdicts for v in one.verdicts if v.doubts]
     rules = [*run.scanners, REFUSED]
     log = {
         "$schema": SARIF_SCHEMA,
@@ -195,7 +204,10 @@ def sarif(run: Run, verdicts: Sequence[ModelVerdict]) -> bytes:
                 "invocations": [
                     {
                         "executionSuccessful": not open_ones,
-                        "toolExecutionNotifications": [_notification(v, run) for v in open_ones],
+                        "toolExecutionNotifications": [
+                            *(_notification(v, run) for v in open_ones),
+                            *(_warning(v, run) for v in doubted),
+                        ],
                     }
                 ],
                 "results": [_result(v, run, rules) for v in found],
@@ -214,7 +226,7 @@ def _is_open(model: ModelVerdict, verdict: Verdict) -> bool:
 
 def _rule(name: str) -> dict[str, object]:
     text = (
-        "The model file was not opened, because that would not be safe."
+        "The model file was not opened, or its network not run, as that would not be safe."
         if name == REFUSED
         else f"The scanner {visible(name)} scores the model as a backdoored one."
     )
@@ -244,10 +256,23 @@ def _notification(verdict: Verdict, run: Run) -> dict[str, object]:
     }
 
 
-def _location(verdict: Verdict, run: Run) -> dict[str, object]:
+def _warning(verdict: Verdict, run: Run) -> dict[str, object]:
+    said = visible(f"{verdict.row.model}, {verdict.row.scanner}: {'; '.join(verdict.doubts)}")
+    return {
+        "level": "warning",
+        "message": {"text": said},
+        "locations": [_location(verdict, run)],
+    }
+
+
+def _file(verdict: Verdict, run: Run) -> Path:
+    """Where the model file lies, absolute."""
     # A record of others may hold any path.
-    file = Path.cwd() / run.manifest.models / verdict.row.entry.file
-    here = Path.cwd()
+    return Path(os.path.normpath(Path.cwd() / run.manifest.models / verdict.row.entry.file))
+
+
+def _location(verdict: Verdict, run: Run) -> dict[str, object]:
+    file, here = _file(verdict, run), Path.cwd()
     # Services that show the log beside the code want paths from its root.
     uri = file.as_uri()
     if here in file.parents:
@@ -306,6 +331,8 @@ def _case(suite: ET.Element, verdict: Verdict, outcome: str) -> None:
     elif outcome:
         told = ET.SubElement(case, outcome, message=_xml(verdict.basis), type=verdict.grade)
         told.text = "\n".join(map(_xml, verdict.evidence)) or None
+    if verdict.doubts:
+        ET.SubElement(case, "system-out").text = "\n".join(map(_xml, verdict.doubts))
 
 
 def _xml(text: str) -> str:

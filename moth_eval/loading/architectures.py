@@ -297,6 +297,12 @@ def _guarded(factory: Factory, forbidden: Path | None) -> Factory:
 
 def _import(name: str, forbidden: Path | None) -> ModuleType:
     """Imports a module of the user's, looking at where it and all that it imports lies."""
+    if name.endswith(".py") or "/" in name:
+        stem = Path(name).stem
+        raise ArchitectureError(
+            f"--arch {name}: expected the name of a module, not of its file: write {stem}, or "
+            f"{stem}:FACTORY, and put its folder on PYTHONPATH if it is not the present one"
+        )
     parts = name.split(".")
     for count in range(1, len(parts) + 1):
         prefix = ".".join(parts[:count])
@@ -328,9 +334,9 @@ def _not_found(name: str, prefix: str) -> str:
     from torchvision import models
 
     close = difflib.get_close_matches(name, models.list_models(module=models), n=3)
-    hint = f"did you mean {', '.join(close)}? " if close else ""
+    hint = f"did you mean {', '.join(close)}? It" if close else "it"
     return (
-        f"--arch {name}: {hint}It is neither a torchvision classifier nor an importable module "
+        f"--arch {name}: {hint} is neither a torchvision classifier nor an importable module "
         f"(no module {prefix!r}); install the module or put its folder on PYTHONPATH"
     )
 

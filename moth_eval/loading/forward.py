@@ -69,8 +69,9 @@ def measure_forward(module: nn.Module, image_shape: tuple[int, int, int]) -> Mea
         image_shape: `(C, H, W)` of the network's input.
 
     Raises:
-        RefusedFile: it cannot be run on such images, would take an absurd amount of memory or one
-            that cannot be known, changes itself, or does not give finite logits `(N, K)`.
+        CannotRun: it cannot be run on such images.
+        RefusedFile: it would take an absurd amount of memory or one that cannot be known, changes
+            itself, or does not give finite logits `(N, K)`.
     """
     noise = torch.rand(BATCH, *image_shape, generator=generator_for("check_forward", image_shape))
     before = _state(module)
@@ -103,13 +104,17 @@ def _first_run() -> Iterator[None]:
         yield
 
 
+class CannotRun(RefusedFile):
+    """The network does not take images of this shape, or no images at all."""
+
+
 def _run(module: nn.Module, images: Tensor) -> Any:
     try:
         return module(images)
     except RefusedFile:
         raise
     except Exception as error:  # whatever layers put together by a stranger raise
-        raise RefusedFile(
+        raise CannotRun(
             f"the network in the file cannot be run on images of shape {tuple(images.shape[1:])}: "
             f"{error!r}. Check the image size; if it was saved by a much older torchvision, give "
             "its architecture with --arch"

@@ -19,7 +19,7 @@ Source: NIST, documentation of image-classification-jun2020 (TrojAI round 1), er
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,8 +61,27 @@ class Claim:
     truth: Truth
 
 
-Named = Callable[[str], Iterator[Claim]]
-"""Claims of what the caller named as ground truth, by model name."""
+@dataclass(frozen=True, kw_only=True)
+class Named:
+    """What the caller named as ground truth.
+
+    Attributes:
+        of: claims by model name.
+        place: what is named, for notes.
+        names: the models that a list has a row for; none of a tree, which is not gone through.
+    """
+
+    of: Callable[[str], Iterator[Claim]]
+    place: str = ""
+    names: frozenset[str] = frozenset()
+
+    def first(self, names: Iterable[str]) -> Iterator[Claim]:
+        """The claims of the first of a model's names that has any."""
+        for name in dict.fromkeys(names):
+            claims = list(self.of(name))
+            if claims:
+                yield from claims
+                return
 
 
 def read_flag(path: Path) -> bool:
@@ -85,12 +104,17 @@ def named_claims(ground_truth: Path | None) -> Named:
         RoundError: it is neither.
     """
     if ground_truth is None:
-        return lambda _name: iter(())
+        return Named(of=lambda _name: iter(()))
     if ground_truth.is_dir():
         tree = ground_truth.resolve()
-        return lambda name: _tree_claims((tree, *(tree / sub for sub in TREES)), name, tree)
+        trees = (tree, *(tree / sub for sub in TREES))
+        return Named(of=lambda name: _tree_claims(trees, name, tree), place=tree.name)
     rows = {row["model_name"]: row for row in read_metadata(ground_truth)}
-    return lambda name: _row_claims(rows.get(name), ground_truth.name)
+    return Named(
+        of=lambda name: _row_claims(rows.get(name), ground_truth.name),
+        place=ground_truth.name,
+        names=frozenset(rows),
+    )
 
 
 def claims_of(
@@ -101,13 +125,16 @@ def claims_of(
     row: Mapping[str, str] | None,
     config: Truth | None,
     named: Named,
+    aliases: Sequence[str] = (),
 ) -> Iterator[Claim]:
     """Everything said about one model, what counts most first.
+
+    What the caller named may call it by one of its `aliases`, such as the name of its file.
 
     Raises:
         RoundError: one of the places says something that cannot be read.
     """
-    yield from named(name)
+    yield from named.first((name, *aliases))
     if folder is not None:
         yield from _file_claims(folder / FILE, found.root, f"{folder.name}/{FILE}")
     yield from _tree_claims(tuple(found.root / sub for sub in TREES), name, found.root)

@@ -236,9 +236,13 @@ def find_examples(folder: Path, names: Collection[str], root: Path) -> tuple[Pat
 
 
 def first_image(folder: Path) -> Path | None:
-    """The image whose name comes first, in the folder itself; None if there is none."""
-    images = (e for e in folder.iterdir() if e.suffix.lower() in IMAGE_SUFFIXES)
-    return min((e for e in images if not e.name.startswith(".")), default=None)
+    """The image whose name comes first, in the folder or else in one per class; None without."""
+    for pattern in ("*", "*/*"):
+        images = (e for e in folder.glob(pattern) if e.suffix.lower() in IMAGE_SUFFIXES)
+        first = min((e for e in images if not e.name.startswith(".")), default=None)
+        if first is not None:
+            return first
+    return None
 
 
 def side_in(examples: object) -> int | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -136,13 +136,13 @@ def read_round(
         truth, further = mark_errata(truth, path=found.base, listed=listed)
         notes.extend(further)
     notes.extend(_notes_on_whole(models, truth, rows, found))
+    notes.extend(_not_here(named.names, named.place, models, found))
     return Round(path=path, layout=layout, models=models, truth=truth, notes=tuple(notes))
 
 
 def _names_one(named: Named, member: Path) -> bool:
     try:
-        names = (member.name, member.stem, member.parent.name)
-        return any(True for name in names for _ in named(name))
+        return any(True for _ in named.first((*_aliases(member), member.parent.name)))
     except (RoundError, OSError):
         # It names the model but says nothing readable, which the notes will tell.
         return True
@@ -179,15 +179,19 @@ def _notes_on_whole(
         notes.append(f"models of more than one layout: {counts}")
     if truth and len(truth) < len(models):
         notes.append(f"ground truth is known for {len(truth)} of {len(models)} models")
-    here = {member.name for member in found.members} | {model.name for model in models}
-    absent = sorted(set(rows) - here)
-    if absent and len(found.members) > 1:
-        more = ", ..." if len(absent) > 3 else ""
-        notes.append(
-            f"{METADATA} lists {len(absent)} models that are not here: "
-            f"{', '.join(absent[:3])}{more}"
-        )
-    return notes
+    return notes + _not_here(rows, METADATA, models, found)
+
+
+def _not_here(
+    listed: Collection[str], place: str, models: tuple[RoundModel, ...], found: Found
+) -> list[str]:
+    """A note on the models of a list that are not among those found, if there are any."""
+    here = {name for member in found.members for name in _aliases(member)}
+    absent = sorted(set(listed) - here - {model.name for model in models})
+    if not absent or len(found.members) == 1:
+        return []
+    more = ", ..." if len(absent) > 3 else ""
+    return [f"{place} lists {len(absent)} models that are not here: {', '.join(absent[:3])}{more}"]
 
 
 def _guarded_entry(
@@ -222,15 +226,25 @@ def _entry(
     else:
         model, config = _read_folder(member, found, row or {}, examples)
     try:
-        folder = None if found.files else member
         said = claims_of(
-            model.name, found=found, folder=folder, row=row, config=config, named=named
+            model.name,
+            found=found,
+            folder=None if found.files else member,
+            row=row,
+            config=config,
+            named=named,
+            aliases=_aliases(member),
         )
         claims = [*said, *attack_claims(_home(member, found), found.root)]
     except RoundError as error:
         return _Entry(model=model, truth=None, notes=(f"truth of {model.name} left open: {error}",))
     truth, notes = settle(model.name, claims)
     return _Entry(model=model, truth=truth, notes=notes)
+
+
+def _aliases(member: Path) -> tuple[str, str]:
+    """What a list may call a model: the name of its file, with the ending or without."""
+    return member.name, member.stem
 
 
 def _home(member: Path, found: Found) -> Path | None:
@@ -296,8 +310,8 @@ def _read_file(
     config, flaws, foreign = facts_beside(file, beside, found.root)
     examples = given or _examples_beside(file)
     missing = (
-        f"no example images: no {file.stem}.npz beside it; name a folder of images or an .npz "
-        "with --examples"
+        f"no example images: neither {file.stem}.npz nor examples.npz nor a folder examples lies "
+        "beside it; name a folder of images or an .npz with --examples"
     )
     architecture, mismatch = architecture_of(config, row)
     normalisation, wrong = _stated_normalisation(config)

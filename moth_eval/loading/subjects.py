@@ -26,7 +26,7 @@ from .doubts import (
     doubts_of_repetition,
 )
 from .files import LoadedNetwork, load_network
-from .forward import Measured, measure_forward
+from .forward import CannotRun, Measured, measure_forward
 from .images import read_pictures
 from .preprocessing import Choice, choose_preprocessing, forward, looked_at
 from .rounds import RoundModel
@@ -142,7 +142,7 @@ def open_subject(
     if pictures.resized:
         LOG.warning(pictures.resized)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        pictures, measured = _fitted(loaded.module, pictures)
+        pictures, measured = _fitted_to(loaded.module, pictures, model)
         num_classes = measured.num_classes
         _require_labels(pictures.labels, num_classes, model)
         images = f"{model.name}: {model.examples}"
@@ -200,21 +200,42 @@ def _identity(path: Path) -> tuple[int, ...]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
+def _fitted_to(
+    module: nn.Module, pictures: Pictures, model: RoundModel
+) -> tuple[Pictures, Measured]:
+    """As `_fitted`; images that the caller named and that do not fit are no fault of the file.
+
+    Raises:
+        InputError: the network does not take them.
+    """
+    try:
+        return _fitted(module, pictures)
+    except CannotRun as error:
+        if not model.examples_named:
+            raise
+        channels, height, width = pictures.image_shape
+        raise InputError(
+            f"{model.name} does not take the images in {model.examples}, {width} x {height} pixels "
+            f"with {channels} {'channel' if channels == 1 else 'channels'}: give images of the "
+            f"size and kind that it was trained on ({error.__cause__!r:.200})"
+        ) from error
+
+
 def _fitted(module: nn.Module, pictures: Pictures) -> tuple[Pictures, Measured]:
     """Pictures with the channels that the network takes, and what its first run tells.
 
     Image files are always read as RGB; a network that takes one channel gets one, if the images
-    are grey.
+    are grey. One that takes three gets grey arrays three times.
     """
     try:
         return pictures, measure_forward(module, pictures.image_shape)
     except MothError:
-        grey = pictures.grey()
-        if grey is None:
+        other = pictures.coloured() or pictures.grey()
+        if other is None:
             raise
         # If that fails too, the first error is the one that tells of the images as they are.
         with suppress(MothError):
-            return grey, measure_forward(module, grey.image_shape)
+            return other, measure_forward(module, other.image_shape)
         raise
 
 

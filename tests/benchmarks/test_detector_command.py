@@ -112,6 +112,21 @@ def test_older_rounds_name_no_mode(mode: tuple[str, ...], active: Path, tmp_path
     assert 0.01 <= float((tmp_path / "result.txt").read_text()) <= 0.99
 
 
+def test_images_may_lie_in_a_folder_per_class(active: Path, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    for path in (active / "example_data").glob("class_*_example_*.png"):
+        label = path.name.split("_")[1]
+        (images / label).mkdir(parents=True, exist_ok=True)
+        path.rename(images / label / path.name)
+    words = [
+        "--model_filepath", active / "model.pt", "--result_filepath", tmp_path / "result.txt",
+        "--scratch_dirpath", tmp_path / "scratch", "--examples_dirpath", images,
+        "--metaparameters_filepath", settings(tmp_path), "--arch", ARCH, "--device", "cpu",
+    ]  # fmt: skip
+    result = call(*words)
+    assert result.exit_code == 0, result.output
+
+
 @pytest.mark.slow
 def test_images_that_lie_elsewhere_give_the_same_score(active: Path, tmp_path: Path) -> None:
     beside = infer(active, tmp_path)

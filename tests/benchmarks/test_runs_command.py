@@ -338,7 +338,7 @@ def test_runs_that_differ_in_what_must_be_the_same_are_not_merged(tmp_path: Path
     other = make_run(tmp_path / "other", [entry("b")], [record("b", 1.0)], seed=8, writer="w")
     result = runs("merge", one, other, "--out", tmp_path / "out")
     assert result.exit_code == 2
-    assert "holds a run with seed 7, this one has 8" in result.output
+    assert f"{one} and {other} cannot be merged, seed is 7 there and 8 here" in result.output
     assert not (tmp_path / "out").exists()
     study = make_hardening_run(tmp_path / "study", {}, models=["m"], methods=["moth"], seeds=[0])
     result = runs("merge", one, study, "--out", tmp_path / "out")

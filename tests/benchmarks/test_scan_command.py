@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
@@ -147,12 +148,43 @@ def test_several_models_are_one_scan_and_namesakes_go_by_their_folder(
     assert (tmp_path / "j.xml").is_file()
 
 
-def test_a_model_named_twice_is_an_error(folder: Path, tmp_path: Path) -> None:
-    one = folder / "suspects" / "model-0.safetensors"
-    result = call("scan", one, folder / "suspects", "--out", tmp_path / "run")
+def test_a_folder_and_a_model_in_it_are_scanned_once(folder: Path, tmp_path: Path) -> None:
+    one = folder / "clean" / "model-0.safetensors"
+    result = call("scan", one, folder / "clean", "--out", tmp_path / "run")
+    assert result.exit_code in (0, 1), result.output
+    names = [entry.name for entry in RunFolder(tmp_path / "run").manifest().entries]
+    assert names == ["model-0", "model-2", "model-4"]
+
+
+def test_images_for_all_models_are_wrong_once_and_before_anything_is_scanned(
+    folder: Path, tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "odd.npz", images=np.zeros((2, 12, 12, 3), np.uint8))
+    result = call(
+        "scan", folder / "suspects", "--out", tmp_path / "run", "--examples", tmp_path / "odd.npz"
+    )
     assert result.exit_code == 2
-    assert "two models are called 'suspects-model-0'" in result.output
+    assert result.output.count("odd.npz") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_without_any_answer_is_said_to_be_no_loss(folder: Path, tmp_path: Path) -> None:
+    words = ("scan", folder / "suspects" / "model-0.safetensors", "--out", tmp_path / "run")
+    fast = ("--device", "cpu", "--scanner", "weights", "--jobs", "1")
+    bare = CliRunner().invoke(main, [*map(str, (*words, *fast))])
+    assert bare.exit_code == 3, bare.output
+    again = call(*words)
+    assert again.exit_code == 2
+    assert "no model has an answer in it: remove that folder, or choose another --out" in (
+        again.output
+    )
+
+
+def test_a_run_folder_that_cannot_be_made_is_named(folder: Path) -> None:
+    result = call("scan", folder / "suspects", "--out", "/proc/run")
+    assert result.exit_code == 2
+    assert "the run folder /proc/run cannot be made: " in result.output
+    assert "give another --out" in result.output
 
 
 @pytest.mark.parametrize(

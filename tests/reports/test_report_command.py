@@ -22,8 +22,8 @@ def small_run(path: Path) -> Path:
 SUMMARY = """\
 5 models under 1 scanner: 4 scored, 1 pending
 
-scanner  trigger  scored  above cut  ROC AUC (95 %)        cross-entropy  TPR at FPR 5 %
-nc       all      4/5     2/4        0.750 (0.23 to 0.97)  0.719 ± 0.044  50 %
+scanner  trigger  scored  above cut  ROC AUC (95 %)        cross-entropy  TPR at FPR 5 % (95 %)
+nc       all      4/5     2/4        0.750 (0.23 to 0.97)  0.719 ± 0.044  50 % (9.5 % to 91 %)
 
 nc, most suspicious: d (4), b (2.25)
 

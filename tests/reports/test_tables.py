@@ -80,6 +80,15 @@ def test_smallest_valid_trigger_is_shown_when_no_target_is_named(tmp_path: Path)
     assert table(tmp_path / "results.csv")[0]["smallest_trigger_size"] == "20"
 
 
+def test_bounds_of_resamples_that_all_agree_are_left_out(tmp_path: Path) -> None:
+    models = [entry("clean", clean()), entry("bad", poisoned())]
+    build_reports(make_run(tmp_path, models, [record("clean", 1.0), record("bad", 5.0)]))
+    (row,) = table(tmp_path / "metrics.csv")
+    assert (row["roc_auc_bootstrap_low"], row["roc_auc_bootstrap_high"]) == ("", "")
+    assert float(row["roc_auc_low"]) < 0.3
+    assert (row["tpr_at_fpr_5"], float(row["tpr_at_fpr_5_low"]) < 0.3) == ("1", True)
+
+
 def test_metrics_of_a_small_run_are_exact(tmp_path: Path) -> None:
     build_reports(small_run(tmp_path))
     (row,) = table(tmp_path / "metrics.csv")
@@ -98,6 +107,8 @@ def test_metrics_of_a_small_run_are_exact(tmp_path: Path) -> None:
         "roc_auc_bootstrap_high": "1",
         "roc_auc_failed_as_undecided": "0.75",
         "tpr_at_fpr_5": "0.5",
+        "tpr_at_fpr_5_low": "0.0945312",
+        "tpr_at_fpr_5_high": "0.905469",
         "cut_origin": "published",
         "cut_threshold": "2",
         "cut_simulated_false_alarm_rate": "0.33",

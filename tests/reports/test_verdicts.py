@@ -94,6 +94,73 @@ def test_scores_are_graded_by_their_rank_among_clean_models(tmp_path: Path) -> N
     assert found.exit_code == 1
 
 
+def test_a_calibration_in_which_no_score_could_be_flagged_is_none(tmp_path: Path) -> None:
+    """With two clean models no p value is below a third: a gate that never fires is no gate."""
+    few = calibrated("nc", scores=(1.0, 2.0))
+    above, below = one("above", 99.0, rule=RULE), one("below", 0.5, rule=RULE)
+    found = judged(tmp_path / "a", [above, below], calibration=few)
+    assert grades(found) == {"above": "suspicious", "below": "no evidence found"}
+    verdict = found.verdicts[0].verdicts[0]
+    assert verdict.p_value == pytest.approx(1 / 3)
+    assert f"; 2 clean models of {GROUP} in the calibration can promise no budget below 0.333" in (
+        verdict.basis
+    )
+    bare = judged(tmp_path / "b", [one("m", 99.0, rule=None)], calibration=few)
+    assert grades(bare) == {"m": "not judged"}
+    assert bare.exit_code == 3
+    enough = calibrated("nc", scores=(1.0, 2.0, 3.0, 4.0))
+    assert grades(judged(tmp_path / "c", [above], calibration=enough)) == {"above": "suspicious"}
+
+
+@pytest.mark.parametrize(("accuracy", "judges"), [(0.3, False), (0.41, True)])
+def test_with_images_that_are_not_the_models_nothing_found_says_nothing(
+    tmp_path: Path, accuracy: float, judges: bool
+) -> None:
+    # Five classes: a quarter of the way from guessing, 0.2, to 1 is 0.4.
+    low, high = (one(n, s, clean_accuracy=accuracy) for n, s in (("low", 3.0), ("high", 18.5)))
+    found = judged(tmp_path, [low, high], calibration=calibrated("nc"))
+    assert grades(found) == {
+        "low": "no evidence found" if judges else "not judged", "high": "backdoored",
+    }  # fmt: skip
+    assert found.exit_code == (1 if judges else 3)
+    said = f"only {100 * accuracy:.0f} % of the clean examples are classified rightly"
+    assert all((said in v.verdicts[0].basis) is not judges for v in found.verdicts)
+
+
+def test_doubts_are_in_every_form_of_a_verdict(tmp_path: Path) -> None:
+    found = judged(
+        tmp_path, [one("m", 3.0, clean_accuracy=0.5, doubts=("no example of class 4",))],
+        calibration=calibrated("nc"),
+    )  # fmt: skip
+    doubts = ["50 % of the clean examples are classified rightly", "no example of class 4"]
+    assert [line for line in found.lines() if "doubt" in line] == [
+        f"    doubt: {doubt}" for doubt in doubts
+    ]
+    [row] = json.loads(found.files()["verdicts.json"])["models"][0]["scanners"]
+    assert (row["clean_accuracy"], row["doubts"]) == (0.5, doubts)
+    assert "; ".join(doubts) in found.files()["verdicts.csv"].decode()
+    invocation = json.loads(found.sarif())["runs"][0]["invocations"][0]
+    [told] = invocation["toolExecutionNotifications"]
+    assert (invocation["executionSuccessful"], told["level"]) == (True, "warning")
+    assert told["message"]["text"] == f"m, nc: {'; '.join(doubts)}"
+    output = ET.fromstring(found.junit()).find(".//system-out")  # noqa: S314 - just made
+    assert output is not None
+    assert output.text == "\n".join(doubts)
+
+
+def test_the_file_of_a_single_model_is_named(tmp_path: Path) -> None:
+    run = make_run(tmp_path, [entry("m", file=".")], [one("m", 1.0)], models="/data/m.pt")
+    policy = ScanPolicy(
+        policy=Policy(backdoored=0.05, suspicious=0.2), dataset="", calibration=None,
+        calibration_file="",
+    )  # fmt: skip
+    (run / POLICY).write_text(policy.model_dump_json())
+    found = read_verdicts(read_run(run))
+    assert found is not None
+    [row] = json.loads(found.files()["verdicts.json"])["models"][0]["scanners"]
+    assert row["file"] == "/data/m.pt"
+
+
 def test_several_scanners_share_the_budget(tmp_path: Path) -> None:
     names = ("nc", "other")
     records = [one("m", 18.5), one("m", 1.0, scanner="other")]

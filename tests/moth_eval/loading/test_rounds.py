@@ -401,6 +401,27 @@ def test_truth_of_plain_model_files_comes_from_a_list(tmp_path: Path, name: str)
     assert found.notes == ()
 
 
+def test_a_named_list_may_give_the_endings_of_files_and_tells_what_is_not_here(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "models").mkdir()
+    for name in ("a.pth", "b.pth", "c.pth"):
+        write_model(tmp_path / "models", name)
+    write_metadata(
+        tmp_path,
+        {"model_name": "a.pth", "poisoned": 1},
+        {"model_name": "b", "poisoned": 0},
+        {"model_name": "z.pth", "poisoned": 0},
+        name="answers.csv",
+    )
+    found = read_round(tmp_path / "models", ground_truth=tmp_path / "answers.csv")
+    assert {name: truth.poisoned for name, truth in found.truth.items()} == {"a": True, "b": False}
+    assert found.notes == (
+        "ground truth is known for 2 of 3 models",
+        "answers.csv lists 1 models that are not here: z.pth",
+    )
+
+
 def test_model_files_of_one_stem_keep_their_suffix_as_names(tmp_path: Path) -> None:
     for name in ("net.pt", "net.pth", "other.pt"):
         write_model(tmp_path, name)

@@ -71,6 +71,7 @@ def open_module(
     layout: str = "files",
     num_classes: int | None = None,
     meanwhile: Callable[[], object] = lambda: None,
+    named: bool = False,
 ) -> Opened:
     """Opens `module` as if it had been read from a file."""
     loaded = LoadedNetwork(
@@ -88,12 +89,35 @@ def open_module(
         name="net",
         file=folder / "net.pth",
         examples=save_npz(folder / "examples.npz", examples or coloured()),
+        examples_named=named,
         layout=layout,
         num_classes=num_classes,
         metadata={},
         problems=("config.json is not JSON",),
     )
     return open_subject(model, device=CPU)
+
+
+def test_images_that_the_caller_named_and_that_do_not_fit_are_no_fault_of_the_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """To call the model unsafe for them would accuse it of what the call got wrong."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 5 * 5, 3)).eval()
+    with pytest.raises(InputError, match=r"net does not take the images in .*examples\.npz, 8 x 8"):
+        open_module(monkeypatch, tmp_path, network, named=True)
+    with pytest.raises(RefusedFile, match="cannot be run on images of shape"):
+        open_module(monkeypatch, tmp_path, network)
+
+
+def test_grey_arrays_are_given_to_a_network_of_colours_three_times(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    grey = Examples(images=torch.rand(9, 1, 8, 8), labels=torch.arange(3).repeat(3))
+    network = nn.Sequential(nn.Conv2d(3, 3, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    opened = open_module(monkeypatch, tmp_path, network, examples=grey)
+    images = opened.subject.examples.images
+    assert opened.subject.image_shape == (3, 8, 8)
+    assert torch.equal(images[:, 0], images[:, 2])
 
 
 def test_the_reader_of_rounds_knows_the_same_suffixes_as_the_reader_of_files() -> None:
