@@ -20,6 +20,7 @@ from moth_eval.loading.formats import opened
 from moth_eval.records import LEDGER, MANIFEST, AttemptRecord, RunFolder, unsealed
 from moth_eval.removal_records import REMOVAL, RemovalCard, RemovalFolder, files_of
 from moth_eval.run_files import LARGEST_LEDGER, read_file, read_json
+from moth_eval.scan_calibration import POLICY
 
 PENDING = "pending"
 DONE = "done"
@@ -66,6 +67,11 @@ class RunState:
     versions: Mapping[str, str] = field(default_factory=dict)
     pieces: tuple[Piece, ...] = ()
     problem: str = ""
+
+    @property
+    def command_word(self) -> str:
+        """Which command it is of: the kind, but for `scan`, whose runs are those of `trojai`."""
+        return "scan" if self.kind == "trojai" and (self.path / POLICY).is_file() else self.kind
 
     @property
     def counts(self) -> dict[str, int]:

@@ -135,7 +135,7 @@ def _standing(state: RunState) -> str:
     if state.problem:
         return visible(f"damaged: {state.problem}")
     counts = ", ".join(f"{count} {status}" for status, count in state.counts.items())
-    kind, begun = visible(state.kind), visible(state.created[:10])
+    kind, begun = visible(state.command_word), visible(state.created[:10])
     return f"{kind}  {begun}  {state.done} of {len(state.pieces)}: {counts}"
 
 

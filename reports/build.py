@@ -152,7 +152,10 @@ def _roc(curves: Sequence[ScannerCurve]) -> dict[str, bytes]:
         return {}
     return {
         "roc.csv": roc_csv({c.scanner: c.curve for c in curves}),
-        "roc-bands.csv": roc_bands_csv({c.scanner: (c.grid, c.low, c.high) for c in curves}),
+        "roc-bands.csv": roc_bands_csv(
+            # Where all resamples agree, a band without width would pass for certainty.
+            {c.scanner: (c.grid, c.low, c.high) for c in curves if c.discrimination.bootstrap}
+        ),
         "roc.png": draw(curves, kind="png"),
         "roc.svg": draw(curves, kind="svg"),
         **({"roc-panels.png": draw_panels(curves, kind="png")} if len(curves) > MOST_BANDS else {}),

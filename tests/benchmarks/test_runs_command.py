@@ -107,6 +107,12 @@ def test_a_link_may_stand_for_a_run_folder(tmp_path: Path) -> None:
     assert runs("ls", tmp_path / "all").output.startswith(f"{tmp_path}/all/scan  trojai")
 
 
+def test_runs_of_scan_are_told_from_studies(tmp_path: Path) -> None:
+    small(tmp_path / "gate")
+    (tmp_path / "gate" / "policy.json").write_text("{}")
+    assert runs("ls", tmp_path).output.startswith(f"{tmp_path}/gate  scan  2026-03-04")
+
+
 @pytest.mark.parametrize("place", ["logs/net.log", "ledger/9.jsonl", "triggers"])
 def test_links_in_a_run_of_others_are_not_merged(place: str, tmp_path: Path) -> None:
     run, secret = small(tmp_path / "run"), tmp_path / "secret"
