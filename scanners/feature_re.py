@@ -44,8 +44,7 @@ class FeatureRE:
 
     Differs from the reference:
         * the features are the last maps of more than one pixel, or tokens, that all goes through
-          in the deeper half of the layers, else the last values; the reference has a split of its
-          own for each of five architectures;
+          in the deeper half, else the last values; the reference splits five architectures by name;
         * classes are trained side by side, with a smaller U-Net and fewer steps; it starts as the
           map that changes nothing, which makes up for many of them;
         * maps of the U-Net are normalised image by image, so that an image's transform does not
@@ -53,8 +52,7 @@ class FeatureRE:
         * the bound on the change of images is for `[0, 1]` instead of standardised values, and the
           bound on the spread of features is in their own clean standard deviations;
         * the mask keeps its share by projection; the published penalty shrinks all of it alike;
-        * the figures are of held images; the published ones are of the images trained on;
-        * the score's sign is turned: higher is more suspicious.
+        * figures are of held images, not those trained on, and the score's sign is turned.
 
     Attributes:
         images: clean images used at most, half of them for training, spread over the classes.
@@ -363,9 +361,8 @@ def _by_row(values: Tensor, like: Tensor) -> Tensor:
 def _last_features(network: OpenNetwork, noise: Tensor) -> HiddenLayer | None:
     """The last maps or tokens that all goes through, unless early on; else the last values."""
     layers = [layer for layer in reversed(network.layers()) if layer.depth]
-    deepest = max((layer.depth for layer in layers), default=0)
-    late = [one for one in layers if one.maps and 2 * one.depth >= deepest]
-    ordered = late + [one for one in layers if one not in late]
+    half = max((layer.depth for layer in layers), default=0) / 2
+    ordered = sorted(layers, key=lambda layer: not (layer.maps and layer.depth >= half))
     return next((layer for layer in ordered if network.is_cut(layer, noise)), None)
 
 
