@@ -34,7 +34,7 @@ def test_an_unknown_architecture_is_one_line_and_exit_code_2(tmp_path: Path) -> 
         ("--arch", "none", "expected at least one architecture, such as resnet18"),
         ("--arch", "resnet18,", "unknown architecture ''"),
         ("--triggers", "none", "expected at least one kind of trigger of "),
-        ("--triggers", "patch, moss", "unknown name 'moss'"),
+        ("--triggers", "patch, moss", "cannot draw a trigger 'moss'"),
     ],
 )
 def test_lists_that_say_nothing_or_something_unknown_are_exit_code_2(

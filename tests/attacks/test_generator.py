@@ -351,7 +351,7 @@ def test_several_jobs_make_the_same_models(made: RoundSummary, tmp_path: Path) -
         ({"architectures": ()}, "expected at least one architecture"),
         ({"architectures": ("inception_v3",)}, "inception_v3 needs images of 75 pixels or more"),
         ({"triggers": ()}, "expected at least one kind of trigger"),
-        ({"triggers": ("sparkle",)}, "unknown name 'sparkle'"),
+        ({"triggers": ("sparkle",)}, "cannot draw a trigger 'sparkle'"),
         ({"examples_per_class": 0}, "expected examples_per_class of 1 or more"),
     ],
 )
