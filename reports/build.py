@@ -150,11 +150,9 @@ def _tables(findings: Findings) -> dict[str, bytes]:
 def _roc(curves: Sequence[ScannerCurve]) -> dict[str, bytes]:
     if not curves:
         return {}
-    # Where all resamples agree, a band without width would pass for certainty.
-    bands = {c.scanner: (c.grid, c.low, c.high) for c in curves if c.discrimination.bootstrap}
     return {
         "roc.csv": roc_csv({c.scanner: c.curve for c in curves}),
-        **({"roc-bands.csv": roc_bands_csv(bands)} if bands else {}),
+        "roc-bands.csv": roc_bands_csv({c.scanner: c.bounds for c in curves}),
         "roc.png": draw(curves, kind="png"),
         "roc.svg": draw(curves, kind="svg"),
         **({"roc-panels.png": draw_panels(curves, kind="png")} if len(curves) > MOST_BANDS else {}),

@@ -69,6 +69,17 @@ class ScannerCurve:
     poisoned: int
     cut: AtCut | None
 
+    @property
+    def bounds(self) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Grid, lower and upper bounds; not a number where all resamples agree, as in no overlap.
+
+        A band without width would pass for certainty.
+        """
+        if self.discrimination.bootstrap is not None:
+            return self.grid, self.low, self.high
+        unknown = np.full_like(self.grid, np.nan)
+        return self.grid, unknown, unknown
+
 
 def scanner_curves(run: Run, lines: Sequence[Evaluation]) -> list[ScannerCurve]:
     """The curve of every scanner that has scored models of both classes."""

@@ -65,13 +65,17 @@ def roc_bands_csv(bands: dict[str, tuple[FloatArray, FloatArray, FloatArray]]) -
 
     Args:
         bands: scanner -> false-positive rates, lower and upper bounds of the true-positive rate,
-            `(G,)` each.
+            `(G,)` each; bounds that are not a number are left empty.
     """
     return as_csv(
-        {"scanner": scanner, "fpr": float(x), "tpr_low": float(low), "tpr_high": float(high)}
+        {"scanner": scanner, "fpr": float(x), "tpr_low": _known(low), "tpr_high": _known(high)}
         for scanner, band in bands.items()
         for x, low, high in zip(*band, strict=True)
     )
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
 
 
 def comparisons_csv(comparisons: Sequence[Comparison]) -> bytes:

@@ -215,7 +215,7 @@ def test_runs_under_different_normalisations_are_not_merged(folder: Path, tmp_pa
     runs = [tmp_path / name for name in ("a", "b")]
     for run, name in zip(runs, ("unit", "minmax"), strict=True):
         trojai.plan(scan_study(folder, run, normalisation=name))
-    with pytest.raises(RunError, match="a run with normalisation 'unit', this one has 'minmax'"):
+    with pytest.raises(RunError, match="normalisation is 'unit' there and 'minmax' here"):
         merge(runs, tmp_path / "both")
 
 
