@@ -23,7 +23,7 @@ from moth_eval.run_files import (
 )
 
 from .run_states import kind_of
-from .sittings import Difference, same_ground
+from .sittings import Difference, first_unlike, same_ground
 
 PARTIAL = ".partial"
 """Folder that a cell is in until it is whole."""
@@ -95,9 +95,9 @@ def _united(
     manifests = [folder(run).manifest() for run in runs]
     merged = manifests[0]
     for run, manifest in zip(runs, manifests, strict=True):
-        unlike = [one for one in differences(merged, manifest) if one[1] != one[2]]
-        if unlike:
-            what, before, now = unlike[0]
+        unlike = first_unlike(differences(merged, manifest))
+        if unlike is not None:
+            what, before, now = unlike
             raise RunError(
                 f"{runs[0]} and {run} cannot be merged, {what} is {before!r} there and {now!r} "
                 "here: only parts of one study are, such as those of --shard or --only"

@@ -93,11 +93,17 @@ def refuse_differences(folder: Path, pairs: Iterable[Difference], *, advice: str
     Raises:
         RunError: something differs.
     """
-    for what, before, now in pairs:
-        if before != now:
-            raise RunError(
-                f"{folder} holds a run with {what} {before!r}, this one has {now!r}: {advice}"
-            )
+    unlike = first_unlike(pairs)
+    if unlike is not None:
+        what, before, now = unlike
+        raise RunError(
+            f"{folder} holds a run with {what} {before!r}, this one has {now!r}: {advice}"
+        )
+
+
+def first_unlike(pairs: Iterable[Difference]) -> Difference | None:
+    """The first of the pairs that really differs; None if none does."""
+    return next((pair for pair in pairs if pair[1] != pair[2]), None)
 
 
 def same_ground(

@@ -23,6 +23,12 @@ def spread(labels: Tensor, most: int, generator: torch.Generator) -> Tensor:
     return order[by_rank][:most].sort().values
 
 
+def classes_left_out(used: int, num_classes: int) -> str:
+    """How many classes take no part for want of images, in words; empty if all do."""
+    missing = num_classes - used
+    return f"{missing} of {num_classes} classes have no images" if missing else ""
+
+
 def halves(labels: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     """Every other image of each class, and the rest; of an odd number the first have one more.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from moth_eval.paired import PairedDifference, corrected_together, paired_difference
 
@@ -18,14 +18,18 @@ K = TypeVar("K", bound=Hashable)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Controlled:
+class Difference(Generic[K]):
     """How a method differs from the control in one figure.
 
     Attributes:
+        line: the method.
+        figure: name of the figure.
         found: the comparison, method minus control.
         p_corrected: p value corrected for all methods compared by this figure; None without one.
     """
 
+    line: K
+    figure: str
     found: PairedDifference
     p_corrected: float | None
 
@@ -37,10 +41,12 @@ class Controlled:
             value=self.found.mean, interval=self.found.interval, cells=models, models=models
         )
 
-    @property
-    def columns(self) -> dict[str, Cell]:
-        """What `differences.csv` says of it."""
+    def row(self, method: str, control: str) -> dict[str, Cell]:
+        """The line of `differences.csv`, with what the two are called there."""
         return {
+            "method": method,
+            "control": control,
+            "figure": self.figure,
             "models": self.found.models,
             **with_bounds("difference", self.found.mean, self.found.interval),
             "p": self.found.p_value,
@@ -49,25 +55,29 @@ class Controlled:
 
 
 def against_control(
-    control: Mapping[Place, float], methods: Mapping[K, Mapping[Place, float]]
-) -> dict[K, Controlled]:
+    figure: str, control: Mapping[Place, float], methods: Mapping[K, Mapping[Place, float]]
+) -> list[Difference[K]]:
     """Each method against the control on the cells that both have, as far as there are any.
 
     A model's figure is the mean of the seeds that both have it for.
 
     Args:
-        control: a figure per model and seed.
+        figure: its name.
+        control: the figure per model and seed.
         methods: the same of every method.
     """
-    pairs = {name: _pairs(control, own) for name, own in methods.items()}
-    pairs = {name: models for name, models in pairs.items() if models}
+    pairs = {line: _pairs(control, own) for line, own in methods.items()}
+    pairs = {line: models for line, models in pairs.items() if models}
     changes = [{m: own - base for m, (base, own) in models.items()} for models in pairs.values()]
-    return {
-        name: Controlled(
-            found=paired_difference(*zip(*models.values(), strict=True)), p_corrected=p_value
+    return [
+        Difference(
+            line=line,
+            figure=figure,
+            found=paired_difference(*zip(*models.values(), strict=True)),
+            p_corrected=p_value,
         )
-        for (name, models), p_value in zip(pairs.items(), corrected_together(changes), strict=True)
-    }
+        for (line, models), p_value in zip(pairs.items(), corrected_together(changes), strict=True)
+    ]
 
 
 def _pairs(

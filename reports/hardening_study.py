@@ -13,7 +13,7 @@ from moth_eval.hardening_records import DistanceChange, HardeningCard
 from moth_eval.hardening_study_records import HardeningStudyFolder, HardeningStudyManifest
 
 from .averages import Average, average_of, by_model
-from .controlled import Controlled, Place, against_control
+from .controlled import Difference, Place, against_control
 from .tables import Cell, bounds, with_bounds
 
 ORIGINAL = "none"
@@ -51,31 +51,19 @@ class MethodLine:
         """Status -> cells."""
         return {status: sum(c.status == status for c in self.cells) for status in STATUSES}
 
-    def average(self, figure: Figure, *, model: str | None = None) -> Average:
-        """The mean of a figure over the cells that have it; of one model only, if it is named."""
-        found = self.by_place(figure).items()
-        return average_of(by_model((m, v) for (m, _), v in found if model in (None, m)))
+    def average(self, figure: Figure) -> Average:
+        """The mean of a figure over the cells that have it."""
+        return average_of(self.by_model(figure))
+
+    def by_model(self, figure: Figure) -> dict[str, list[float]]:
+        """Model -> a figure of each of its seeds, as far as it is known."""
+        return by_model((model, value) for (model, _), value in self.by_place(figure).items())
 
     def by_place(self, figure: Figure) -> dict[Place, float]:
         """Model and seed -> a figure, as far as it is known."""
         cells = [((cell.model, cell.seed), cell.hardened) for cell in self.cells]
         found = [(place, figure(card)) for place, card in cells if card]
         return {place: value for place, value in found if value is not None}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Difference:
-    """How a method differs from the first in one figure.
-
-    Attributes:
-        line: the method.
-        figure: name of the figure.
-        result: the comparison.
-    """
-
-    line: MethodLine
-    figure: str
-    result: Controlled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,16 +99,16 @@ class HardeningFindings:
         return self.lines[0]
 
     @cached_property
-    def differences(self) -> tuple[Difference, ...]:
+    def differences(self) -> tuple[Difference[str], ...]:
         """Every other method against the first on the models that both have, figure by figure."""
-        others = {line.method: line for line in self.lines[1:]}
         return tuple(
-            Difference(line=others[method], figure=name, result=result)
+            one
             for name, figure in COMPARED.items()
-            for method, result in against_control(
+            for one in against_control(
+                name,
                 self.control.by_place(figure),
-                {method: line.by_place(figure) for method, line in others.items()},
-            ).items()
+                {line.method: line.by_place(figure) for line in self.lines[1:]},
+            )
         )
 
 
@@ -172,15 +160,7 @@ def summary_row(line: MethodLine) -> dict[str, Cell]:
 
 def difference_rows(found: HardeningFindings) -> list[dict[str, Cell]]:
     """The lines of `differences.csv`."""
-    return [
-        {
-            "method": one.line.method,
-            "control": found.control.method,
-            "figure": one.figure,
-            **one.result.columns,
-        }
-        for one in found.differences
-    ]
+    return [one.row(one.line, found.control.method) for one in found.differences]
 
 
 def hardening_data(found: HardeningFindings) -> dict[str, object]:

@@ -6,8 +6,8 @@ from moth_eval.hardening_records import HardeningCard
 from moth_eval.text import markdown, visible
 
 from .averages import Average
+from .controlled import Difference
 from .hardening_study import (
-    Difference,
     Figure,
     HardeningFindings,
     MethodLine,
@@ -23,6 +23,7 @@ from .text_tables import (
     Table,
     as_latex,
     as_lines,
+    as_list,
     as_markdown,
     difference_table,
     latex_comment,
@@ -69,7 +70,7 @@ def hardening_markdown(found: HardeningFindings) -> str:
         parts += [title, as_markdown(_differences(found))]
     notes = remarks(found)
     if notes:
-        parts += ["## Notes", "\n".join(f"* {markdown(note.strip())}" for note in notes)]
+        parts += ["## Notes", as_list(notes)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -94,7 +95,7 @@ def model_table(found: HardeningFindings) -> Table:
         _model_cells(line, entry.name)
         for entry in found.manifest.entries
         for line in found.lines
-        if line.average(seconds_of, model=entry.name).cells
+        if entry.name in line.by_model(seconds_of)
     ]
     return [_MODEL_HEAD, *rows]
 
@@ -130,13 +131,13 @@ def _cells(line: MethodLine) -> list[str]:
 
 def _model_cells(line: MethodLine, model: str) -> list[str]:
     def mean(figure: Figure, form: str) -> str:
-        value = line.average(figure, model=model).value
-        return "–" if value is None else f"{value:{form}}"
+        values = line.by_model(figure).get(model)
+        return f"{sum(values) / len(values):{form}}" if values else "–"
 
     return [
         model,
         shortened(line.method),
-        str(line.average(seconds_of, model=model).cells),
+        str(len(line.by_model(seconds_of)[model])),
         mean(accuracy_before_of, ".1%"),
         mean(accuracy_after_of, ".1%"),
         mean(degradation_of, "+.1%"),
@@ -157,16 +158,15 @@ def _distance_after(card: HardeningCard) -> float | None:
 
 def _differences(found: HardeningFindings) -> Table:
     return difference_table(
-        (shortened(one.line.method), _FIGURES[one.figure], one.result, _difference(one))
+        (shortened(one.line), _FIGURES[one.figure], one, _difference(one))
         for one in found.differences
     )
 
 
-def _difference(one: Difference) -> str:
-    average = one.result.average
-    return (
-        with_interval(average, "+.1f") if one.figure == "seconds" else percent(average, sign=True)
-    )
+def _difference(one: Difference[str]) -> str:
+    if one.figure == "seconds":
+        return with_interval(one.average, "+.1f")
+    return percent(one.average, sign=True)
 
 
 def _percent(average: Average) -> str:

@@ -19,7 +19,7 @@ from moth_eval.removal_records import (
 )
 
 from .averages import Average, average_of, by_model
-from .controlled import Controlled, Place, against_control
+from .controlled import Difference, Place, against_control
 
 NONE = "none"
 """What the original models are called in the column `method`."""
@@ -135,21 +135,6 @@ class Line:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Difference:
-    """How a method differs from the control in one figure.
-
-    Attributes:
-        line: the method.
-        figure: name of the figure.
-        result: the comparison.
-    """
-
-    line: Line
-    figure: str
-    result: Controlled
-
-
-@dataclass(frozen=True, kw_only=True)
 class RemovalFindings:
     """All figures of a study; nothing is drawn or written yet.
 
@@ -250,7 +235,7 @@ class RemovalFindings:
         return average_of(figures(results, figure))
 
     @cached_property
-    def differences(self) -> tuple[Difference, ...]:
+    def differences(self) -> tuple[Difference[Line], ...]:
         """Every method against the control on the models that both have, figure by figure.
 
         Oracles and by-products are left out: the first know the answer, the second are no methods.
@@ -259,11 +244,13 @@ class RemovalFindings:
         others = [line for line in self.lines if not (line.variant or line.oracle)]
         others = [line for line in others if line != control]
         return tuple(
-            Difference(line=line, figure=name, result=result)
+            one
             for name in COMPARED
-            for line, result in against_control(
-                self._by_place(control, name), {line: self._by_place(line, name) for line in others}
-            ).items()
+            for one in against_control(
+                name,
+                self._by_place(control, name),
+                {line: self._by_place(line, name) for line in others},
+            )
         )
 
     def _by_place(self, line: Line, name: str) -> dict[Place, float]:

@@ -13,7 +13,7 @@ from .removal_tables import (
     ORIGINALS,
     attack_rows,
     control_rows,
-    difference_row,
+    difference_rows,
     method_rows,
     removal_data,
     result_rows,
@@ -30,14 +30,13 @@ def write_removal_report(found: RemovalFindings) -> list[Path]:
     They depend on the manifest and the cards only, byte for byte. A table without rows is not
     written, and one that an earlier report left is removed.
     """
-    differences = [difference_row(one, found.manifest.control) for one in found.differences]
     summary = json.dumps(removal_data(found), indent=2, allow_nan=False)
     files = {
         "results.csv": as_csv(result_rows(found)),
         "methods.csv": as_csv(method_rows(found)),
         "attacks.csv": as_csv(attack_rows(found)),
         "controls.csv": as_csv(control_rows(found)),
-        "differences.csv": as_csv(differences),
+        "differences.csv": as_csv(difference_rows(found)),
         "removal.md": removal_markdown(found).encode(),
         "removal.tex": removal_latex(found).encode(),
         "summary.json": f"{summary}\n".encode(),

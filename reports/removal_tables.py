@@ -12,7 +12,6 @@ from .removal import (
     ALL,
     FIGURES,
     NONE,
-    Difference,
     Figure,
     Line,
     RemovalFindings,
@@ -136,14 +135,10 @@ def control_rows(found: RemovalFindings) -> list[dict[str, Cell]]:
     return rows if found.controls else []
 
 
-def difference_row(one: Difference, control: str) -> dict[str, Cell]:
-    """The line of a comparison in `differences.csv`."""
-    return {
-        "method": one.line.method,
-        "control": control,
-        "figure": one.figure,
-        **one.result.columns,
-    }
+def difference_rows(found: RemovalFindings) -> list[dict[str, Cell]]:
+    """The lines of `differences.csv`."""
+    control = found.manifest.control
+    return [one.row(one.line.method, control) for one in found.differences]
 
 
 def removal_data(found: RemovalFindings) -> dict[str, object]:
@@ -159,7 +154,7 @@ def removal_data(found: RemovalFindings) -> dict[str, object]:
         "methods": method_rows(found),
         "attacks": attack_rows(found),
         "controls": control_rows(found),
-        "differences": [difference_row(d, found.manifest.control) for d in found.differences],
+        "differences": difference_rows(found),
         "cells": result_rows(found),
         "provenance": json.loads(found.manifest.model_dump_json(exclude={"entries"})),
     }

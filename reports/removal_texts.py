@@ -14,6 +14,7 @@ from .text_tables import (
     Table,
     as_latex,
     as_lines,
+    as_list,
     as_markdown,
     latex_comment,
     percent,
@@ -65,7 +66,7 @@ def removal_markdown(found: RemovalFindings) -> str:
         parts += ["## Clean controls", as_markdown(control_table(found))]
     notes = remarks(found)
     if notes:
-        parts += ["## Notes", "\n".join(f"* {markdown(note.strip())}" for note in notes)]
+        parts += ["## Notes", as_list(notes)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -137,8 +138,8 @@ def difference_table(found: RemovalFindings) -> Table:
         (
             shortened(one.line.label),
             _HEADS[one.figure],
-            one.result,
-            _text(one.figure, one.result.average, sign=True),
+            one,
+            _text(one.figure, one.average, sign=True),
         )
         for one in found.differences
     )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from moth_eval.text import markdown, visible
 
 from .averages import Average
-from .controlled import Controlled
+from .controlled import Difference, K
 from .wording import columns, number
 
 Table = list[list[str]]
@@ -39,7 +39,7 @@ def seconds(average: Average) -> str:
     return "–" if average.value is None else f"{average.value:.1f}"
 
 
-def difference_table(rows: Iterable[tuple[str, str, Controlled, str]]) -> Table:
+def difference_table(rows: Iterable[tuple[str, str, Difference[K], str]]) -> Table:
     """Head and rows of methods held against a control.
 
     Args:
@@ -48,10 +48,10 @@ def difference_table(rows: Iterable[tuple[str, str, Controlled, str]]) -> Table:
     table = [["method", "figure", "models", "difference", "p", "p (corrected)"]]
     table += [
         [
-            method, figure, str(result.found.models), difference, number(result.found.p_value, 2),
-            number(result.p_corrected, 2),
+            method, figure, str(one.found.models), difference, number(one.found.p_value, 2),
+            number(one.p_corrected, 2),
         ]
-        for method, figure, result, difference in rows
+        for method, figure, one, difference in rows
     ]  # fmt: skip
     return table
 
@@ -66,6 +66,11 @@ def as_markdown(table: Table) -> str:
     head, *rows = [[markdown(cell) for cell in row] for row in table]
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(row)} |" for row in lines)
+
+
+def as_list(texts: Sequence[str]) -> str:
+    """A list of Markdown that shows its items literally."""
+    return "\n".join(f"* {markdown(text.strip())}" for text in texts)
 
 
 def as_latex(table: Table) -> str:

@@ -25,6 +25,7 @@ from .wording import (
     CUTS,
     NO_EVIDENCE,
     STATUS_WORDS,
+    count,
     evidence_words,
     false_alarms,
     number,
@@ -166,13 +167,13 @@ def _of_score(
         if policy.calibration is not None:
             missing = f"no clean model of {_group_name(policy, record)} in the calibration; "
         return _by_own_rule(row, record, score, missing)
-    count, suspicious = len(group.scores), policy.policy.suspicious / scanners
-    if suspicious < smallest_budget(count) - 1e-12:
+    clean, suspicious = len(group.scores), policy.policy.suspicious / scanners
+    if suspicious < smallest_budget(clean) - 1e-12:
         # No score of any height could be called suspicious.
         few = (
-            f"{count} clean {'model' if count == 1 else 'models'} of "
-            f"{_group_name(policy, record)} in the calibration can promise no budget below "
-            f"{number(smallest_budget(count))}, and {number(suspicious)} is wanted; "
+            f"{count(clean, 'clean model')} of {_group_name(policy, record)} in the calibration "
+            f"can promise no budget below {number(smallest_budget(clean))}, and "
+            f"{number(suspicious)} is wanted; "
         )
         verdict = _by_own_rule(row, record, score, few)
         return replace(verdict, p_value=p_value(score, group.scores))
@@ -223,13 +224,13 @@ def _calibrated(
     grade = NO_EVIDENCE
     if p <= suspicious + 1e-12:
         grade = BACKDOORED if p <= backdoored + 1e-12 else SUSPICIOUS
-    count = len(group.scores)
+    clean = len(group.scores)
     basis = (
-        f"score {number(score)}, p = {number(p)} among {count} clean models of "
+        f"score {number(score)}, p = {number(p)} among {clean} clean models of "
         f"{_group_name(policy, record)}; budget {number(backdoored)}"
     )
-    if backdoored < smallest_budget(count) - 1e-12:
-        basis += f", while so few can promise none below {number(smallest_budget(count))}"
+    if backdoored < smallest_budget(clean) - 1e-12:
+        basis += f", while so few can promise none below {number(smallest_budget(clean))}"
     if record.sha256 in group.models:
         basis += "; the calibration took this very model for a clean one"
     return Verdict(row=row, grade=grade, basis=basis, p_value=p)

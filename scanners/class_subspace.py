@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from moth_eval.anomaly import LEAST_CLASSES, LEAST_LOG_SPREAD, anomaly_indices, no_index
-from moth_eval.choosing import spread
+from moth_eval.choosing import classes_left_out, spread
 from moth_eval.errors import ScanError
 from moth_eval.hidden_layers import OpenNetwork
 from moth_eval.inversion import presets
@@ -77,15 +77,15 @@ class ClassSubspace:
 
     def scan(self, subject: Subject, *, generator: torch.Generator) -> Scan:
         """The scan of one subject."""
-        layer = OpenNetwork(subject, images_at_once=1).last_weighted()
-        if layer is None:
-            return Scan(status=Status.INCONCLUSIVE, reason="the network has no layer with weights")
         labels = subject.examples.labels.cpu()
         chosen = spread(labels, self.max_images, generator)
         rows = chosen.to(subject.examples.images.device)
         present = set(labels[chosen].tolist())
         if len(present) < (LEAST_CLASSES if self.statistic != "size" else 2):
             return Scan(status=Status.INCONCLUSIVE, reason=_too_few(self.statistic, len(present)))
+        layer = OpenNetwork(subject, images_at_once=1).last_weighted()
+        if layer is None:
+            return Scan(status=Status.INCONCLUSIVE, reason="the network has no layer with weights")
         few = Examples(images=subject.examples.images[rows], labels=subject.examples.labels[rows])
         network = SubspaceNetwork(replace(subject, examples=few), layer, self.weight)
         problems = problems_of(labels[chosen], subject.num_classes, generator, pairs=False)
@@ -100,8 +100,7 @@ class ClassSubspace:
         ]
         cost = Cost(forward_passes=network.forward_passes, backward_passes=network.backward_passes)
         scan = self.judge(found, leans, subject.image_shape)
-        absent = subject.num_classes - len(present)
-        left_out = f"{absent} of {subject.num_classes} classes have no images" if absent else ""
+        left_out = classes_left_out(len(present), subject.num_classes)
         return replace(scan, reason="; ".join(filter(None, (left_out, scan.reason))), cost=cost)
 
     def judge(

@@ -11,7 +11,7 @@ import torch.nn.functional as F  # noqa: N812 - the customary name
 from torch import Tensor
 
 from moth_eval.bounded_masks import BoundedMasks
-from moth_eval.choosing import halves, spread
+from moth_eval.choosing import classes_left_out, halves, spread
 from moth_eval.errors import ScanError
 from moth_eval.hidden_layers import HiddenLayer, OpenNetwork, noise_like
 from moth_eval.scan import Cost, Evidence, Rule, Scan, Status
@@ -126,8 +126,7 @@ class FeatureRE:
         for first in range(0, len(classes), at_once):
             group = classes[first : first + at_once]
             found += _Training(self, network, layer, pool, group, base).run()
-        missing = subject.num_classes - len(classes)
-        reason = f"{missing} of {subject.num_classes} classes have no images" if missing else ""
+        reason = classes_left_out(len(classes), subject.num_classes)
         return _judged(found, reason, _cost(network))
 
 
