@@ -149,6 +149,8 @@ def _resampled(
 def _interval(observed: float, drawn: FloatArray, tail: float, method: str) -> Interval:
     """Percentiles of the resampled increases, moved so that their mean is what was observed.
 
+    A bound that would be moved below -1, which no increase can be, is -1.
+
     The minimum over redrawn seeds is never below the minimum over all of them. That moves the
     resamples to one side, but says nothing of what is estimated: the minimum over as many seeds.
     For log-normal ratios with a deviation of 50 % and three seeds whose distances exceed the pair's
@@ -158,4 +160,4 @@ def _interval(observed: float, drawn: FloatArray, tail: float, method: str) -> I
     would have intervals that cover 57 %.
     """
     low, high = np.quantile(drawn - drawn.mean() + observed, [tail, 1 - tail])
-    return Interval(low=float(low), high=float(high), method=method)
+    return Interval(low=max(float(low), -1.0), high=float(high), method=method)

@@ -49,7 +49,8 @@ def grouped_mean(
         level: nominal coverage, in `(0, 1)`.
 
     Returns:
-        The mean, and its interval; None with fewer than `FEWEST_UNITS` units.
+        The mean, and its interval; None with fewer than `FEWEST_UNITS` units, or where all agree
+        and resamples can say nothing.
 
     Raises:
         InputError: there is no group, or one is empty.
@@ -62,7 +63,7 @@ def grouped_mean(
     means = np.array([float(np.mean(group)) for group in groups])
     units = means if len(groups) > 1 else np.asarray(groups[0], dtype=np.float64)
     count = len(units)
-    if count < FEWEST_UNITS:
+    if count < FEWEST_UNITS or np.allclose(units, units[0], rtol=1e-9, atol=0):
         return float(means.mean()), None
     rows = np.random.default_rng(seed).integers(count, size=(resamples, count))
     tail = expanded_tail(count, level)

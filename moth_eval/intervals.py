@@ -66,8 +66,8 @@ def auc_interval(
     """The interval of the area under the ROC curve that can be trusted at this number of models.
 
     The stratified bootstrap, except where it says too little: with fewer than 20 models in a
-    class, or with classes that do not overlap at all (every resample then repeats the same area),
-    Newcombe's score interval stands in.
+    class, or where every resample repeats the same area, as with classes that do not overlap at all
+    or scores that are all equal, Newcombe's score interval stands in.
 
     Args:
         clean: `(N,)` scores of clean models.
@@ -81,10 +81,11 @@ def auc_interval(
     """
     negative, positive = _classes(clean, poisoned)
     area = float(_wins(negative, positive).mean())
-    few = min(negative.size, positive.size) < SMALLEST_CLASS_FOR_BOOTSTRAP
-    if few or area in (0.0, 1.0):
-        return newcombe(area, negative.size, positive.size, level=level)
-    return bootstrap(negative, positive, seed=seed, resamples=resamples, level=level)
+    if min(negative.size, positive.size) >= SMALLEST_CLASS_FOR_BOOTSTRAP:
+        drawn = bootstrap(negative, positive, seed=seed, resamples=resamples, level=level)
+        if drawn.width > 0:
+            return drawn
+    return newcombe(area, negative.size, positive.size, level=level)
 
 
 def bootstrap(

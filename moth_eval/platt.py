@@ -12,6 +12,9 @@ from scipy.optimize import minimize
 
 from .metrics import FloatArray
 
+ROUNDING = 1e-12
+"""Scores whose deviation is a smaller share of the largest one are equal but for rounding."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Logistic:
@@ -29,7 +32,8 @@ def fit_logistic(scores: Sequence[float], labels: Sequence[int]) -> Logistic:
     """The logistic curve through labelled scores.
 
     Targets are softened as Platt does, so that separable classes keep finite slopes. The slope is
-    held at zero or above: more suspicious never means less probable.
+    held at zero or above: more suspicious never means less probable. Equal scores have a slope of
+    zero: what a score other than theirs would mean, they do not tell.
 
     Source: Platt 1999, section 2.2.
 
@@ -39,10 +43,11 @@ def fit_logistic(scores: Sequence[float], labels: Sequence[int]) -> Logistic:
     """
     values, truth = np.array(scores), np.array(labels, dtype=np.float64)
     centre, spread = float(values.mean()), float(values.std())
-    if spread <= 1e-9 * max(1.0, abs(centre)):  # equal but for rounding
-        values, spread = np.full_like(values, centre), 1.0
     poisoned, clean = truth.sum(), (1 - truth).sum()
     targets = np.where(truth == 1, (poisoned + 1) / (poisoned + 2), 1 / (clean + 2))
+    if spread <= ROUNDING * float(np.abs(values).max()):
+        share = float(targets.mean())
+        return Logistic(slope=0.0, intercept=math.log(share / (1 - share)))
     found = minimize(
         _loss,
         np.array([1.0, math.log((poisoned + 1) / (clean + 1))]),

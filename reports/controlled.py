@@ -69,15 +69,16 @@ def against_control(
     pairs = {line: _pairs(control, own) for line, own in methods.items()}
     pairs = {line: models for line, models in pairs.items() if models}
     changes = [{m: own - base for m, (base, own) in models.items()} for models in pairs.values()]
+    found = [paired_difference(*zip(*models.values(), strict=True)) for models in pairs.values()]
     return [
-        Difference(
-            line=line,
-            figure=figure,
-            found=paired_difference(*zip(*models.values(), strict=True)),
-            p_corrected=p_value,
-        )
-        for (line, models), p_value in zip(pairs.items(), corrected_together(changes), strict=True)
+        Difference(line=line, figure=figure, found=one, p_corrected=_no_lower(p_value, one.p_value))
+        for line, one, p_value in zip(pairs, found, corrected_together(changes), strict=True)
     ]
+
+
+def _no_lower(corrected: float | None, plain: float | None) -> float | None:
+    """The corrected p value; from 14 models on both are drawn, and chance must not turn them."""
+    return corrected if corrected is None or plain is None else max(corrected, plain)
 
 
 def _pairs(

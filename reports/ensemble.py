@@ -83,13 +83,22 @@ def ensemble(run: Run) -> Ensemble | None:
         return None
     found = judged(examples, folds)
     name = f"ensemble of {len(names)}"
-    rows = tuple(_row(name, row, found.get(row.model)) for row in run.of(run.scanners[0]))
+    rows = tuple(_row(name, row, found.get(row.model)) for row in _any_scan(run))
     note = (
         f"logistic regression on the ranks of {len(names)} scanners' scores, "
         f"{max(folds.values()) + 1}-fold cross-validation over models: no probability comes from "
         "a fit that saw its model"
     )
     return Ensemble(name=name, rows=rows, answers=_probabilities(found, note))
+
+
+def _any_scan(run: Run) -> list[Row]:
+    """A row per model, in the order of the run: one with a record, if any scanner has one."""
+    rows: dict[str, Row] = {}
+    for row in run.rows:
+        if row.model not in rows or rows[row.model].record is None:
+            rows[row.model] = row
+    return list(rows.values())
 
 
 def _examples(run: Run, names: Sequence[str]) -> dict[Example, list[float | None]]:

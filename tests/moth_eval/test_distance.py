@@ -312,6 +312,15 @@ def test_intervals_of_an_increase_hold_it_and_narrow_with_more_pairs() -> None:
     assert many.mean_of_ratios_interval.width < 0.6 * few.mean_of_ratios_interval.width
 
 
+def test_no_bound_says_that_distances_fall_below_nothing() -> None:
+    before, after = per_pair(*[(100.0, 110.0, 120.0)] * 8), per_pair(*[(10.0, 150.0, 200.0)] * 8)
+    found = distance_increase(before, after)
+    assert found.mean_of_ratios == pytest.approx(-0.9)
+    for interval in (found.mean_of_ratios_interval, found.ratio_of_means_interval):
+        assert interval is not None
+        assert -1 == interval.low < -0.9 < interval.high
+
+
 def test_seeds_that_disagree_widen_the_interval() -> None:
     calm = [(20.0 + p, 20.0 + p, 20.0 + p) for p in range(30)]
     wild = [(20.0 + p, 45.0 + p, 80.0 + p) for p in range(30)]

@@ -16,6 +16,12 @@ def test_too_few_units_give_a_mean_but_no_interval() -> None:
     assert grouped_mean([[1.0, 2.0], [3.0, 4.0], [5.0, 9.0]]) == (pytest.approx(4.0), None)
 
 
+@pytest.mark.parametrize("value", [0.0, 1.0, 0.1])
+def test_figures_that_all_agree_give_no_interval_without_width(value: float) -> None:
+    models = [[value]] * 4 + [[value * 3 / 3]] * 4
+    assert grouped_mean(models) == (pytest.approx(value), None)
+
+
 def test_the_interval_holds_the_mean_and_says_what_was_drawn() -> None:
     mean, bounds = grouped_mean([[1.0], [2.0], [4.0], [9.0]])
     assert bounds is not None

@@ -47,6 +47,12 @@ def test_perfect_separation_of_many_models_still_has_a_width() -> None:
     assert 0.9 < interval.low < 1.0 == interval.high
 
 
+def test_equal_scores_of_many_models_are_not_certainty_either() -> None:
+    many = auc_interval([1.0] * 20, [1.0] * 20, seed=1)
+    assert many.low < 0.4 < 0.6 < many.high
+    assert many == newcombe(0.5, 20, 20)
+
+
 def test_large_classes_use_the_bootstrap() -> None:
     clean, poisoned = normal_scores(40)
     assert auc_interval(clean, poisoned, seed=5) == bootstrap(clean, poisoned, seed=5)

@@ -86,6 +86,21 @@ def test_scores_that_are_equal_but_for_rounding_are_equal(value: float) -> None:
     assert curve.probability(value + 1e-3) == pytest.approx(0.5, abs=0.01)
 
 
+def test_equal_scores_say_nothing_of_others() -> None:
+    curve = fit_logistic([0.0] * 8, [0, 1] * 4)
+    assert curve.slope == 0.0
+    assert curve.probability(50.0) == pytest.approx(0.5)
+    assert fit_logistic([2.0] * 4, [1, 1, 1, 0]).probability(2.0) == pytest.approx(
+        (3 * 4 / 5 + 1 / 3) / 4
+    )
+
+
+def test_scores_may_be_tiny() -> None:
+    curve = fit_logistic([1e-9, 2e-9, 3e-9, 8e-9, 9e-9, 1e-8], [0, 0, 0, 1, 1, 1])
+    assert curve.probability(1e-9) < 0.4
+    assert curve.probability(1e-8) > 0.6
+
+
 def test_models_of_unknown_truth_get_a_probability_too() -> None:
     unknown = Example(name="new", sha256=sha("new"), score=9.0, label=None)
     answers = calibrate([*examples([1.0, 2.0], [8.0, 9.0]), unknown]).by_name

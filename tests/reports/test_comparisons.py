@@ -152,6 +152,21 @@ def test_a_model_that_no_scanner_scored_is_inconclusive_in_the_ensemble(tmp_path
     assert records["m001"].status == "scored"
 
 
+def test_the_ensemble_judges_models_that_the_first_scanner_has_not_reached(tmp_path: Path) -> None:
+    run = read_run(two_scanners(tmp_path))
+    late = {f"m{i:03d}" for i in range(0, 40, 3)}
+    for behind in ("one", "other"):
+        rows = tuple(
+            replace(row, record=None) if row.scanner == behind and row.model in late else row
+            for row in run.rows
+        )
+        found = ensemble(replace(run, rows=rows))
+        assert found is not None
+        assert [row.model for row in found.rows] == [entry.name for entry in run.manifest.entries]
+        assert all(row.score is not None for row in found.rows)
+        assert found.answers.by_name.keys() == {row.model for row in found.rows}
+
+
 def test_the_ensemble_is_a_line_of_the_metrics_and_no_scan(tmp_path: Path) -> None:
     run = two_scanners(tmp_path)
     build_reports(run)

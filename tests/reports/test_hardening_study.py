@@ -190,7 +190,8 @@ def test_methods_are_held_against_the_first_on_the_models_and_seeds_that_both_ha
         spread = 0.2 * place
         cells[name, "moth", 0] = card(name, "moth", 0, increase=0.5 + spread, seconds=100)
         cells[name, "moth", 1] = card(name, "moth", 1, increase=9.0, seconds=100)
-        cells[name, "pairwise", 0] = card(name, "pairwise", 0, increase=0.4 + spread, seconds=900)
+        less = 0.4 + spread + 0.004 * (place % 2) - 0.002
+        cells[name, "pairwise", 0] = card(name, "pairwise", 0, increase=less, seconds=900)
         cells[name, "universal", 0] = card(name, "universal", 0, status="failed", reason="no")
     run = make_hardening_run(
         tmp_path, cells, models=names, methods=("moth", "pairwise", "universal"), seeds=(0, 1)
@@ -202,11 +203,11 @@ def test_methods_are_held_against_the_first_on_the_models_and_seeds_that_both_ha
     far = rows["pairwise", "mean_of_ratios"]
     assert (float(far["difference"]), far["models"]) == (pytest.approx(-0.1), "6")
     # The spread over models, 0 to 1, is not in it: each is held against itself.
-    assert float(far["difference_low"]) == pytest.approx(-0.1)
+    assert -0.105 < float(far["difference_low"]) < -0.1 < float(far["difference_high"]) < -0.095
     assert float(far["p"]) == float(far["p_corrected"]) == pytest.approx(2 / 2**6)
     assert rows["pairwise", "seconds"]["difference"] == "800"
     assert rows["pairwise", "degradation"]["p"] == "1"
-    assert re.search(r"pairwise +distance +6 +-10\.0% \(-10\.0% to -10\.0%\)", output)
+    assert re.search(r"pairwise +distance +6 +-10\.0% \(-10\.\d% to -9\.\d%\)", output)
 
 
 def test_one_method_alone_is_held_against_nothing(tmp_path: Path) -> None:

@@ -259,7 +259,8 @@ def test_differences_are_paired_by_model_and_corrected_for_all_methods(tmp_path:
     cells: dict[tuple[str, str, int], Made] = {}
     for place, model in enumerate(names):
         cells[model, "fine-tuning", 0] = repaired(model, 0.88, 0.5 + 0.05 * place, 0.3)
-        cells[model, "nad", 0] = repaired(model, 0.88, 0.4 + 0.05 * place, 0.3)
+        uneven = 0.004 * (place % 2) - 0.002
+        cells[model, "nad", 0] = repaired(model, 0.88, 0.4 + 0.05 * place + uneven, 0.3)
         cells[model, "moth", 0] = repaired(model, 0.87, 0.1 + 0.05 * place, 0.6)
     run = make_removal_run(
         tmp_path, cells, models=dict.fromkeys(names, "patch"),
@@ -272,7 +273,8 @@ def test_differences_are_paired_by_model_and_corrected_for_all_methods(tmp_path:
     assert float(nad["p"]) == pytest.approx(2 / 2**6)
     assert float(nad["p_corrected"]) == pytest.approx(2 / 2**6)
     # Far more certain than the spread over models would allow without pairing.
-    assert float(nad["difference_high"]) == pytest.approx(-0.1)
+    assert -0.1 < float(nad["difference_high"]) < -0.095
+    assert rows["nad", "accuracy"]["difference_high"] == ""  # all the same: nothing to draw from
     assert rows["nad", "accuracy"]["p_corrected"] == "1"
     [line] = [r for r in table(run / "methods.csv") if r["method"] == "moth"]
     assert line["interval"] == "expanded percentile bootstrap over 6 models"
