@@ -61,16 +61,22 @@ class Reactivation:
             self._fine_tune(module, subject, poisoned, generator)
         return replace(subject, module=module.eval())
 
+    def shortage(self, clean: Examples, trigger: Trigger) -> str:
+        """Why the check cannot be made with these images; empty if it can."""
+        candidates = int(victims(trigger, clean.labels).sum())
+        if candidates >= self.images:
+            return ""
+        return (
+            f"re-activation needs {self.images} images of classes that the attack moves, the clean "
+            f"images hold {candidates}: use a larger --clean-share, or a smaller --reactivation"
+        )
+
     def _poisoned(
         self, clean: Examples, trigger: Trigger, classes: int, generator: torch.Generator
     ) -> Examples:
+        if problem := self.shortage(clean, trigger):
+            raise InputError(problem)
         candidates = victims(trigger, clean.labels).cpu().nonzero().flatten()
-        if len(candidates) < self.images:
-            raise InputError(
-                f"re-activation needs {self.images} images of classes that the attack moves, the "
-                f"clean images hold {len(candidates)}: use a larger --clean-share, or a smaller "
-                "--reactivation"
-            )
         order = torch.randperm(len(candidates), generator=generator)[: self.images]
         rows = candidates[order].to(clean.labels.device)
         images, labels = clean.images.clone(), clean.labels.clone()

@@ -167,6 +167,7 @@ class _Bench:
         what = {
             "model": plan.manifest.sha256,
             "training": plan.manifest.data.training_sha256 if again else "",
+            "seed": plan.manifest.seed if again else None,
             "test": plan.manifest.data.test_sha256,
             "attack": attack,
             "control": "" if cell.control is None else str(cell.control.file),
@@ -243,7 +244,7 @@ class _Bench:
         figures: dict[str, float],
     ) -> RemovalCard:
         data = card.run.data
-        notes = [card.training.reason, *card.notes, *before.notes]
+        notes = [card.training.reason, *card.notes, *before.notes, self._too_few()]
         return RemovalCard(
             finished=datetime.now(UTC).replace(microsecond=0),
             sha256=card.run.sha256,
@@ -277,10 +278,17 @@ class _Bench:
 
     def _after_reactivation(self, subject: Subject) -> RatesRecord | None:
         reactivation = self._cell.reactivation
-        if self._trigger is None or not reactivation.images:
+        if self._trigger is None or not reactivation.images or self._too_few():
             return None
         clean, seed = self._plan.data.training, self._plan.manifest.seed
         return self._test.rates(reactivation.attempt(subject, clean, self._trigger, seed=seed))
+
+    def _too_few(self) -> str:
+        """Why a re-activation that was asked for cannot be tried; empty if it can."""
+        reactivation, trigger = self._cell.reactivation, self._trigger
+        if trigger is None or not reactivation.images:
+            return ""
+        return reactivation.shortage(self._plan.data.training, trigger)
 
     def _opened(self, file: str, sha256: str) -> Subject:
         """The network in a file that was written, which is the one that others will use."""

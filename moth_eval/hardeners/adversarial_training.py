@@ -81,6 +81,8 @@ class AdversarialTraining:
 
         def step(done: float, tally: Tally) -> None:
             rows = rounds.batches.balanced(self.images)
+            # They come class by class, and the first ones are attacked.
+            rows = rows[torch.randperm(len(rows), generator=generator).to(rows.device)]
             labels = rounds.batches.labels(rows)
             images = augmented(
                 rounds.batches.images(rows),

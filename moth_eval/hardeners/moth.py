@@ -133,6 +133,7 @@ class Moth:
             for name in (
                 "pairs_per_round", "repeats", "first_steps", "next_steps", "fresh_steps",
                 "inversion_images", "inversion_batch", "stamped", "clean", "patience",
+                "ageing_rounds",
             )
         }  # fmt: skip
         require_at_least(1, **counts)

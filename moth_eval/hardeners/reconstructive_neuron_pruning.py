@@ -109,10 +109,14 @@ class ReconstructiveNeuronPruning:
                 self._climb(rounds, tally, size)
             left = accuracy(subject, rounds.trainer.network, training)
             rounds.passes[0] += len(training)
-            number = float(rounds.extra.get("unlearned", torch.zeros(2))[0]) + 1
+            number = float(rounds.extra["unlearned"][0]) + 1
             rounds.extra["unlearned"] = torch.tensor([number, left], dtype=torch.float64)
 
-        number, left = rounds.extra.get("unlearned", torch.tensor([0.0, 1.0])).tolist()
+        if "unlearned" not in rounds.extra:
+            known = accuracy(subject, rounds.trainer.network, training)
+            rounds.passes[0] += len(training)
+            rounds.extra["unlearned"] = torch.tensor([0.0, known], dtype=torch.float64)
+        number, left = rounds.extra["unlearned"].tolist()
         while number < self.unlearning_epochs and left > self.forgotten:
             rounds.run(int(number) + 1, epoch, phase="unlearning")
             number, left = rounds.extra["unlearned"].tolist()

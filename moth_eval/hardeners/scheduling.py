@@ -27,7 +27,7 @@ class PairScores:
         universal: `(K, K)`, how easily the universal trigger of the column takes over the row's
             images, in `[0, 1]` (the paper's warm-up score).
         difference: `(K, K)`, running relative growth of the size (the paper's distance score).
-        visits: int64 `(K, K)`, how often a pair was trained on.
+        visits: int64 `(K, K)`, how often a pair had a turn.
         cursor: place in the cycle of `all`.
     """
 
@@ -60,6 +60,8 @@ class PairScores:
             return
         before = float(self.size[source, target])
         self.size[source, target] = size
+        if not before:
+            self.gain[source, target] = math.inf  # measured once, whatever failed before
         if not before or not size:
             return
         growth = (size - before) / before

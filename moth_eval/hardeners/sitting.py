@@ -137,8 +137,6 @@ class Sitting:
 
     def _warm_up(self) -> LogEntry:
         """A round on the universal triggers of all classes."""
-        fresh = self._round == 1
-        steps = self._settings.warm_up_steps if fresh else self._settings.first_steps
         directions = [(-1, target) for target in range(self._subject.num_classes)]
         directions = [d for d in directions if self._batches.present != (d[1],)]
         if len(directions) > MOST_TARGETS:
@@ -148,11 +146,14 @@ class Sitting:
         sizes: dict[Pair, float | None] = {}
         apart = self._settings.warm_up_apart
         for part in [[d] for d in directions] if apart else [directions]:
-            found = self._invert({d: self._universal(d, directions) for d in part}, steps)
-            if fresh:
-                self._rate_universals(found.stamps)
-            self._train(found.stamps, tally, apart=apart)
-            sizes |= found.sizes
+            starts = {d: self._universal(d, directions) for d in part}
+            held = {d: s for d, s in starts.items() if self._round > 1 and self._held.get(*d)}
+            fresh = {d: s for d, s in starts.items() if d not in held}
+            begun = self._invert(fresh, self._settings.warm_up_steps)
+            found = self._invert(held, self._settings.first_steps)
+            self._rate_universals(begun.stamps)
+            self._train([*begun.stamps, *found.stamps], tally, apart=apart)
+            sizes |= begun.sizes | found.sizes
         return self._entry("warm-up", tally, sizes, directions)
 
     def _universal(self, direction: Pair, directions: Sequence[Pair]) -> Held | None:

@@ -92,7 +92,7 @@ class Taps:
             )
 
         def start(_: nn.Module, given: tuple[Tensor, ...]) -> None:
-            self.inputs, self.maps = given[0], []
+            self.inputs, self.maps = given[0].clone(), []  # the network may change its own in place
 
         def read(name: str) -> RemovableHandle:
             def note(_: nn.Module, __: object, output: object) -> None:
@@ -101,7 +101,8 @@ class Taps:
                         f"{name!r} puts out no features of more than one pixel, so that its "
                         "attention would be the same for every image: choose other taps"
                     )
-                self.maps.append(attention(output, power))
+                # Of a copy: what comes next may change the output in place.
+                self.maps.append(attention(output.clone(), power))
 
             handle: RemovableHandle = modules[name].register_forward_hook(note)
             return handle

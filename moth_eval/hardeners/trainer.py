@@ -298,10 +298,11 @@ class Trainer:
             for mean, weight in self._averaged() if self._averaged_steps else []:
                 weight.copy_(mean)
             if self._recipe.interpolation < 1:
-                before = self._teacher.state_dict()
+                before, moved = self._teacher.state_dict(), set[int]()
                 for name, value in self.network.state_dict().items():
-                    if value.is_floating_point():
+                    if value.is_floating_point() and value.data_ptr() not in moved:
                         value.copy_(before[name].lerp(value, self._recipe.interpolation))
+                        moved.add(value.data_ptr())  # weights that two parts share, once
         return self.network.eval()
 
     def tensors(self) -> dict[str, Tensor]:

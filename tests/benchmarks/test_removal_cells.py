@@ -378,6 +378,29 @@ def test_too_few_images_for_the_check_are_named() -> None:
         Reactivation().attempt(subject, subject.examples, trigger, seed=0)
 
 
+def test_a_repair_is_measured_where_there_are_too_few_images_for_the_check(
+    folder: Path, tmp_path: Path
+) -> None:
+    check = Reactivation(images=500, epochs=1)
+    card = done(cell_of(planned(folder, tmp_path / "run", "wipe", reactivation=check), "wipe"))
+    assert card.variants[0].rates.asr is not None
+    assert card.variants[0].reactivated is None
+    assert card.before.floor is not None
+    assert card.before.floor.reactivated is None
+    assert any("re-activation needs 500 images" in note for note in card.notes)
+
+
+def test_seeds_with_the_same_images_have_floors_of_their_own(folder: Path, tmp_path: Path) -> None:
+    check = Reactivation(images=1, epochs=1)
+    made = planned(
+        folder, tmp_path / "run", "wipe", reactivation=check, seeds=(0, 1), clean_share=1.0
+    )
+    cells = [c for c in made.cells if (c.model, c.method) == ("bad", "wipe")]
+    cards = [done(cell) for cell in cells]
+    assert cards[0].training_sha256 == cards[1].training_sha256
+    assert len(list((tmp_path / "run" / "originals").glob("*.json"))) == 2
+
+
 def test_a_cell_that_was_stopped_before_it_was_measured_is_not_trained_again(
     folder: Path, tmp_path: Path
 ) -> None:

@@ -175,6 +175,7 @@ def test_settings_are_spelled_out_on_the_command_line_inner_ones_with_a_dot() ->
         ({"precision": "int8"}, "precision must be one of float32"),
         ({"seconds": 0.0}, "seconds must be above 0"),
         ({"patience": 0}, "expected at least 1, got patience=0"),
+        ({"ageing_rounds": 0}, "expected at least 1, got ageing_rounds=0"),
         ({"up": 1.0}, "up must be above 1, got 1.0"),
         ({"next_cost": 0.0}, "next_cost must be above 0, or none, got 0.0"),
         ({"success_rate": 0.0}, r"success_rate must be in \(0, 1\], got 0.0"),

@@ -1,0 +1,139 @@
+"""Networks and settings at the edges of what hardeners take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from moth_eval.hardeners import adversarial_training, sitting
+from moth_eval.hardeners.adversarial_training import AdversarialTraining
+from moth_eval.hardeners.nad import NAD
+from moth_eval.hardeners.reconstructive_neuron_pruning import ReconstructiveNeuronPruning
+from moth_eval.hardeners.scheduling import PairScores
+from moth_eval.hardeners.trainer import Recipe, Trainer
+from moth_eval.hardeners.universal import Universal
+from moth_eval.hardening import HardeningStatus
+from moth_eval.robustness import pgd
+from moth_eval.runner import run_hardening
+from moth_eval.subject import Examples, Subject
+from tests.support.subjects import prototype_subject
+
+
+class InPlace(nn.Module):
+    """Changes what it is given, and what its convolution puts out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+        self.bn = nn.BatchNorm2d(8)
+        self.fc = nn.Linear(8, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        found = nn.functional.relu(self.bn(self.conv(images.sub_(0.5))), inplace=True)
+        return self.fc(found.mean((2, 3)))  # type: ignore[no-any-return]
+
+
+class Shared(nn.Module):
+    """One layer under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(192, 192, bias=False)
+        self.again = self.first
+        self.fc = nn.Linear(192, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.fc(self.again(self.first(images.flatten(1))))  # type: ignore[no-any-return]
+
+
+def subject_of(module: nn.Module) -> Subject:
+    images = torch.rand((24, 3, 8, 8), generator=torch.Generator().manual_seed(0))
+    return Subject(
+        name="edge", module=module.eval(), num_classes=4, image_shape=(3, 8, 8),
+        examples=Examples(images=images, labels=torch.arange(24) % 4),
+    )  # fmt: skip
+
+
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def test_attention_is_read_before_a_network_changes_its_features_in_place() -> None:
+    subject = subject_of(InPlace())
+    method = NAD(epochs=1, teacher_epochs=1, taps="bn")
+    result = run_hardening(method, subject, subject.examples, name="nad", seed=0)
+    assert result.status is HardeningStatus.HARDENED, result.reason
+
+
+def test_weights_under_two_names_are_interpolated_once() -> None:
+    subject = subject_of(Shared())
+    before = subject.module.get_parameter("first.weight").detach().clone()
+    ends = []
+    for share in (1.0, 0.5):
+        recipe = Recipe(learning_rate=1e-2, interpolation=share)
+        trainer = Trainer(subject, recipe, generator())
+        trainer.step(subject.examples.images, subject.examples.labels, done=0.0)
+        ends.append(trainer.finished().get_parameter("first.weight").detach().clone())
+    assert not torch.equal(ends[0], before)
+    torch.testing.assert_close(ends[1], (before + ends[0]) / 2)
+
+
+def test_images_of_every_class_are_attacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Tensor] = []
+
+    def recorded(answers: Any, images: Tensor, labels: Tensor, *rest: Any) -> Tensor:
+        seen.append(labels)
+        return pgd(answers, images, labels, *rest)
+
+    monkeypatch.setattr(adversarial_training, "pgd", recorded)
+    subject = prototype_subject(classes=4, target=1, per_class=12)
+    AdversarialTraining(rounds=2, images=64).harden(
+        subject, subject.examples, generator=generator()
+    )
+    assert all(len(labels.unique()) == 4 for labels in seen)
+
+
+def test_a_class_whose_trigger_begins_late_has_the_steps_of_a_beginning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    steps: dict[int, list[int]] = {}
+    invert = sitting.Sitting._invert
+
+    def recorded(self: Any, starts: Mapping[tuple[int, int], Any], count: int) -> Any:
+        for _, target in starts:
+            steps.setdefault(target, []).append(count)
+        return invert(self, starts, count)
+
+    monkeypatch.setattr(sitting, "MOST_TARGETS", 2)
+    monkeypatch.setattr(sitting.Sitting, "_invert", recorded)
+    subject = prototype_subject(classes=4, target=1, per_class=12)
+    Universal(rounds=8, clean=8, first_steps=5, next_steps=2).harden(
+        subject, subject.examples, generator=generator()
+    )
+    assert len(steps) == 4
+    assert any(len(counts) > 1 for counts in steps.values())
+    assert all(counts == [5] + [2] * (len(counts) - 1) for counts in steps.values())
+
+
+def test_nothing_is_unlearned_where_everything_may_be_known() -> None:
+    subject = prototype_subject(target=2, per_class=12)
+    method = ReconstructiveNeuronPruning(forgotten=1.0, epochs=1)
+    result = run_hardening(method, subject, subject.examples, name="rnp", seed=0)
+    assert result.status is not HardeningStatus.FAILED, result.reason
+    if result.status is HardeningStatus.HARDENED:
+        assert result.figures["unlearning_epochs"] == 0
+        assert result.figures["unlearned_accuracy"] == pytest.approx(subject.accuracy(), abs=0.1)
+
+
+def test_a_pair_that_worked_at_last_counts_as_measured_once() -> None:
+    scores = PairScores(3, [0, 1, 2], symmetric=False)
+    scores.note(0, 1, None)
+    assert scores.gain[0, 1].isnan()
+    scores.note(0, 1, 50.0)
+    assert scores.gain[0, 1].isinf()
+    scores.note(0, 1, 60.0)
+    assert float(scores.gain[0, 1]) == pytest.approx(0.1823, abs=1e-4)
