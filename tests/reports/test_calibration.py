@@ -96,9 +96,9 @@ def test_equal_scores_say_nothing_of_others() -> None:
 
 
 def test_scores_may_be_tiny() -> None:
-    curve = fit_logistic([1e-9, 2e-9, 3e-9, 8e-9, 9e-9, 1e-8], [0, 0, 0, 1, 1, 1])
-    assert curve.probability(1e-9) < 0.4
-    assert curve.probability(1e-8) > 0.6
+    curve = fit_logistic([1e-10, 2e-10, 3e-10, 8e-10, 9e-10, 1e-9], [0, 0, 0, 1, 1, 1])
+    assert curve.probability(1e-10) < 0.4
+    assert curve.probability(1e-9) > 0.6
 
 
 def test_models_of_unknown_truth_get_a_probability_too() -> None:
