@@ -285,10 +285,9 @@ class _Bench:
 
     def _too_few(self) -> str:
         """Why a re-activation that was asked for cannot be tried; empty if it can."""
-        reactivation, trigger = self._cell.reactivation, self._trigger
-        if trigger is None or not reactivation.images:
+        if self._trigger is None:
             return ""
-        return reactivation.shortage(self._plan.data.training, trigger)
+        return self._cell.reactivation.shortage(self._plan.data.training, self._trigger)
 
     def _opened(self, file: str, sha256: str) -> Subject:
         """The network in a file that was written, which is the one that others will use."""

@@ -62,7 +62,8 @@ class PairScores:
         self.size[source, target] = size
         if not before:
             self.gain[source, target] = math.inf  # measured once, whatever failed before
-        if not before or not size:
+            return
+        if not size:
             return
         growth = (size - before) / before
         self.difference[source, target] = (self.difference[source, target] + growth) / 2

@@ -147,7 +147,7 @@ class Sitting:
         apart = self._settings.warm_up_apart
         for part in [[d] for d in directions] if apart else [directions]:
             starts = {d: self._universal(d, directions) for d in part}
-            held = {d: s for d, s in starts.items() if self._round > 1 and self._held.get(*d)}
+            held = {d: s for d, s in starts.items() if self._held.get(*d)}
             fresh = {d: s for d, s in starts.items() if d not in held}
             begun = self._invert(fresh, self._settings.warm_up_steps)
             found = self._invert(held, self._settings.first_steps)
