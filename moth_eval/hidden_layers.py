@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -92,6 +92,7 @@ class OpenNetwork:
         for parameter in self._module.parameters():
             parameter.requires_grad_(False)
         self._subject = replace(subject, module=self._module)
+        self._widens: dict[str, bool] = {}
         self._parts = dict(self._module.named_modules())
         self.images_per_pass = images_at_once or images_per_pass(
             saved_bytes_per_image(self._run, self.image_shape, self.device), self.device
@@ -154,13 +155,14 @@ class OpenNetwork:
                 parts.append(seen[name])
         return torch.cat(parts)
 
-    def changed(self, images: Tensor, name: str, change: Change) -> Tensor:
-        """Logits of a pass in which a layer's output goes on changed, maybe with more rows."""
+    def changed(self, images: Tensor, changes: Mapping[str, Change]) -> Tensor:
+        """Logits of a pass in which these layers' outputs go on changed, maybe with more rows."""
 
-        def put(_: nn.Module, __: object, output: Tensor) -> Tensor:
-            return change(output)
+        def putting(change: Change) -> Callable[[nn.Module, object, Tensor], Tensor]:
+            return lambda _, __, output: change(output)
 
-        with _removed([self._parts[name].register_forward_hook(put)]):
+        hooks = {name: putting(change) for name, change in changes.items()}
+        with _removed([self._parts[n].register_forward_hook(h) for n, h in hooks.items()]):
             logits = self._run(images)
         self.forward_passes += len(logits)
         return logits
@@ -170,7 +172,7 @@ class OpenNetwork:
 
         What lies before the layer runs for one grey image only, whatever N.
         """
-        return self.changed(self.grey, name, lambda _: values.clone())
+        return self.changed(self.grey, {name: lambda _: values.clone()})
 
     @torch.no_grad()
     def layers(self) -> tuple[HiddenLayer, ...]:
@@ -254,26 +256,46 @@ class OpenNetwork:
         return _equal(found, wanted)
 
     @torch.no_grad()
-    def widens(self, layer: HiddenLayer, noise: Tensor) -> bool:
-        """Whether one image may become several from this layer on, with what goes around it.
+    def widening(
+        self, layer: HiddenLayer, layers: Sequence[HiddenLayer], noise: Tensor
+    ) -> HiddenLayer | None:
+        """The last layer, this one at most, behind which one image may become several.
+
+        What goes around that layer has to allow it, and what this layer puts out for each of the
+        several is changed on its own. Tried, not deduced. None: several have to go in.
 
         Args:
             layer: of this network.
+            layers: all of them in order of leaving, as `layers()` gives them.
             noise: images `(N, C, H, W)` in `[0, 1]`; the first is used.
         """
+        upto = [one.name for one in layers].index(layer.name) + 1
+        plain = self.changed(noise[:1], {}).repeat(2, 1)
+        wanted = self.changed(noise[:1].repeat(2, 1, 1, 1), {layer.name: _second_doubled})
+        for one in reversed(layers[:upto]):
+            if one.name not in self._widens:
+                self._widens[one.name] = self._gives(plain, noise[:1], {one.name: _twice})
+            if self._widens[one.name]:
+                changes = {one.name: _twice, layer.name: _second_doubled}
+                if one.name == layer.name:
+                    changes = {one.name: lambda output: _second_doubled(_twice(output))}
+                if self._gives(wanted, noise[:1], changes):
+                    return one
+        return None
 
-        def doubled(output: Tensor) -> Tensor:
-            return torch.cat([output, 2 * output])
-
-        def second(output: Tensor) -> Tensor:
-            return torch.cat([output[:1], 2 * output[1:]])
-
-        wanted = self.changed(noise[:1].repeat(2, 1, 1, 1), layer.name, second)
+    def _gives(self, wanted: Tensor, images: Tensor, changes: Mapping[str, Change]) -> bool:
         try:
-            found = self.changed(noise[:1], layer.name, doubled)
+            return _equal(self.changed(images, changes), wanted)
         except Exception:  # see is_cut
             return False
-        return _equal(found, wanted)
+
+
+def _twice(output: Tensor) -> Tensor:
+    return torch.cat([output, output])
+
+
+def _second_doubled(output: Tensor) -> Tensor:
+    return torch.cat([output[:1], 2 * output[1:]])
 
 
 @dataclass(frozen=True)

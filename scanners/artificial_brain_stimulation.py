@@ -22,7 +22,7 @@ from moth_eval.neuron_inversion import (
 from moth_eval.scan import Cost, Evidence, Rule, Scan, Status, Trigger
 from moth_eval.seeds import derive_seed
 from moth_eval.similarity import ssim
-from moth_eval.stimulation import Neuron, agreeing, raised_classes, strongest
+from moth_eval.stimulation import Neuron, suspicious
 from moth_eval.subject import Subject
 
 TIE = 0.01
@@ -130,11 +130,10 @@ class ArtificialBrainStimulation:
         network = OpenNetwork(subject)
         base = int(torch.randint(2**62, (), generator=generator))
         noise = noise_like(network, 2, _generator(base, "noise"))
-        layers = network.stimulable()
-        if not layers:
+        if not network.stimulable():
             reason = "the network has no hidden convolution or linear layer to stimulate"
             return Scan(status=Status.INCONCLUSIVE, reason=reason, cost=_cost(network))
-        suspects = self._suspicious(network, layers, subject, base, noise)
+        suspects = self._suspicious(network, subject, base, noise)
         neurons = [n for n in suspects if len(_of_others(subject, n.target)) > 1]
         if suspects and not neurons:
             reason = (
@@ -156,29 +155,16 @@ class ArtificialBrainStimulation:
         return replace(_judged(found, neurons, self.bound, reason), cost=_cost(network))
 
     def _suspicious(
-        self,
-        network: OpenNetwork,
-        layers: Sequence[HiddenLayer],
-        subject: Subject,
-        base: int,
-        noise: Tensor,
+        self, network: OpenNetwork, subject: Subject, base: int, noise: Tensor
     ) -> list[Neuron]:
         """The candidates of all layers, the strongest first."""
         labels = subject.examples.labels.cpu()
         rows = spread(labels, self.stimulated_images, _generator(base, "stimulated"))
         images = subject.examples.images[rows.to(network.device)]
-        neurons: list[Neuron] = []
-        for layer in layers:
-            values = network.features(layer.name, images)
-            peak = float(values.max()) if float(values.max()) > 0 else float(values.abs().max())
-            if not peak or not math.isfinite(peak):
-                continue
-            levels = torch.arange(self.levels, device=network.device) / self.levels
-            classes, leads = raised_classes(
-                network, layer, images, peak * self.reach * levels, noise=noise
-            )
-            neurons += agreeing(layer, classes.cpu(), leads.cpu(), labels[rows], peak)
-        return strongest(neurons, self.candidates)
+        return suspicious(
+            network, images, labels[rows], levels=self.levels, reach=self.reach,
+            most=self.candidates, noise=noise,
+        )  # fmt: skip
 
     def _inverted(
         self, network: OpenNetwork, neurons: Sequence[Neuron], subject: Subject, base: int

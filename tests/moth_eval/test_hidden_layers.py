@@ -90,10 +90,22 @@ def test_layers_are_stimulated_behind_a_norm_that_alone_reads_them(network: Open
 
 
 def test_one_image_becomes_several_only_where_what_goes_around_allows_it() -> None:
-    for joined, expected in ((False, True), (True, False)):
+    for joined, expected in ((False, "inner_norm"), (True, "act")):
         network = OpenNetwork(subject(Residual(joined=joined)))
         noise = noise_like(network, 2, torch.Generator().manual_seed(1))
-        assert network.widens(named(network, "inner_norm"), noise) is expected
+        found = network.widening(named(network, "inner_norm"), network.layers(), noise)
+        assert found is not None
+        assert found.name == expected
+
+
+def test_a_network_that_looks_at_its_whole_batch_takes_several_images_from_the_start() -> None:
+    class Crowd(Residual):
+        def forward(self, images: Tensor) -> Tensor:
+            return super().forward(images) + images.sum((1, 2, 3))[:, None] * len(images)
+
+    network = OpenNetwork(subject(Crowd()))
+    noise = noise_like(network, 2, torch.Generator().manual_seed(1))
+    assert network.widening(named(network, "inner_norm"), network.layers(), noise) is None
 
 
 def test_layers_count_what_has_weights_and_end_before_the_last_of_them(

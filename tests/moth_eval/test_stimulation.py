@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import pytest
 import torch
+from torch import Tensor, nn
 
 from moth_eval.hidden_layers import HiddenLayer, OpenNetwork, noise_like
-from moth_eval.stimulation import Neuron, agreeing, raised_classes, strongest
+from moth_eval.stimulation import Neuron, agreeing, raised_classes, strongest, suspicious
 from tests.moth_eval.test_hidden_layers import Residual, named, subject
 
 
@@ -31,7 +33,10 @@ def test_every_channel_is_stimulated_however_many_there_are() -> None:
     layer, noise = named(network, "inner_norm"), noise_like(network, 2, torch.Generator())
     values = torch.tensor([0.0, 2.0, 4.0])
     images = torch.rand((3, 3, 6, 6))
-    classes, leads = raised_classes(network, layer, images, values, noise=noise)
+    widened = network.widening(layer, network.layers(), noise)
+    classes, leads = raised_classes(
+        network, layer, images, values, channels=torch.arange(5), widened=widened
+    )
     assert classes.shape == leads.shape == (3, 5)
     head = network._module.head.weight  # type: ignore[union-attr]
     for channel in range(5):
@@ -43,15 +48,73 @@ def test_every_channel_is_stimulated_however_many_there_are() -> None:
         torch.testing.assert_close(leads[:, channel], expected, atol=1e-5, rtol=1e-4)
 
 
-def test_a_pass_that_cannot_be_widened_gives_the_same_result() -> None:
+@pytest.mark.parametrize("behind", ["inner_norm", "act", None])
+def test_it_does_not_matter_where_one_image_becomes_several(behind: str | None) -> None:
     network = OpenNetwork(subject(Residual()))
-    layer, noise = named(network, "inner_norm"), noise_like(network, 2, torch.Generator())
+    layer, channels = named(network, "inner_norm"), torch.tensor([4, 1, 2])
     images, values = torch.rand((3, 3, 6, 6)), torch.tensor([0.0, 1.0, 2.0])
-    wide = raised_classes(network, layer, images, values, noise=noise)
-    network.widens = lambda *_: False  # type: ignore[method-assign, assignment]
-    narrow = raised_classes(network, layer, images, values, noise=noise)
-    assert torch.equal(wide[0], narrow[0])
-    torch.testing.assert_close(wide[1], narrow[1])
+
+    def raised(widened: HiddenLayer | None) -> tuple[Tensor, Tensor]:
+        return raised_classes(network, layer, images, values, channels=channels, widened=widened)
+
+    classes, leads = raised(None if behind is None else named(network, behind))
+    expected = raised(layer)
+    assert classes.shape == (3, 3)
+    assert torch.equal(classes, expected[0])
+    torch.testing.assert_close(leads, expected[1])
+
+
+class Wide(nn.Module):
+    """Two layers of many channels, of which many agree and lead by much the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 40, 3, padding=1)
+        self.second = nn.Conv2d(40, 60, 3, padding=1)
+        self.head = nn.Linear(60, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        hidden = torch.sin(self.second(torch.relu(self.first(images))))
+        logits: Tensor = self.head(hidden.mean((2, 3)))
+        return logits
+
+
+@pytest.mark.parametrize("count", [1, 7, 12, 24])
+def test_channels_are_chosen_as_if_all_were_set_on_all_images(count: int) -> None:
+    torch.manual_seed(1)
+    network = OpenNetwork(subject(Wide()))
+    noise = noise_like(network, 2, torch.Generator())
+    images, labels = torch.rand((count, 3, 6, 6)), (torch.arange(count) % 4).sort().values
+    before = network.forward_passes
+    chosen = suspicious(network, images, labels, levels=4, reach=2.0, most=4, noise=noise)
+    spent = network.forward_passes - before
+    everything = []
+    for name in ("first", "second"):
+        layer = named(network, name)
+        peak = float(network.features(name, images).max())
+        classes, leads = raised_classes(
+            network, layer, images, 2.0 * peak * torch.arange(4) / 4,
+            channels=torch.arange(layer.channels), widened=None,
+        )  # fmt: skip
+        everything += agreeing(layer, classes, leads, labels, peak)
+    assert len(everything) > 4
+    expected = strongest(everything, 4)
+    assert [(n.layer.name, n.channel, n.target) for n in chosen] == [
+        (n.layer.name, n.channel, n.target) for n in expected
+    ]
+    torch.testing.assert_close([n.lead for n in chosen], [n.lead for n in expected])
+    if count >= 12:
+        assert spent < 0.8 * 100 * 4 * count
+
+
+def test_a_channel_that_may_still_agree_is_kept_with_the_lead_that_it_has_so_far() -> None:
+    layer = HiddenLayer(name="a", shape=(4, 4, 4), depth=1)
+    labels = torch.tensor([1, 1, 2, 0])
+    classes = torch.tensor([[0, 0, 1, 1], [-1, 1, 1, -1], [-1, -1, 1, 1], [-1, -1, 1, -1]])
+    leads = torch.full((4, 4), torch.inf).where(classes < 0, torch.arange(16.0).view(4, 4))
+    found = agreeing(layer, classes, leads, labels, 1.0)
+    # Images of the raised class say nothing about the lead, and channel 1 has two opinions.
+    assert [(n.channel, n.target, n.lead) for n in found] == [(0, 0, 0.0), (2, 1, 10.0), (3, 1, 11)]
 
 
 def test_images_of_the_raised_class_say_nothing_about_the_lead() -> None:
