@@ -47,7 +47,7 @@ class ClassSubspace:
     Attributes:
         weight: price of features that lie wholly in the class's direction; 0: plain inversion.
         success_rate: fraction of images that a trigger must flip, in `(0, 1]`.
-        max_images: clean images used at most, spread over the classes.
+        max_images: clean images used at most, spread over the classes; one of each in any case.
         statistic: what is scored. `log-index` is the anomaly index of the logarithms of the trigger
             sizes, whose spread is `LEAST_LOG_SPREAD` at least. `size` is the logarithm of the
             number of pixels over the smallest size: it compares models of one image size.
@@ -78,7 +78,7 @@ class ClassSubspace:
     def scan(self, subject: Subject, *, generator: torch.Generator) -> Scan:
         """The scan of one subject."""
         labels = subject.examples.labels.cpu()
-        chosen = spread(labels, self.max_images, generator)
+        chosen = spread(labels, max(self.max_images, subject.num_classes), generator)
         rows = chosen.to(subject.examples.images.device)
         present = set(labels[chosen].tolist())
         if len(present) < (LEAST_CLASSES if self.statistic != "size" else 2):

@@ -52,10 +52,12 @@ class FeatureRE:
         * the bound on the change of images is for `[0, 1]` instead of standardised values, and the
           bound on the spread of features is in their own clean standard deviations;
         * the mask keeps its share by projection; the published penalty shrinks all of it alike;
+        * the features that masked ones are put among are of other classes' images, not of all;
         * figures are of held images, not those trained on, and the score's sign is turned.
 
     Attributes:
-        images: clean images used at most, half of them for training, spread over the classes.
+        images: clean images used at most, half of them for training, spread over the classes; two
+            of each class in any case.
         batch_size: images per class and step.
         warm_up: steps without mask and constraints on the features.
         steps: steps after that.
@@ -109,9 +111,8 @@ class FeatureRE:
         if layer is None:
             return _inconclusive("the network has no inner layer that all goes through", network)
         labels = subject.examples.labels.cpu()
-        rows = spread(
-            labels, self.images, torch.Generator().manual_seed(derive_seed(base, "images"))
-        )
+        most = max(self.images, 2 * subject.num_classes)
+        rows = spread(labels, most, torch.Generator().manual_seed(derive_seed(base, "images")))
         trained, held = halves(labels, rows)
         classes = [
             label
@@ -214,13 +215,13 @@ class _Training:
             return [self._measured(row) for row in range(len(self.group))]
 
     def _draw(self) -> tuple[Tensor, Tensor]:
-        """Images of other classes `(R, B, C, H, W)` and clean features to put theirs among."""
+        """Images of other classes `(R, B, C, H, W)`, and features of such to put theirs among."""
         images, others = [], []
         for label, stream in zip(self.group, self.streams, strict=True):
             rows = torch.nonzero(self.pool.labels != label).flatten()
             size = (self.how.batch_size,)
             images.append(rows[torch.randint(len(rows), size, generator=stream)])
-            others.append(torch.randint(len(self.pool.labels), size, generator=stream))
+            others.append(rows[torch.randint(len(rows), size, generator=stream)])
         device = self.network.device
         return (
             self.pool.images[torch.stack(images).to(device)],
@@ -310,7 +311,8 @@ class _Training:
         images = pool.held[(pool.held_labels != label).to(self.network.device)][None]
         changed = transformed([w[row : row + 1] for w in self.weights], images)
         features = self.network.features(self.layer.name, changed[0])[None]
-        order = torch.randint(len(pool.features), (images.shape[1],), generator=self.streams[row])
+        others = torch.nonzero(pool.labels != label).flatten()
+        order = others[torch.randint(len(others), images.shape[1:2], generator=self.streams[row])]
         mask = self.masks.values()[row : row + 1]
         mixed = torch.lerp(pool.features[order.to(features.device)][None], features, mask[:, None])
         parts = torch.split(mixed[0], self.network.images_per_pass)

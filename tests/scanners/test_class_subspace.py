@@ -89,6 +89,12 @@ def test_a_class_without_images_is_not_compared() -> None:
     assert found.target in {t.target for t in found.triggers}
 
 
+def test_more_classes_than_images_at_most_leave_none_out() -> None:
+    found = scan(prototype_subject(), max_images=2)
+    assert len(found.triggers) == prototype_subject().num_classes
+    assert "no images" not in found.reason
+
+
 def test_too_few_classes_with_images_leave_nothing_to_compare() -> None:
     whole = prototype_subject(classes=5)
     kept = whole.examples.labels < 2

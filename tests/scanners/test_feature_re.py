@@ -97,6 +97,27 @@ def test_figures_are_of_images_that_took_no_part() -> None:
     assert float(after.pictures[0].max()) == 0
 
 
+def test_a_class_of_many_images_gains_nothing_by_their_number() -> None:
+    """Without any feature of the transform, features of the class's own images would decide."""
+    subject = trained_subject(None)
+    labels = subject.examples.labels
+    rows = torch.cat([torch.nonzero(labels == 2).flatten().repeat(5), torch.arange(len(labels))])
+    run = training(SHORT, [2], with_rows(subject, rows))
+    run.masks.values = lambda: torch.zeros_like(run.masks.logits)  # type: ignore[method-assign]
+    assert float((run.pool.labels == 2).float().mean()) > 0.5
+    with torch.no_grad():
+        assert run._measured(0).asr < 0.2
+        _, others = run._draw()
+    flat, own = others[0].flatten(1), run.pool.features[run.pool.labels == 2].flatten(1)
+    assert float(torch.cdist(flat, own).min()) > 0
+
+
+def test_more_classes_than_images_at_most_leave_none_out() -> None:
+    scan = scanned(trained_subject(None), replace(SHORT, images=4))
+    assert scan.status is Status.SCORED
+    assert scan.reason == ""
+
+
 def test_the_mask_never_takes_more_than_its_share() -> None:
     run = training(SHORT, [0, 2], trained_subject(2))
     run.run()
