@@ -191,7 +191,7 @@ def _result(
     stack = rows.best if valid else rows.parameters
     trigger = tuple(part[row : row + 1] for part in stack)
     measure = partial(verifier.rate, problem)
-    rate = float(rows.best_rate[row]) if valid else measure(trigger)
+    rate = rows.best_rates[row] if valid else measure(trigger)
     wanted = schedule.success_rate
     if schedule.trim and rate >= wanted:
         holds = partial(measure, at_least=wanted)

@@ -73,5 +73,5 @@ FAST = replace(
 
 A cost that rises fast settles sooner, but on larger triggers. Disturbances are as published, and
 averages, their pruning and the trimming at the end are ours. A row ends when its trigger has not
-shrunk by 1 % for 600 steps.
+shrunk by 1 % from one check to the next, 40 steps later, fifteen times in a row.
 """

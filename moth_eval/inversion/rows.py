@@ -63,12 +63,12 @@ class Rows:
         parameters, first, second: what is optimised and Adam's moments, each `(R, ...)`.
         average: the running average of the parameters.
         faint: float32 `(R,)`, the thresholds below which the average is pruned.
-        best, best_size, best_rate: verified triggers, their sizes (infinite where there is none)
-            and success rates.
+        best, best_size: verified triggers and their sizes (infinite where there is none).
+        best_rates: their success rates, as they were measured: in float32, 0.9 would be below 0.9.
         stalled: float32 `(R,)`, checks since the best one last shrank noticeably.
     """
 
-    VECTORS = ("targets", "steps", "faint", "best_size", "best_rate", "stalled")
+    VECTORS = ("targets", "steps", "faint", "best_size", "stalled")
     STACKS = ("parameters", "first", "second", "average", "best")
 
     def __init__(
@@ -97,7 +97,7 @@ class Rows:
         self.targets = torch.tensor([p.target for p in problems], device=device)
         self.steps = torch.zeros(count, device=device)
         self.stalled = torch.zeros(count, device=device)
-        self.best_rate = torch.zeros(count, device=device)
+        self.best_rates = [0.0] * count
         self.faint = torch.full((count,), FAINT, device=device)
         self.best_size = torch.full((count,), torch.inf, device=device)
         self.controller = CostController(count, schedule, device)
@@ -190,7 +190,7 @@ class Rows:
         chosen = self._only(row)
         self.best = _choose(chosen, stack, self.best)
         self.best_size = torch.where(chosen, sizes, self.best_size)
-        self.best_rate = torch.where(chosen, rate, self.best_rate)
+        self.best_rates[row] = rate
 
     def _only(self, row: int) -> Tensor:
         """Bool `(R,)`: true for this row alone."""
@@ -211,6 +211,7 @@ class Rows:
         index = torch.tensor(rows, dtype=torch.int64, device=self.steps.device)
         self.problems = [self.problems[row] for row in rows]
         self.streams = [self.streams[row] for row in rows]
+        self.best_rates = [self.best_rates[row] for row in rows]
         for name in self.VECTORS:
             setattr(self, name, getattr(self, name)[index])
         for name in self.STACKS:
@@ -221,6 +222,7 @@ class Rows:
         """Append the rows of another state."""
         self.problems += other.problems
         self.streams += other.streams
+        self.best_rates += other.best_rates
         for name in self.VECTORS:
             setattr(self, name, torch.cat([getattr(self, name), getattr(other, name)]))
         for name in self.STACKS:
