@@ -117,7 +117,17 @@ def test_the_p_value_is_that_of_the_largest_of_all_classes_under_the_fitted_gamm
     margins = np.array([3.0, 3.4, 2.7, 3.1, 4.0, 2.9, 3.3, 3.2])
     fitted = gamma.fit(np.delete(margins, 4))
     p = 1 - gamma.cdf(4.0, *fitted) ** 8
-    assert surprise(margins) == pytest.approx(-math.log10(p), rel=1e-6)
+    assert surprise(margins) == pytest.approx(-math.log10(p), rel=1e-3)
+
+
+@pytest.mark.parametrize("classes", [5, 10])
+def test_neither_the_unit_of_logits_nor_their_last_digits_decide(classes: int) -> None:
+    random = np.random.default_rng(3)
+    for margins in random.normal(10.0, 1.0, (20, classes)):
+        noise = 1 + 1e-7 * random.normal(size=classes)
+        expected = surprise(margins)
+        for changed in (0.1 * margins, 3 * margins - 40, margins * noise):
+            assert surprise(changed) == pytest.approx(expected, abs=0.01)
 
 
 def test_far_margins_give_large_finite_scores_and_equal_ones_give_none() -> None:
