@@ -155,13 +155,15 @@ class NeuralCleanse:
             triggers=triggers,
         )
 
-    def _rule(self, sizes: int) -> Rule:
+    def _rule(self, sizes: int, missing: int) -> Rule:
+        # Triggers that do not work count as one size, which no simulated model has twice.
+        known = not missing
         if self.statistic == "log-index":
-            return index_rule(sizes, "logarithms of trigger sizes")
+            return index_rule(sizes, "logarithms of trigger sizes", known=known)
         return Rule(
             name="anomaly index",
             threshold=self.cut,
-            false_alarm_rate=false_alarm_rate(sizes, self.cut),
+            false_alarm_rate=false_alarm_rate(sizes, self.cut) if known else None,
             source="Neural Cleanse (2019); false alarms simulated for "
             f"{sizes} independent normal trigger sizes",
             origin="published" if self.cut == CUT else "given",
@@ -174,7 +176,7 @@ class NeuralCleanse:
             return Scan(
                 status=Status.INCONCLUSIVE, reason=no_index(len(triggers)), triggers=triggers
             )
-        rule = self._rule(len(triggers))
+        rule = self._rule(len(triggers), missing)
         if 2 * missing >= len(triggers):
             return Scan(
                 status=Status.INCONCLUSIVE,

@@ -146,14 +146,15 @@ class Pixel:
             target=suspect.target,
             source=suspect.source,
             triggers=triggers,
-            rule=self._rule(len(triggers)),
+            rule=self._rule(len(triggers), missing),
         )
 
-    def _rule(self, numbers: int) -> Rule | None:
+    def _rule(self, numbers: int, missing: int) -> Rule | None:
         if self.statistic == "size":
             return None
         kind = "logarithms of numbers" if self.statistic == "log-index" else "numbers"
-        return index_rule(numbers, f"{kind} of pixels")
+        # Triggers that do not work count as one number, which no simulated model has twice.
+        return index_rule(numbers, f"{kind} of pixels", known=not missing)
 
     def _score(self, sizes: np.ndarray, pixels: float) -> float:
         if self.statistic == "size":

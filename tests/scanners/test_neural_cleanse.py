@@ -121,6 +121,17 @@ def test_the_published_cut_comes_with_its_false_alarm_rate_for_these_classes() -
     assert "5 independent normal trigger sizes" in rule.source
 
 
+@pytest.mark.parametrize("statistic", ["index", "log-index"])
+def test_the_rate_of_false_alarms_is_not_known_where_a_trigger_fails(statistic: str) -> None:
+    scanner = NeuralCleanse(statistic=statistic)  # type: ignore[arg-type]
+    whole, failing = (judged(40, 11, 52, 47, last, scanner=scanner).rule for last in (60, None))
+    assert whole is not None
+    assert failing is not None
+    assert whole.false_alarm_rate is not None
+    assert failing.false_alarm_rate is None
+    assert failing.threshold == whole.threshold
+
+
 def test_label_specific_triggers_are_inverted_for_every_ordered_pair() -> None:
     subject = prototype_subject(classes=3, target=2, per_class=6)
     scan = run_scan(NeuralCleanse(label_specific=True), subject, name="nc", seed=0)

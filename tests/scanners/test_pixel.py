@@ -57,6 +57,8 @@ def test_a_trigger_that_does_not_work_counts_as_the_whole_image_and_never_as_sma
     assert found.reason == (
         "1 of 4 triggers missed a success rate of 0.9 and count as the whole image"
     )
+    assert found.rule is not None
+    assert found.rule.false_alarm_rate is None
     none = [replace(one, valid=False) for one in made[:2]]
     assert Pixel().judge([*none, *made[2:]], (3, 8, 8)).status is Status.INCONCLUSIVE
 
