@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import shutil
 import tempfile
@@ -168,6 +169,10 @@ def parse_attack(spec: str) -> tuple[str, Trigger | None]:
     if spec == NONE:
         return NONE, None
     name, parameters = parse_spec(spec, ATTACKS, GROUP, kind="attack", contract=Trigger)
+    for field, value in parameters.items():
+        parts = value if isinstance(value, tuple) else (value,)
+        if not all(math.isfinite(part) for part in parts if isinstance(part, float)):
+            raise InputError(f"--attack {spec}: expected a finite {field}, got {value}")
     return name, cast(Trigger, build(resolve(name, ATTACKS, GROUP), parameters))
 
 

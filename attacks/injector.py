@@ -16,7 +16,7 @@ from .making import Material, Redrawn, make_ready
 from .poisoning import Poisoned, RateOf, coverable, poison, stamp_scenes
 from .scenes import Scenes
 from .training import Recipe, Redraw, fit, predict
-from .trigger import Trigger, bystanders, check_classes, victims, wanted
+from .trigger import Trigger, bystanders, check_classes, check_shares, victims, wanted
 
 Build = Callable[[int], nn.Module]
 """Makes an untrained network that eats images in `[0, 1]`, from a seed."""
@@ -161,6 +161,13 @@ class Injector:
             )
         if self.attempts < 1:
             raise InputError(f"expected at least one attempt, got {self.attempts}")
+        check_shares(
+            least_clean_accuracy=self.least_clean_accuracy,
+            least_asr=self.least_asr,
+            most_bystander_asr=self.most_bystander_asr,
+            most_accuracy_loss=self.most_accuracy_loss,
+            most_twin_asr=self.most_twin_asr,
+        )
 
     def implant(
         self,

@@ -255,10 +255,3 @@ def test_nothing_is_decided_by_test_images_where_training_does_not_stop_early() 
         good_enough=good_enough,
     )  # fmt: skip
     assert epochs == 3 and asked == []
-
-
-def test_impossible_recipes_are_refused() -> None:
-    with pytest.raises(InputError, match="expected epochs and batch_size of 1 or more"):
-        Recipe(epochs=0)
-    with pytest.raises(InputError, match="no shift, crop or weight_decay below 0"):
-        Recipe(crop=-1)
