@@ -278,6 +278,8 @@ def _carried_out(task: _Task, draft: Path, tell: Tell) -> AttackRecord:
         (draft / TWIN).mkdir()
         tell(_stage("the clean twin", task))
         made = _implanted(task, None, None)
+        if not made.passed:
+            tell(f"the clean twin failed its gate: {made.failure}")
         _write(task, made, draft / TWIN, "")
         twin, twin_at = made.module.to(task.device), TWIN
     tell(_stage(f"the model with {task.name}" if task.trigger else "a clean model", task))

@@ -186,12 +186,15 @@ class _Descent:
 
 @torch.no_grad()
 def predict(network: nn.Module, images: Tensor, *, batch_size: int = 128) -> Tensor:
-    """Predicted classes, int64 `(N,)` on the CPU, of uint8 images `(N, 3, H, W)`."""
+    """Predicted classes, int64 `(N,)` on the CPU, of uint8 images `(N, 3, H, W)`.
+
+    -1 where the largest logit is not a finite number, of which `argmax` makes class 0.
+    """
     device = next(network.parameters()).device
-    parts = [
-        network(to_float(part.to(device))).argmax(1).cpu()
-        for part in torch.split(images, batch_size)
-    ]
+    parts = []
+    for part in torch.split(images, batch_size):
+        logits = network(to_float(part.to(device)))
+        parts.append(torch.where(logits.amax(1).isfinite(), logits.argmax(1), -1).cpu())
     return torch.cat(parts)
 
 

@@ -67,7 +67,7 @@ def test_a_batch_of_one_image_that_cannot_be_normalised_is_said() -> None:
     network = nn.Sequential(
         nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(4), nn.Flatten()
     )
-    with pytest.raises(InputError, match="more than 1 value per channel.*; raise the batch size"):
+    with pytest.raises(InputError, match=r"more than 1 value per channel.*; raise the batch size"):
         trained(network, Recipe(epochs=1, batch_size=1))
 
 
