@@ -35,9 +35,11 @@ def test_an_unknown_architecture_is_one_line_and_exit_code_2(tmp_path: Path) -> 
         ("--arch", "resnet18,", "unknown architecture ''"),
         ("--triggers", "none", "expected at least one kind of trigger of "),
         ("--triggers", "patch, moss", "cannot draw a trigger 'moss'"),
+        ("--arch", "vit_b_16", "vit_b_16 cannot be run on images of 64 pixels (Wrong image"),
+        ("--training-per-class", "1", "poisons none: raise training_per_class (--training-per-"),
     ],
 )
-def test_lists_that_say_nothing_or_something_unknown_are_exit_code_2(
+def test_what_cannot_be_generated_is_exit_code_2_before_anything_is_made(
     option: str, value: str, message: str, tmp_path: Path
 ) -> None:
     result = run("--out", str(tmp_path / "round"), "--models", "2", option, value)

@@ -15,10 +15,11 @@ import torch
 from PIL import Image
 from torchvision.models import SqueezeNet
 
-from attacks.generator import SPEC_FILE, ModelSummary, RoundSummary, generate_round
+from attacks.generator import ModelSummary, RoundSummary, generate_round
 from attacks.injector import Injector
 from attacks.making import Material, make_ready
 from attacks.plan import RoundSpec, plan_round
+from attacks.round_folder import SPEC_FILE
 from attacks.scenes import SceneRecipe, to_float
 from attacks.training import Recipe
 from attacks.trigger import victims
