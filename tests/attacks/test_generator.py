@@ -340,6 +340,8 @@ def test_several_jobs_make_the_same_models(made: RoundSummary, tmp_path: Path) -
     for first, second in zip(models_of(made.folder), models_of(again.folder), strict=True):
         for path in (first / "clean_example_data").iterdir():
             assert path.read_bytes() == (second / "clean_example_data" / path.name).read_bytes()
+        logits = "clean-example-logits.csv"
+        assert (first / logits).read_bytes() == (second / logits).read_bytes()
 
 
 @pytest.mark.parametrize(
