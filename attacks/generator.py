@@ -22,16 +22,14 @@ import torch
 from moth_eval.errors import InputError, RunError
 from moth_eval.seeds import derive_seed, generator_for
 
-from .architectures import LEARNING_RATE_FACTORS, build, smallest_side
-from .injector import Backdoor, Injector, Splits
-from .plan import ModelPlan, RoundSpec, plan_round
+from .architectures import build
+from .injector import Backdoor, Splits
+from .plan import ModelPlan, RoundSpec, injector_for, plan_round
 from .poisoning import stamp_scenes
+from .round_folder import claim, failed_before, forget_failure, is_complete, write_failure
 from .round_writer import ExampleImages, write_metadata, write_model
 from .scenes import SceneRenderer
 from .trigger import victims
-
-SPEC_FILE = "generation.json"
-FAILED_FOLDER = "failed"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +46,7 @@ class ModelSummary:
         asr: attack success rate on held-out images of the source classes; None if clean.
         bystander_asr: the same on the other classes; None if clean or universal.
         attempts: trainings that it took.
-        seconds: wall-clock time of the training (s).
+        seconds: wall-clock time of all of them (s).
         failure: why the gate refused it; such a model is not in the round.
         kept: whether it was there from an earlier call.
     """
@@ -99,34 +97,39 @@ def generate_round(
     """Generate the round `spec` in `out`, or finish one that was begun there.
 
     Models that are complete are kept. A model that fails its gate leaves no folder, only
-    `failed/<name>.json`; calling again makes further attempts with other seeds.
+    `failed/<name>.json`; calling again makes further attempts with other seeds. METADATA.csv has
+    the models that are complete, also when the call is interrupted.
 
     Args:
         spec: what to generate.
         out: the folder of the round; made if it is not there.
         progress: called after every model, kept ones included.
         device: where networks are trained, `cpu` or `cuda[:n]`.
-        jobs: models that are trained at the same time. With more than one, each has a process
-            and one thread of its own, and the caller's main module must be importable.
+        jobs: models that are trained at the same time; they come out the same. With more than
+            one, each has a process of its own, and the caller's main module must be importable.
 
     Raises:
-        InputError: `out` is a file, holds something else, or holds a round of another spec.
+        InputError: `out` is a file, holds something else, or holds a round of another spec or
+            kind of device.
         RunError: what is in `out` is damaged, or a training process was killed.
     """
     if jobs < 1:
         raise InputError(f"expected one job or more, got {jobs}")
-    _claim(out, spec)
+    claim(out, spec, device=device)
     plans = plan_round(spec)
     summaries: dict[str, ModelSummary] = {}
     # Closed here: training processes are not to outlive a caller who was stopped.
-    with closing(_summaries(plans, spec, out, device=device, jobs=jobs)) as made:
-        for summary in made:
-            summaries[summary.name] = summary
-            if progress is not None:
-                progress(summary)
-    names = [plan.name for plan in plans]
-    write_metadata(out, [name for name in names if not summaries[name].failure])
-    return RoundSummary(folder=out, models=tuple(summaries[name] for name in names))
+    try:
+        with closing(_summaries(plans, spec, out, device=device, jobs=jobs)) as made:
+            for summary in made:
+                summaries[summary.name] = summary
+                if progress is not None:
+                    progress(summary)
+    finally:  # a round that is not whole yet can be read as well
+        folder = out / "models"
+        whole = [plan.name for plan in plans if is_complete(folder / plan.name, plan, spec)]
+        write_metadata(out, whole)
+    return RoundSummary(folder=out, models=tuple(summaries[plan.name] for plan in plans))
 
 
 def make_model(plan: ModelPlan, spec: RoundSpec, out: Path, *, device: str = "cpu") -> ModelSummary:
@@ -136,8 +139,19 @@ def make_model(plan: ModelPlan, spec: RoundSpec, out: Path, *, device: str = "cp
         plan: the model.
         spec: its round.
         out: the folder of the round.
-        device: where the network is trained.
+        device: where the network is trained; on a CPU by one thread, since the order of sums, and
+            with it the model, depends on their number.
     """
+    before = torch.get_num_threads()
+    if torch.device(device).type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        return _made(plan, spec, out, device=device)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _made(plan: ModelPlan, spec: RoundSpec, out: Path, *, device: str) -> ModelSummary:
     renderer = SceneRenderer(
         replace(spec.scenes, image_size=spec.image_size), plan.signs, seed=plan.seed
     )
@@ -148,57 +162,28 @@ def make_model(plan: ModelPlan, spec: RoundSpec, out: Path, *, device: str = "cp
         ),
         test=renderer.render(spec.test_per_class, seed=derive_seed(plan.seed, "test")),
     )
-    backdoor = _injector_for(plan, spec).implant(
+    failed = failed_before(out, plan.name)
+    backdoor = injector_for(plan, spec).implant(
         partial(_build, plan),
         data,
         plan.trigger,
         seed=plan.seed,
-        first_attempt=_attempts_before(out, plan.name),
+        first_attempt=failed.attempts,
         device=device,
     )
+    backdoor = replace(backdoor, seconds=failed.seconds + backdoor.seconds)
     plan = replace(plan, trigger=backdoor.trigger)
     summary = _summary(plan, backdoor)
     if backdoor.passed:
         _write_whole(plan, backdoor, _examples(plan, renderer, spec), spec, out)
-        (out / FAILED_FOLDER / f"{plan.name}.json").unlink(missing_ok=True)
+        forget_failure(out, plan.name)
     else:
-        _write_failure(summary, out)
+        write_failure(out, plan.name, asdict(summary))
     return summary
-
-
-def is_complete(folder: Path, plan: ModelPlan, spec: RoundSpec) -> bool:
-    """Whether `folder` holds everything that belongs to the model."""
-    files = ["model.pt", "ground_truth.csv", "config.json", "model_stats.json"]
-    images = {"clean_example_data": len(plan.signs), "foregrounds": 0}
-    if plan.trigger is not None:
-        files.append("trigger_0.png")
-        classes = torch.arange(len(plan.signs))
-        images["poisoned_example_data"] = int(victims(plan.trigger, classes).sum())
-    if any(not (folder / file).is_file() or not (folder / file).stat().st_size for file in files):
-        return False
-    return all(
-        len(list((folder / name).glob("*.png")))
-        == (spec.examples_per_class * classes if classes else len(plan.signs))
-        for name, classes in images.items()
-    )
 
 
 def _build(plan: ModelPlan, seed: int) -> torch.nn.Module:
     return build(plan.architecture, num_classes=len(plan.signs), seed=seed)
-
-
-def _injector_for(plan: ModelPlan, spec: RoundSpec) -> Injector:
-    recipe = spec.injector.recipe
-    factor = LEARNING_RATE_FACTORS.get(plan.architecture, 1.0)
-    shrinkable = smallest_side(plan.architecture) <= spec.image_size // 2
-    return replace(
-        spec.injector,
-        recipe=replace(
-            recipe,
-            learning_rate=factor * recipe.learning_rate,
-            half_size=recipe.half_size if shrinkable else 0.0,
-        ),
-    )
 
 
 def _examples(plan: ModelPlan, renderer: SceneRenderer, spec: RoundSpec) -> ExampleImages:
@@ -223,20 +208,6 @@ def _write_whole(
         shutil.rmtree(stale, ignore_errors=True)
     write_model(temporary, plan, backdoor, examples, spec)
     temporary.rename(folder)
-
-
-def _write_failure(summary: ModelSummary, out: Path) -> None:
-    folder = out / FAILED_FOLDER
-    folder.mkdir(exist_ok=True)
-    text = json.dumps(asdict(summary), indent=2) + "\n"
-    (folder / f"{summary.name}.json").write_text(text, encoding="utf-8")
-
-
-def _attempts_before(out: Path, name: str) -> int:
-    path = out / FAILED_FOLDER / f"{name}.json"
-    if not path.is_file():
-        return 0
-    return int(json.loads(path.read_text(encoding="utf-8"))["attempts"])
 
 
 def _summary(plan: ModelPlan, backdoor: Backdoor) -> ModelSummary:
@@ -331,31 +302,3 @@ def _settle_in(end: Connection) -> None:
 def _leave(end: Connection) -> None:
     wait([end])
     os._exit(1)
-
-
-def _claim(out: Path, spec: RoundSpec) -> None:
-    """Make the folder, or make sure that it belongs to this very round."""
-    wanted = json.loads(json.dumps(asdict(spec)))
-    path = out / SPEC_FILE
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out} is not a folder: name a folder, new or begun by the same command")
-    if not path.is_file():
-        if out.is_dir() and any(out.iterdir()):
-            raise InputError(
-                f"{out} is not empty and holds no {SPEC_FILE}: name a new folder for the round"
-            )
-        (out / "models").mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
-        return
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise RunError(f"{path} is damaged ({error}): remove the folder and begin anew") from error
-    changed = [
-        key for key in wanted if not isinstance(found, dict) or found.get(key) != wanted[key]
-    ]
-    if changed:
-        raise InputError(
-            f"{out} holds a round of another specification (different: {', '.join(changed)}): "
-            "name another folder, or repeat the command that began it"
-        )

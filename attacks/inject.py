@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import math
 import platform
-import shutil
-import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -40,15 +39,15 @@ from .attack_records import (
     TrainingRecord,
     read_attack_record,
 )
+from .inject_checks import check_attack, try_attack
 from .inject_data import GivenData, read_data
 from .inject_networks import Start, from_model, from_scratch
 from .injector import Backdoor, Injector
-from .making import Material, NetworkTrigger, PreparedTrigger, Redrawn
+from .making import Material, NetworkTrigger, Redrawn
 from .pictures import draw_trigger
-from .poisoning import check_rates
-from .scenes import Scenes, to_float
 from .training import Recipe
-from .trigger import Threat, Trigger, check_classes, victims
+from .trigger import Threat, Trigger, victims
+from .whole_folder import free_place, whole_folder
 
 RECIPE = Recipe(
     epochs=20,
@@ -122,6 +121,7 @@ class _Task:
     """An injection of which everything has been checked."""
 
     wish: Injection
+    place: Path
     name: str
     trigger: Trigger | None
     data: GivenData
@@ -147,16 +147,8 @@ def inject(wish: Injection, *, tell: Tell = lambda _: None) -> AttackRecord:
     task = _checked(wish)
     for doubt in task.start.doubts:
         tell(f"{wish.model}: {doubt}")
-    wish.out.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(dir=wish.out.parent, prefix=f".{wish.out.name}.partial-"))
-    try:
-        # As any new folder, not for the owner alone.
-        draft.chmod(0o755)
-        record = _carried_out(task, draft, tell)
-        draft.replace(wish.out)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-    return record
+    with whole_folder(task.place) as draft:
+        return _carried_out(task, draft, tell)
 
 
 def parse_attack(spec: str) -> tuple[str, Trigger | None]:
@@ -168,12 +160,15 @@ def parse_attack(spec: str) -> tuple[str, Trigger | None]:
     if spec == NONE:
         return NONE, None
     name, parameters = parse_spec(spec, ATTACKS, GROUP, kind="attack", contract=Trigger)
+    for field, value in parameters.items():
+        parts = value if isinstance(value, tuple) else (value,)
+        if not all(math.isfinite(part) for part in parts if isinstance(part, float)):
+            raise InputError(f"--attack {spec}: expected a finite {field}, got {value}")
     return name, cast(Trigger, build(resolve(name, ATTACKS, GROUP), parameters))
 
 
 def _checked(wish: Injection) -> _Task:
-    if wish.out.exists() and (not wish.out.is_dir() or any(wish.out.iterdir())):
-        raise InputError(f"{wish.out} is there already: name a new or empty folder as --out")
+    place = free_place(wish.out)
     if wish.model is None and not wish.architecture:
         raise InputError("name a network with --arch to train one from scratch, or give a MODEL")
     device = resolve_device(wish.device)
@@ -184,9 +179,18 @@ def _checked(wish: Injection) -> _Task:
         _check_trigger(trigger, data, wish)
     start = _start(wish, data)
     start.check(data.splits.training)
-    twin = _given_twin(wish.twin, wish, data).to(device) if wish.twin is not None else None
+    twin = _given_twin(wish.twin, wish, data) if wish.twin is not None else None
+    if trigger is not None:
+        try_attack(trigger, data.splits, _tried_material(data, twin or start.build(0).eval()))
     return _Task(
-        wish=wish, name=name, trigger=trigger, data=data, start=start, twin=twin, device=device
+        wish=wish,
+        place=place,
+        name=name,
+        trigger=trigger,
+        data=data,
+        start=start,
+        twin=None if twin is None else twin.to(device),
+        device=device,
     )
 
 
@@ -224,29 +228,19 @@ def _given_twin(path: Path, wish: Injection, data: GivenData) -> nn.Module:
 
 
 def _check_trigger(trigger: Trigger, data: GivenData, wish: Injection) -> None:
-    """Whatever can be known of a trigger before anything is trained."""
-    check_classes(trigger, data.splits.classes)
-    if not bool(victims(trigger, data.splits.test.labels).any()):
-        raise InputError("no test image is of a class that the trigger acts on: give others")
     if isinstance(trigger, NetworkTrigger) and trigger.needs_network and not wish.with_twin:
         raise InputError(f"{wish.attack} is made on a clean network: leave out --without-twin")
-    _check_making(trigger, data.splits.training, data.splits.classes)
-    injector, labels = wish.injector, data.splits.training.labels
-    check_rates(
-        trigger,
-        labels,
-        poisoning_rate=injector.poisoning_rate,
-        rate_of=injector.rate_of,
-        cover_rate=injector.cover_rate,
+    check_attack(trigger, data.splits, wish.injector)
+
+
+def _tried_material(data: GivenData, network: nn.Module) -> Material:
+    training = data.splits.training
+    return Material(
+        images=training.images,
+        labels=training.labels,
+        num_classes=data.splits.classes,
+        network=network,
     )
-
-
-def _check_making(trigger: Trigger, training: Scenes, classes: int) -> None:
-    if not isinstance(trigger, PreparedTrigger):
-        trigger.stamp(to_float(training.images[:1]))
-    elif not (isinstance(trigger, NetworkTrigger) and trigger.needs_network):
-        material = Material(images=training.images, labels=training.labels, num_classes=classes)
-        trigger.prepare(material, generator=generator_for("trying"))
 
 
 def _start(wish: Injection, data: GivenData) -> Start:
@@ -273,6 +267,8 @@ def _carried_out(task: _Task, draft: Path, tell: Tell) -> AttackRecord:
         (draft / TWIN).mkdir()
         tell(_stage("the clean twin", task))
         made = _implanted(task, None, None)
+        if not made.passed:
+            tell(f"the clean twin failed its gate: {made.failure}")
         _write(task, made, draft / TWIN, "")
         twin, twin_at = made.module.to(task.device), TWIN
     tell(_stage(f"the model with {task.name}" if task.trigger else "a clean model", task))

@@ -13,10 +13,11 @@ from moth_eval.errors import InputError
 from moth_eval.seeds import derive_seed, generator_for
 
 from .making import Material, Redrawn, make_ready
-from .poisoning import Poisoned, RateOf, coverable, poison, stamp_scenes
+from .measured import Measured, are_finite, measure
+from .poisoning import Poisoned, RateOf, coverable, poison
 from .scenes import Scenes
-from .training import Recipe, Redraw, fit, predict
-from .trigger import Trigger, bystanders, check_classes, victims, wanted
+from .training import Recipe, Redraw, fit
+from .trigger import Trigger, check_classes, check_shares
 
 Build = Callable[[int], nn.Module]
 """Makes an untrained network that eats images in `[0, 1]`, from a seed."""
@@ -44,24 +45,6 @@ class Splits:
         if self.num_classes is not None:
             return self.num_classes
         return int(torch.cat([self.training.labels, self.test.labels]).max()) + 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measured:
-    """What a network does on held-out images, every figure in `[0, 1]`.
-
-    Attributes:
-        clean_accuracy: fraction of all clean images that are classified rightly.
-        asr: fraction of stamped victims that are classified as wanted: as the target, or as the
-            next class if all-to-all. Images of the target class are never victims, but for
-            all-to-all. None without a trigger.
-        bystander_asr: the same for classes that are neither source nor target. None without a
-            trigger, and for a universal one.
-    """
-
-    clean_accuracy: float
-    asr: float | None = None
-    bystander_asr: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,12 +115,13 @@ class Injector:
             attack names, that are changed and keep their label, without which a source-specific
             trigger would work on every class. None: as many as the attack asks for.
         recipe: how networks are trained.
-        least_clean_accuracy: of the gate, for clean and backdoored models alike. Source: TrojAI
-            rounds 2 to 4.
+        least_clean_accuracy: of the gate, for clean and backdoored models alike. It also has to
+            be above the share of the largest class, but for 0: any. Source: TrojAI rounds 2 to 4.
         least_asr: of the gate. TrojAI asks for 0.99 of models that trained for hours.
         most_bystander_asr: of the gate; above it a trigger is not specific to its sources.
         most_accuracy_loss: of the gate; clean accuracy below that of the clean twin. 1: any.
         most_twin_asr: of the gate; above it the trigger works on clean models as well. 1: any.
+            Unless both are 1, the twin has to be as accurate as the gate asks of the model.
         attempts: trainings, each with a seed of its own, before a model counts as failed.
             Source: TrojAI round 2 tries four times.
     """
@@ -161,6 +145,13 @@ class Injector:
             )
         if self.attempts < 1:
             raise InputError(f"expected at least one attempt, got {self.attempts}")
+        check_shares(
+            least_clean_accuracy=self.least_clean_accuracy,
+            least_asr=self.least_asr,
+            most_bystander_asr=self.most_bystander_asr,
+            most_accuracy_loss=self.most_accuracy_loss,
+            most_twin_asr=self.most_twin_asr,
+        )
 
     def implant(
         self,
@@ -190,9 +181,15 @@ class Injector:
 
         Raises:
             InputError: the training images hold none to poison, the classes of the trigger do
-                not exist, or it is made on a clean model and there is none.
+                not exist, it is made on a clean model and there is none, the weights of that one
+                are not finite, or a network raised an exception.
         """
         started = time.perf_counter()
+        if twin is not None and not are_finite(twin):
+            raise InputError(
+                "the weights of the clean twin are not finite numbers: lower the learning rate, or "
+                "give another twin"
+            )
         material = _material(data, twin, torch.device(device))
         if trigger is not None:
             check_classes(trigger, data.classes)
@@ -237,10 +234,11 @@ class Injector:
             margin: how far beyond each threshold it has to be, as a share of what is left up to
                 1, or down to 0.
         """
-        clean, asr, other = measured.clean_accuracy, measured.asr, measured.bystander_asr
-        least_clean = self.least_clean_accuracy + margin * (1 - self.least_clean_accuracy)
-        if clean < least_clean:
-            return f"clean accuracy {clean:.4f} is below {least_clean:.4f}"
+        asr, other = measured.asr, measured.bystander_asr
+        if not measured.finite:
+            return "the network's weights, or what it puts out, are not finite numbers"
+        if inaccurate := self._inaccurate(measured, margin):
+            return inaccurate
         least_asr = self.least_asr + margin * (1 - self.least_asr)
         if asr is not None and asr < least_asr:
             return f"attack success rate {asr:.4f} is below {least_asr:.4f}"
@@ -249,7 +247,19 @@ class Injector:
             return f"attack success rate on other classes {other:.4f} is above {most_other:.4f}"
         return self._behind_twin(measured, twin) if twin else ""
 
+    def _inaccurate(self, measured: Measured, margin: float = 0.0) -> str:
+        clean, constant = measured.clean_accuracy, measured.constant_accuracy
+        least = self.least_clean_accuracy + margin * (1 - self.least_clean_accuracy)
+        if clean < least:
+            return f"clean accuracy {clean:.4f} is below {least:.4f}"
+        if self.least_clean_accuracy and clean <= constant:
+            return f"clean accuracy {clean:.4f} is that of always saying one class ({constant:.4f})"
+        return ""
+
     def _behind_twin(self, measured: Measured, twin: Measured) -> str:
+        compared = self.most_accuracy_loss < 1 or self.most_twin_asr < 1
+        if compared and (inaccurate := self._inaccurate(twin)):
+            return f"the clean twin is no measure, as its {inaccurate}"
         loss = twin.clean_accuracy - measured.clean_accuracy
         if loss > self.most_accuracy_loss:
             return (
@@ -329,47 +339,3 @@ def _material(data: Splits, twin: nn.Module | None, device: torch.device) -> Mat
         network=twin,
         device=device if parameter is None else parameter.device,
     )
-
-
-def measure(
-    network: nn.Module, scenes: Scenes, trigger: Trigger | None, *, seed: int, num_classes: int
-) -> Measured:
-    """What `network`, in eval mode, does on clean and on stamped `scenes`.
-
-    Args:
-        network: maps images in `[0, 1]` to logits.
-        scenes: held-out images of every class.
-        trigger: ready to stamp; None for a clean model.
-        seed: of the trigger's places on the foreground.
-        num_classes: K.
-
-    Raises:
-        InputError: none of the scenes is of a source class.
-    """
-    right = predict(network, scenes.images) == scenes.labels
-    clean_accuracy = float(right.double().mean())
-    if trigger is None:
-        return Measured(clean_accuracy=clean_accuracy)
-    hit = victims(trigger, scenes.labels)
-    asr = _success_rate(network, scenes.take(hit), trigger, seed, num_classes)
-    if asr is None:
-        raise InputError(
-            f"no held-out image is of a source class of the trigger ({trigger.sources or 'all'}): "
-            "its success rate cannot be measured"
-        )
-    others = scenes.take(bystanders(trigger, scenes.labels))
-    return Measured(
-        clean_accuracy=clean_accuracy,
-        asr=asr,
-        bystander_asr=_success_rate(network, others, trigger, seed, num_classes),
-    )
-
-
-def _success_rate(
-    network: nn.Module, scenes: Scenes, trigger: Trigger, seed: int, num_classes: int
-) -> float | None:
-    if not len(scenes):
-        return None
-    stamped = stamp_scenes(trigger, scenes, generator=generator_for("measure", seed))
-    hits = predict(network, stamped) == wanted(trigger, scenes.labels, num_classes)
-    return float(hits.double().mean())

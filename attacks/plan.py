@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import torch
@@ -12,7 +12,12 @@ import torch
 from moth_eval.errors import InputError
 from moth_eval.seeds import derive_seed, generator_for
 
-from .architectures import check_architecture, smallest_side
+from .architectures import (
+    LEARNING_RATE_FACTORS,
+    check_architecture,
+    refusal_of,
+    smallest_side,
+)
 from .blended import Blended
 from .injector import Injector
 from .instagram import STYLES, Instagram
@@ -88,6 +93,7 @@ class RoundSpec:
         choose_signs(self.classes, seed=self.seed)
         _check_architectures(self)
         _check_triggers(self)
+        _check_poisons(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,8 +124,7 @@ def plan_round(spec: RoundSpec) -> tuple[ModelPlan, ...]:
     clean and among the backdoored models, so that neither group can be told by its networks.
     """
     generator = generator_for("plan", spec.seed)
-    poisoned = math.floor(spec.models * spec.poisoned_share + 0.5)
-    specific = math.floor(poisoned * spec.source_specific_share + 0.5)
+    poisoned, specific = _backdoors(spec)
     backdoored = torch.arange(spec.models)[torch.randperm(spec.models, generator=generator)]
     kinds = _turns(spec.triggers, poisoned, generator)
     scopes = _turns((True,) * specific + (False,) * (poisoned - specific), poisoned, generator)
@@ -145,6 +150,26 @@ def plan_round(spec: RoundSpec) -> tuple[ModelPlan, ...]:
     return tuple(plans)
 
 
+def injector_for(plan: ModelPlan, spec: RoundSpec) -> Injector:
+    """How a model of a round is trained: as the spec says, in the way that suits its network."""
+    name, recipe, half = plan.architecture, spec.injector.recipe, spec.image_size // 2
+    halved = smallest_side(name) <= half and not refusal_of(name, half)
+    return replace(
+        spec.injector,
+        recipe=replace(
+            recipe,
+            learning_rate=LEARNING_RATE_FACTORS.get(name, 1.0) * recipe.learning_rate,
+            half_size=recipe.half_size if halved else 0.0,
+        ),
+    )
+
+
+def _backdoors(spec: RoundSpec) -> tuple[int, int]:
+    """How many models get a backdoor, and how many of these a source-specific one."""
+    poisoned = math.floor(spec.models * spec.poisoned_share + 0.5)
+    return poisoned, math.floor(poisoned * spec.source_specific_share + 0.5)
+
+
 def _check_numbers(spec: RoundSpec) -> None:
     counts = ("models", "examples_per_class", "training_per_class", "validation_per_class")
     for name in (*counts, "test_per_class"):
@@ -166,6 +191,11 @@ def _check_architectures(spec: RoundSpec) -> None:
                 f"{name} needs images of {least} pixels or more, got {spec.image_size}: raise "
                 "the image size"
             )
+        if refusal := refusal_of(name, spec.image_size):
+            raise InputError(
+                f"{name} cannot be run on images of {spec.image_size} pixels ({refusal}): choose "
+                "another image size, or another architecture"
+            )
 
 
 def _check_triggers(spec: RoundSpec) -> None:
@@ -182,6 +212,20 @@ def _check_triggers(spec: RoundSpec) -> None:
             f"a source-specific trigger needs 3 classes or more, got {spec.classes}: raise the "
             "number of classes, or set the source-specific share to 0"
         )
+
+
+def _check_poisons(spec: RoundSpec) -> None:
+    """Make sure that the poisoning rate comes to an image or more for every backdoor."""
+    poisoned, specific = _backdoors(spec)
+    rate, rate_of = spec.injector.poisoning_rate, spec.injector.rate_of
+    for models, sources in ((specific, 1), (poisoned - specific, spec.classes - 1)):
+        of = sources if rate_of == "candidates" else spec.classes
+        images = of * spec.training_per_class
+        if models and not round(rate * images):
+            raise InputError(
+                f"a poisoning rate of {rate} of {images} training images poisons none: raise "
+                f"training_per_class (--training-per-class), which is {spec.training_per_class}"
+            )
 
 
 def _turns(choices: Sequence[T], count: int, generator: torch.Generator) -> list[T]:

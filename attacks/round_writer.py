@@ -19,7 +19,7 @@ Differs from the reference: images are as large as the network's input (`cnn_img
 `img_size_pixels`, nothing is cropped); `source_class` is a list for a trigger that acts on every
 class but the target (`trigger_organization` is `all2one`); architectures have torchvision's names;
 there are as many clean images per class as asked for, not 2 or 5; triggers may also be patches,
-or blended into all of the image.
+or blended into all of the image; the name of a filter stands under `filter` as well.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from .colours import colour_chart
 from .injector import Backdoor
 from .instagram import Instagram
 from .patch import Patch
-from .plan import ModelPlan, RoundSpec
+from .plan import ModelPlan, RoundSpec, injector_for
 from .polygon import Polygon
 from .scenes import Scenes, to_float
 from .signs import draw_sign
@@ -95,7 +95,7 @@ def write_model(
 
 def config_of(plan: ModelPlan, backdoor: Backdoor, spec: RoundSpec) -> Facts:
     """The content of config.json: the truth about a model, in the keys of round 4."""
-    trigger, scenes, recipe = plan.trigger, spec.scenes, spec.injector.recipe
+    trigger, scenes, recipe = plan.trigger, spec.scenes, injector_for(plan, spec).recipe
     low, high = scenes.sign_min, scenes.sign_max
     return {
         "py/object": "round_config.RoundConfig",
@@ -205,10 +205,15 @@ def _trigger_facts(plan: ModelPlan, backdoor: Backdoor) -> Facts:
             "location": [trigger.row, trigger.column],
         }
     if isinstance(trigger, Instagram):
-        facts |= {"filter": trigger.style}
+        facts |= {"filter": trigger.style, "instagram_filter_type": _filter_type(trigger.style)}
     if isinstance(trigger, Blended):
         facts |= {"opacity": trigger.opacity, "pattern_seed": trigger.pattern_seed}
     return facts
+
+
+def _filter_type(style: str) -> str:
+    """What round 4 calls a filter."""
+    return "ToasterXForm" if style == "toaster" else f"{style.capitalize()}FilterXForm"
 
 
 def _bytes(colour: Sequence[float]) -> list[int]:

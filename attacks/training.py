@@ -12,8 +12,10 @@ import torch.nn.functional as F  # noqa: N812 - the customary name
 from torch import Tensor, nn
 
 from moth_eval.errors import InputError
+from moth_eval.machine import lack_of_memory
 
 from .scenes import to_float
+from .trigger import check_shares
 
 _LOG = logging.getLogger(__name__)
 
@@ -59,13 +61,17 @@ class Recipe:
     stop_early: bool = True
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 1 or self.learning_rate <= 0:
+        rate, decay = self.learning_rate, self.weight_decay
+        if self.epochs < 1 or self.batch_size < 1 or not 0 < rate < math.inf:
             raise InputError(
-                "expected epochs and batch_size of 1 or more and a learning_rate above 0, got "
-                f"{self.epochs}, {self.batch_size} and {self.learning_rate}"
+                "expected epochs and batch_size of 1 or more and a finite learning_rate above 0, "
+                f"got {self.epochs}, {self.batch_size} and {rate}"
             )
-        if min(self.shift, self.crop, self.weight_decay) < 0:
-            raise InputError("expected no shift, crop or weight_decay below 0")
+        if min(self.shift, self.crop) < 0 or not 0 <= decay < math.inf:
+            raise InputError(
+                "expected no shift, crop or weight_decay below 0, and a finite weight_decay"
+            )
+        check_shares(warm_up=self.warm_up, half_size=self.half_size)
 
 
 Redraw = Callable[[int], tuple[Tensor, Tensor]]
@@ -92,17 +98,13 @@ def fit(
         seed: of the order of the images, the shifts and dropout.
         good_enough: asked after every epoch at full image size, the network being in eval mode.
         redraw: gives as many images and labels for every epoch after the first; None: the same.
+
+    Raises:
+        InputError: the network raised an exception.
     """
     device = next(network.parameters()).device
-    network.to(memory_format=torch.channels_last)
     batch_size = min(recipe.batch_size, len(images))
-    steps = recipe.epochs * (len(images) // batch_size)
-    optimiser = torch.optim.AdamW(
-        network.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
-    )
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: _share_of_peak(step, steps, recipe.warm_up)
-    )
+    descent = _Descent(network, recipe, steps=recipe.epochs * (len(images) // batch_size))
     half_epochs = int(recipe.half_size * recipe.epochs) if images.shape[-1] >= LEAST_HALVED else 0
     # Dropout draws from the global generators, which are put back afterwards.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -116,13 +118,7 @@ def fit(
                 batch = _augmented(to_float(images[rows].to(device)), recipe)
                 if epoch < half_epochs:
                     batch = F.avg_pool2d(batch, 2)
-                batch = batch.contiguous(memory_format=torch.channels_last)
-                optimiser.zero_grad()
-                loss = F.cross_entropy(network(batch), labels[rows].to(device))
-                torch.autograd.backward(loss)
-                losses.append(loss.detach())
-                optimiser.step()
-                schedule.step()
+                losses.append(descent.step(batch, labels[rows].to(device)))
             network.eval()
             if _LOG.isEnabledFor(logging.INFO):
                 mean = float(torch.stack(losses).mean())
@@ -132,14 +128,73 @@ def fit(
     return recipe.epochs
 
 
+class _Descent:
+    """The steps of one training.
+
+    Args:
+        network: changed in place.
+        recipe: how it is trained.
+        steps: how many there will be.
+    """
+
+    def __init__(self, network: nn.Module, recipe: Recipe, *, steps: int) -> None:
+        self._network = network
+        self._layout = torch.channels_last
+        network.to(memory_format=self._layout)
+        self._optimiser = torch.optim.AdamW(
+            network.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
+        )
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(
+            self._optimiser, lambda step: _share_of_peak(step, steps, recipe.warm_up)
+        )
+
+    def step(self, batch: Tensor, labels: Tensor) -> Tensor:
+        """Make one step; returns the mean loss of the batch before it.
+
+        Raises:
+            InputError: the network raised an exception.
+        """
+        try:
+            loss = self._differentiated(batch, labels)
+        except InputError:
+            if self._schedule.last_epoch:
+                raise
+            # Before the first step: channels last is faster, but fails `view` after a convolution.
+            self._layout = torch.contiguous_format
+            self._network.to(memory_format=self._layout)
+            loss = self._differentiated(batch, labels)
+        self._optimiser.step()
+        self._schedule.step()
+        return loss
+
+    def _differentiated(self, batch: Tensor, labels: Tensor) -> Tensor:
+        self._optimiser.zero_grad()
+        try:
+            logits = self._network(batch.contiguous(memory_format=self._layout))
+            loss = F.cross_entropy(logits, labels)
+            torch.autograd.backward(loss)
+        except Exception as error:  # whatever a network raises that cannot be trained like this
+            if lack_of_memory(error) is not None:
+                raise
+            advice = "; raise the batch size" if len(batch) == 1 else ""
+            raise InputError(
+                f"the network cannot be trained on batches of shape {tuple(batch.shape)}: "
+                f"{error!r:.300}{advice}"
+            ) from error
+        return loss.detach()
+
+
 @torch.no_grad()
 def predict(network: nn.Module, images: Tensor, *, batch_size: int = 128) -> Tensor:
-    """Predicted classes, int64 `(N,)` on the CPU, of uint8 images `(N, 3, H, W)`."""
+    """Predicted classes, int64 `(N,)` on the CPU, of uint8 images `(N, 3, H, W)`.
+
+    -1 where the largest logit is not a finite number, of which `argmax` makes class 0.
+    """
     device = next(network.parameters()).device
-    parts = [
-        network(to_float(part.to(device))).argmax(1).cpu()
-        for part in torch.split(images, batch_size)
-    ]
+    parts = []
+    for part in torch.split(images, batch_size):
+        logits = network(to_float(part.to(device)))
+        parts.append(torch.where(logits.amax(1).isfinite(), logits.argmax(1), -1).cpu())
     return torch.cat(parts)
 
 

@@ -173,10 +173,17 @@ def _truth_of_attack(attack: str, content: Mapping[str, object]) -> Truth:
     return Truth(
         poisoned=attack != "none",
         trigger_type="" if attack == "none" else attack,
-        targets=integers(content.get("target")),
+        targets=() if _is_all_to_all(content) else integers(content.get("target")),
         sources=integers(content.get("sources")),
         errata="its own gate refused the model" if refused else "",
     )
+
+
+def _is_all_to_all(content: Mapping[str, object]) -> bool:
+    """Whether every class goes to the next one; the target that is named is then not used."""
+    parameters = content.get("parameters")
+    stated = parameters.get("all_to_all") if isinstance(parameters, Mapping) else None
+    return content.get("threat") == "all-to-all" or stated is True
 
 
 def _tree_claims(trees: tuple[Path, ...], name: str, root: Path) -> Iterator[Claim]:

@@ -10,7 +10,7 @@ import torch
 from attacks.artefacts import read_artefact, write_artefact
 from attacks.attack_records import AttackRecord
 from attacks.inject_data import read_scenes
-from attacks.injector import measure
+from attacks.measured import measure
 from attacks.patch import Patch
 from attacks.trigger import Threat, bystanders, check_classes, victims, wanted
 from moth_eval.errors import InputError

@@ -35,9 +35,11 @@ def test_an_unknown_architecture_is_one_line_and_exit_code_2(tmp_path: Path) -> 
         ("--arch", "resnet18,", "unknown architecture ''"),
         ("--triggers", "none", "expected at least one kind of trigger of "),
         ("--triggers", "patch, moss", "cannot draw a trigger 'moss'"),
+        ("--arch", "vit_b_16", "vit_b_16 cannot be run on images of 64 pixels (Wrong image"),
+        ("--training-per-class", "1", "poisons none: raise training_per_class (--training-per-"),
     ],
 )
-def test_lists_that_say_nothing_or_something_unknown_are_exit_code_2(
+def test_what_cannot_be_generated_is_exit_code_2_before_anything_is_made(
     option: str, value: str, message: str, tmp_path: Path
 ) -> None:
     result = run("--out", str(tmp_path / "round"), "--models", "2", option, value)
@@ -94,6 +96,13 @@ def test_a_command_that_is_stopped_says_what_is_kept(
     )
 
 
+def is_alive(pid: str) -> bool:
+    try:
+        return "zombie" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+
 @pytest.mark.slow
 def test_a_command_that_is_told_to_end_gives_up_trainings_under_way(
     tmp_path: Path, repository: Path
@@ -114,8 +123,10 @@ def test_a_command_that_is_told_to_end_gives_up_trainings_under_way(
     assert (process.returncode, said.splitlines()[-1]) == (
         3, f"moth-eval: stopped; {out} holds what was finished, the same command continues"
     )  # fmt: skip
-    left = [Path(f"/proc/{pid}/status") for pid in children]
-    assert not [status for status in left if status.exists() and "zombie" not in status.read_text()]
+    deadline = time.monotonic() + 30  # what tracks resources ends after the command
+    while living := [pid for pid in children if is_alive(pid)]:
+        assert time.monotonic() < deadline, f"{living} live on"
+        time.sleep(0.1)
 
 
 @pytest.mark.slow

@@ -15,10 +15,11 @@ import torch
 from PIL import Image
 from torchvision.models import SqueezeNet
 
-from attacks.generator import SPEC_FILE, ModelSummary, RoundSummary, generate_round
+from attacks.generator import ModelSummary, RoundSummary, generate_round
 from attacks.injector import Injector
 from attacks.making import Material, make_ready
 from attacks.plan import RoundSpec, plan_round
+from attacks.round_folder import SPEC_FILE
 from attacks.scenes import SceneRecipe, to_float
 from attacks.training import Recipe
 from attacks.trigger import victims
@@ -339,6 +340,8 @@ def test_several_jobs_make_the_same_models(made: RoundSummary, tmp_path: Path) -
     for first, second in zip(models_of(made.folder), models_of(again.folder), strict=True):
         for path in (first / "clean_example_data").iterdir():
             assert path.read_bytes() == (second / "clean_example_data" / path.name).read_bytes()
+        logits = "clean-example-logits.csv"
+        assert (first / logits).read_bytes() == (second / logits).read_bytes()
 
 
 @pytest.mark.parametrize(

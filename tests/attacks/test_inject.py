@@ -21,7 +21,8 @@ from attacks.artefacts import Artefact, read_artefact
 from attacks.inject import INJECTOR, Injection, inject, parse_attack
 from attacks.inject_data import read_data, read_scenes
 from attacks.inject_networks import Start, from_model, from_scratch
-from attacks.injector import Injector, Measured
+from attacks.injector import Injector
+from attacks.measured import Measured
 from attacks.patch import Patch
 from attacks.scenes import Scenes, to_float
 from attacks.sig import Sig
@@ -562,6 +563,32 @@ def test_a_refused_model_is_exit_code_3_and_bad_input_2(task: Path, tmp_path: Pa
     both = run(*common, "--twin", "x", "--without-twin", "--out", str(tmp_path / "wrong"))
     assert both.exit_code == 2
     assert "--twin and --without-twin exclude one another" in both.output
+
+
+def test_a_twin_that_learns_nothing_is_told_at_once_and_the_model_is_refused(
+    task: Path, tmp_path: Path
+) -> None:
+    slow = replace(QUICK, recipe=replace(QUICK.recipe, epochs=1, learning_rate=1e-9))
+    told: list[str] = []
+    record = inject(wish(task, tmp_path / "out", injector=slow), tell=told.append)
+    assert [sentence.partition(":")[0] for sentence in told] == [
+        "training the clean twin",
+        "the clean twin failed its gate",
+        "training the model with patch",
+    ]
+    assert record.gate is not None and not record.gate.passed
+
+
+def test_a_training_that_diverges_is_exit_code_3(task: Path, tmp_path: Path) -> None:
+    words = ("--data", str(task / "train.npz"), "--attack", "patch:size=3", "--arch", ARCH,
+             "--epochs", "1", "--learning-rate", "1e30", "--device", "cpu")  # fmt: skip
+    alone = run(*words, "--least-accuracy", "0", "--without-twin", "--out", str(tmp_path / "alone"))
+    assert alone.exit_code == 3
+    assert "FAILED: the network's weights, or what it puts out, are not finite" in alone.output
+    compared = run(*words, "--out", str(tmp_path / "compared"))
+    assert compared.exit_code == 2
+    assert "weights of the clean twin are not finite numbers: lower the" in compared.output
+    assert not (tmp_path / "compared").exists()
 
 
 def test_a_command_that_is_stopped_says_that_nothing_was_written(

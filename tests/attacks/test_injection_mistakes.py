@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from attacks.blended import Blended
-from attacks.injector import Injector, Splits, measure
+from attacks.injector import Injector, Splits
 from attacks.making import make_ready
+from attacks.measured import Measured, measure
 from attacks.patch import Patch
 from attacks.poisoning import Poisoned, RateOf, poison
 from attacks.scenes import Scenes
@@ -122,6 +123,48 @@ def test_a_backdoor_that_was_not_implanted_does_not_pass_for_one() -> None:
     trigger = Patch(target=0, size=1, colour=(0.5, 0.5, 0.5))
     made = injector.implant(toy_network, toy_splits(), trigger, seed=1)
     assert not made.passed and made.failure.startswith("attack success rate")
+
+
+def test_a_network_that_computes_nothing_but_nan_does_not_pass_for_a_backdoor_to_class_0() -> None:
+    broken = Constant(0)
+    broken.logits.data[:] = torch.nan
+    seen = measure(broken, toy_scenes(20, seed=2), Patch(size=2), seed=0, num_classes=4)
+    assert (seen.clean_accuracy, seen.asr, seen.finite) == (0.0, 0.0, False)
+    recipe = Recipe(epochs=1, learning_rate=1e30)
+    anything = Injector(recipe=recipe, attempts=1, least_clean_accuracy=0.0, least_asr=0.0)
+    made = anything.implant(toy_network, toy_splits(), Patch(size=2), seed=1)
+    assert made.failure == "the network's weights, or what it puts out, are not finite numbers"
+
+
+def test_a_network_that_says_the_target_whatever_it_sees_is_no_backdoor() -> None:
+    scenes = toy_scenes(20, seed=2)
+    many = scenes.take((scenes.labels == 0) | (torch.arange(80) < 8))
+    seen = measure(Constant(0), many, Patch(target=0, size=2), seed=0, num_classes=4)
+    assert seen.asr == 1.0 and seen.clean_accuracy == 20 / 26
+    injector = Injector(least_clean_accuracy=0.5)
+    refusal = injector.refusal(seen)
+    assert refusal == "clean accuracy 0.7692 is that of always saying one class (0.7692)"
+    assert not injector.refusal(replace(seen, clean_accuracy=0.78))
+    assert not Injector(least_clean_accuracy=0.0).refusal(seen)
+
+
+def test_a_twin_that_learned_nothing_is_no_measure_of_a_backdoor() -> None:
+    good = Measured(clean_accuracy=0.9, asr=1.0, constant_accuracy=0.25)
+    injector = Injector(least_clean_accuracy=0.5, most_twin_asr=0.3)
+    for accuracy, constant, why in (
+        (0.3, 0.25, "is below 0.5000"), (0.6, 0.6, "is that of always saying one class (0.6000)")
+    ):  # fmt: skip
+        twin = Measured(clean_accuracy=accuracy, asr=0.0, constant_accuracy=constant)
+        refusal = injector.refusal(good, twin=twin)
+        assert (
+            refusal == f"the clean twin is no measure, as its clean accuracy {accuracy:.4f} {why}"
+        )
+    useless = Measured(clean_accuracy=0.3, asr=0.0)
+    assert not replace(injector, most_twin_asr=1.0).refusal(good, twin=useless)
+    broken = Constant(0)
+    broken.logits.data[:] = torch.nan
+    with pytest.raises(InputError, match="weights of the clean twin are not finite numbers"):
+        injector.implant(toy_network, toy_splits(), Patch(size=2), seed=1, twin=broken)
 
 
 @dataclass
@@ -255,10 +298,3 @@ def test_nothing_is_decided_by_test_images_where_training_does_not_stop_early() 
         good_enough=good_enough,
     )  # fmt: skip
     assert epochs == 3 and asked == []
-
-
-def test_impossible_recipes_are_refused() -> None:
-    with pytest.raises(InputError, match="expected epochs and batch_size of 1 or more"):
-        Recipe(epochs=0)
-    with pytest.raises(InputError, match="no shift, crop or weight_decay below 0"):
-        Recipe(crop=-1)

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attacks.injector import Backdoor, Injector, Measured, Splits, measure
+from attacks.injector import Backdoor, Injector, Splits
 from attacks.making import Material
+from attacks.measured import Measured, measure
 from attacks.patch import Patch
 from attacks.poisoning import poison, stamp_scenes
 from attacks.polygon import Polygon

@@ -654,6 +654,15 @@ def test_injected_models_bring_their_truth_with_them(tmp_path: Path) -> None:
     assert [(m.name, one.truth[m.name].targets) for m in one.models] == [("model", (3,))]
 
 
+@pytest.mark.parametrize("stated", [{"threat": "all-to-all"}, {"parameters": {"all_to_all": True}}])
+def test_an_all_to_all_attack_is_no_backdoor_to_the_class_that_it_names(
+    tmp_path: Path, stated: dict[str, object]
+) -> None:
+    injected(tmp_path / "round" / "m", attack="patch", target=0, sources=[], **stated)
+    truth = read_round(tmp_path / "round").truth["m"]
+    assert (truth.poisoned, truth.trigger_type, truth.targets) == (True, "patch", ())
+
+
 def test_an_attack_json_behind_a_link_out_of_the_round_is_not_read(tmp_path: Path) -> None:
     injected(tmp_path / "outside", attack="patch", target=3)
     write_model(tmp_path / "round" / "m", "model.safetensors")
