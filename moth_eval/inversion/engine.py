@@ -159,7 +159,9 @@ def _step(
     with torch.enable_grad():
         stamped = objective.stamp(leaves, chosen)
         sizes = objective.size(leaves)
-    gradient, hits = network.input_gradient(stamped.detach().flatten(0, 1), targets)
+    gradient, hits = network.input_gradient(
+        stamped.detach().flatten(0, 1), targets, soft_share=schedule.soft_share
+    )
     gradients = torch.autograd.grad(
         (stamped, sizes),
         leaves,

@@ -40,7 +40,9 @@ class Frozen(Protocol):
         """Logits `(N, K)` of images `(N, C, H, W)`, without gradient."""
         ...
 
-    def input_gradient(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def input_gradient(
+        self, images: Tensor, targets: Tensor, *, soft_share: float = 0.0
+    ) -> tuple[Tensor, Tensor]:
         """Gradient of each image's loss in the image, and bool `(N,)`: whether it is flipped."""
         ...
 
@@ -112,15 +114,18 @@ class FrozenNetwork:
             parts = [self._forward(part) for part in torch.split(images, self.images_per_pass)]
         return torch.cat(parts)
 
-    def input_gradient(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradient of each image's cross-entropy, and whether it is classified as its target.
+    def input_gradient(
+        self, images: Tensor, targets: Tensor, *, soft_share: float = 0.0
+    ) -> tuple[Tensor, Tensor]:
+        """Gradient of each image's loss, and whether it is classified as its target.
 
         Args:
             images: float32 `(N, C, H, W)` in `[0, 1]`.
             targets: int64 `(N,)`.
+            soft_share: of the loss, see `target_loss`.
 
         Returns:
-            gradient `(N, C, H, W)` of the cross-entropy in the image, and bool `(N,)`.
+            gradient `(N, C, H, W)` of the loss in the image, and bool `(N,)`.
         """
         self.forward_passes += len(images)
         self.backward_passes += len(images)
@@ -134,10 +139,28 @@ class FrozenNetwork:
             part = part.detach().requires_grad_()
             with torch.enable_grad():
                 logits = self._for_gradient(part)
-                loss = F.cross_entropy(logits, wanted, reduction="sum")
+                loss = target_loss(logits, wanted, soft_share)
             gradients.append(torch.autograd.grad(loss, part)[0])
             hits.append(logits.detach().argmax(1) == wanted)
         return torch.cat(gradients), torch.cat(hits)
+
+
+def target_loss(logits: Tensor, targets: Tensor, soft_share: float) -> Tensor:
+    """How far images are from their targets, summed over them.
+
+    Source of the soft part: the generalised cross-entropy at q = 1 (Zhang and Sabuncu, NeurIPS
+    2018).
+
+    Args:
+        logits: `(N, K)`.
+        targets: int64 `(N,)`.
+        soft_share: share of one minus the target's probability, in `[0, 1)`; the rest is
+            cross-entropy.
+    """
+    if not soft_share:
+        return F.cross_entropy(logits, targets, reduction="sum")
+    each = F.cross_entropy(logits, targets, reduction="none")
+    return ((1 - soft_share) * each + soft_share * (1 - (-each).exp())).sum()
 
 
 def freeze(module: nn.Module, probe: Tensor | None = None) -> tuple[nn.Module, int]:

@@ -26,6 +26,9 @@ class Schedule:
         learning_rate: of Adam.
         final_learning_rate: reached by a cosine over the steps; equal to `learning_rate`: constant.
         betas: of Adam.
+        soft_share: share of the loss, in `[0, 1)`, that is one minus the probability of the target
+            class, a soft count of images that are not flipped; the rest is cross-entropy, which
+            grows without bound on the few images that a valid trigger may leave.
         success_rate: fraction of images in `[0, 1]` that a trigger must flip to be valid.
         acceptance: when a trigger counts as valid. `measured`: its success rate is measured on all
             images at every check. `moving`: the mean success rate of the steps that led to it is
@@ -56,6 +59,7 @@ class Schedule:
     learning_rate: float = 0.1
     final_learning_rate: float = 0.1
     betas: tuple[float, float] = (0.5, 0.9)
+    soft_share: float = 0.0
     success_rate: float = 0.99
     acceptance: Acceptance = "measured"
     disturbance: float = 0.0
@@ -96,6 +100,8 @@ class Schedule:
                 f"steps_per_move, got {self.last_batch}, {self.batch_size}, {self.check_every} and "
                 f"{self.steps_per_move}"
             )
+        if not 0 <= self.soft_share < 1:
+            raise ScanError(f"soft_share must be in [0, 1), got {self.soft_share}")
         if not 0 <= self.disturbance < 1:
             raise ScanError(f"disturbance must be in [0, 1), got {self.disturbance}")
         if not 0 <= self.average < 1 or (self.prune and not self.average):

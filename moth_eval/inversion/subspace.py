@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..hidden_layers import OpenNetwork
 from ..subject import Subject
+from .frozen import target_loss
 
 
 class SubspaceNetwork:
@@ -58,12 +59,15 @@ class SubspaceNetwork:
         """Logits `(N, K)` of images `(N, C, H, W)` in `[0, 1]`, without gradient."""
         return self._network.logits(images)
 
-    def input_gradient(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def input_gradient(
+        self, images: Tensor, targets: Tensor, *, soft_share: float = 0.0
+    ) -> tuple[Tensor, Tensor]:
         """Gradient of each image's loss in the image, and whether it is flipped.
 
         Args:
             images: float32 `(N, C, H, W)` in `[0, 1]`.
             targets: int64 `(N,)`.
+            soft_share: of the loss without the price, see `target_loss`.
         """
         gradients, hits = [], []
         for part, wanted in zip(
@@ -76,7 +80,7 @@ class SubspaceNetwork:
                 logits = self._network(part)
                 moved = seen[self.layer].flatten(1) - self._origins[wanted]
                 lean = F.cosine_similarity(moved, self.directions[wanted], dim=1).clamp_min(0)
-                loss = F.cross_entropy(logits, wanted, reduction="sum")
+                loss = target_loss(logits, wanted, soft_share)
                 loss = loss + self._weight * lean.square().sum()
             self._network.backward_passes += len(part)
             gradients.append(torch.autograd.grad(loss, part)[0])

@@ -465,8 +465,48 @@ def test_a_schedule_that_contradicts_itself_is_refused() -> None:
         replace(PUBLISHED, acceptance="best")
     with pytest.raises(ScanError, match="expected last_batch between 1 and batch_size"):
         replace(PUBLISHED, last_batch=17)
+    with pytest.raises(ScanError, match="soft_share must be in"):
+        replace(PUBLISHED, soft_share=1.0)
     with pytest.raises(ScanError, match="disturbance must be in"):
         replace(PUBLISHED, disturbance=1.0)
+
+
+def test_the_loss_is_cross_entropy_and_a_soft_count_of_images_that_are_not_flipped(
+    subject: Subject,
+) -> None:
+    images = subject.examples.images[:6]
+    targets = torch.tensor([0, 1, 2, 3, 4, 2])
+    for share in (0.0, 0.9):
+        leaf = images.clone().requires_grad_()
+        logits = subject.module(subject.preprocessing(leaf))
+        log_p = logits.log_softmax(1).gather(1, targets[:, None])
+        torch.autograd.backward(((share - 1) * log_p + share * (1 - log_p.exp())).sum())
+        found, _ = FrozenNetwork(subject).input_gradient(images, targets, soft_share=share)
+        assert leaf.grad is not None
+        torch.testing.assert_close(found, leaf.grad, atol=1e-5, rtol=1e-3)
+
+
+def test_the_schedule_says_what_the_loss_is(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, shares = FrozenNetwork(subject), set()
+    gradient = network.input_gradient
+
+    def noted(images: Tensor, targets: Tensor, *, soft_share: float) -> tuple[Tensor, Tensor]:
+        shares.add(soft_share)
+        return gradient(images, targets, soft_share=soft_share)
+
+    monkeypatch.setattr(network, "input_gradient", noted)
+    how = replace(SCHEDULE, steps=20, soft_share=0.8)
+    soft = invert(network, subject.examples.images, problems(subject), how)
+    assert shares == {0.8}
+    plain = invert(
+        FrozenNetwork(subject),
+        subject.examples.images,
+        problems(subject),
+        replace(how, soft_share=0),
+    )
+    assert not torch.equal(soft[0].mask, plain[0].mask)
 
 
 def test_a_trimmed_trigger_is_weaker_and_still_holds(subject: Subject) -> None:
