@@ -26,10 +26,10 @@ from .run_files import LARGEST_LEDGER, read_file
 from .run_files import write_whole as write_whole
 
 SCHEMA_VERSION = 1
-RESULT_VERSION = 5
+RESULT_VERSION = 6
 """Of scans: raised when a scanner would give another result for a model than before."""
 
-SCORES_SINCE = 5
+SCORES_SINCE = 6
 """Results of this version and later have equal scores; later ones differ in what stands beside."""
 
 MANIFEST = "run.json"
