@@ -86,7 +86,7 @@ def _reason(training: TrainedRecord) -> list[str]:
 
 
 def _use(training: TrainedRecord) -> str:
-    """What became of the drawn images: a method that breaks off, or looks at none, trains on none."""
+    """What became of the drawn images; a method that breaks off or looks at none trains on none."""
     trained = training.status == "hardened" and training.images_used
     return "trained on" if trained else "given to the method"
 
@@ -105,10 +105,8 @@ def _tested_on(run: HardeningManifest, training: TrainedRecord) -> str:
     again = f"{data.in_both} of them {_use(training)} as well" if data.in_both else ""
     if data.held_out is None:
         return f"{data.tested} images, {again or 'never trained on'}: {markdown_code(data.test)}"
-    return (
-        f"{data.tested} images, {data.held_out:.3g} of each class, held out of the data"
-        + (f"; {again}" if again else " and never trained on")
-    )
+    share, seen = f"{data.held_out:.3g} of each class", f"; {again}" if again else ""
+    return f"{data.tested} images, {share}, held out of the data{seen or ' and never trained on'}"
 
 
 def _accuracy(accuracy: AccuracyRecord) -> str:

@@ -68,9 +68,8 @@ def test_a_method_that_looks_at_no_image_is_not_said_to_be_trained() -> None:
 
 
 def test_distances_of_0_before_are_said_to_be_that_and_failed_pairs_are_listed() -> None:
-    made = changed(
-        card("m", "moth", 0), distance={"mean_before": 0.0, "increase": None, "failed_after": [(1, 0)]}
-    )  # fmt: skip
+    zero = {"mean_before": 0.0, "increase": None, "failed_after": [(1, 0)]}
+    made = changed(card("m", "moth", 0), distance=zero)
     page, lines = card_text(made), summary_lines(made)
     assert "No pair has a distance above 0 before and one after, so there is no increase." in page
     assert "Without a trigger after: 1 to 0." in page
