@@ -85,11 +85,13 @@ def calibrate(
     and every model has an answer, 2 usage or input error, 3 stopped, or models without an answer.
     """
     from moth_eval.calls import called_as
+    from moth_eval.late_files import require_writable
 
     from .trojai import TrojaiStudy
 
     admit_own_code(architecture, models)
     _refuse_backdoored(models, examples)
+    require_writable(out, "--out")
     study = TrojaiStudy(
         models=models,
         answers=False,

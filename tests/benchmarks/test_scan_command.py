@@ -180,6 +180,26 @@ def test_a_run_without_any_answer_is_said_to_be_no_loss(folder: Path, tmp_path: 
     )
 
 
+@pytest.mark.parametrize("option", ["--sarif", "--junit"])
+def test_a_place_that_cannot_be_written_to_is_named_before_anything_is_scanned(
+    option: str, folder: Path, tmp_path: Path
+) -> None:
+    result = call("scan", folder / "suspects", "--out", tmp_path / "run", option, "/proc/none/file")
+    assert result.exit_code == 2
+    assert f"{option}: /proc/none/file cannot be written: " in result.output
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_calibration_that_cannot_be_written_is_named_before_anything_is_scanned(
+    folder: Path, tmp_path: Path
+) -> None:
+    words = ("--out", "/proc/none/c.json", "--run", tmp_path / "run")
+    result = call("calibrate", "--models", folder / "clean", *words)
+    assert result.exit_code == 2
+    assert "--out: /proc/none/c.json cannot be written: " in result.output
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_folder_that_cannot_be_made_is_named(folder: Path) -> None:
     result = call("scan", folder / "suspects", "--out", "/proc/run")
     assert result.exit_code == 2

@@ -148,6 +148,14 @@ def test_doubts_are_in_every_form_of_a_verdict(tmp_path: Path) -> None:
     assert output.text == "\n".join(doubts)
 
 
+def test_verdicts_are_printed_even_if_their_file_cannot_be_written(tmp_path: Path) -> None:
+    judged(tmp_path, [one("m", 3.0, rule=RULE)])
+    result = report(tmp_path, "--sarif", "/proc/none/log.sarif")
+    assert result.exit_code == 2
+    assert "m: suspicious" in result.stdout
+    assert "--sarif: /proc/none/log.sarif cannot be written: " in result.stderr
+
+
 def test_the_file_of_a_single_model_is_named(tmp_path: Path) -> None:
     run = make_run(tmp_path, [entry("m", file=".")], [one("m", 1.0)], models="/data/m.pt")
     policy = ScanPolicy(
