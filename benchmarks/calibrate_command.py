@@ -130,8 +130,9 @@ def _refuse_backdoored(models: Path, examples: ImageSource | None) -> None:
 
 def _calibrated(study: TrojaiStudy, out: Path, dataset: str) -> ExitCode:
     from moth_eval.scan_calibration import write_calibration
+    from moth_eval.scan_doubts import doubts_of, wrong_examples
 
-    from .calibrating import calibration_of, lines_of
+    from .calibrating import calibration_of, counts, lines_of
 
     with sitting(study.run):
         planned = planned_aloud(study)
@@ -142,7 +143,10 @@ def _calibrated(study: TrojaiStudy, out: Path, dataset: str) -> ExitCode:
     write_calibration(out, made)
     for line in lines_of(made, out):
         click.echo(visible(line))
-    unanswered = [record for record in records if record.score is None]
-    for record in unanswered:
-        click.echo(visible(f"{record.model}, {record.scanner}: {record.reason}"), err=True)
-    return ExitCode.of(complete=not unanswered)
+    for record in records:
+        told = [wrong_examples(record) if record.score is not None else record.reason]
+        if counts(record):
+            told = [f"doubt: {doubt}" for doubt in doubts_of(record)]
+        for text in told:
+            click.echo(visible(f"{record.model}, {record.scanner}: {text}"), err=True)
+    return ExitCode.of(complete=all(map(counts, records)))
