@@ -85,11 +85,13 @@ def calibrate(
     and every model has an answer, 2 usage or input error, 3 stopped, or models without an answer.
     """
     from moth_eval.calls import called_as
+    from moth_eval.late_files import require_writable
 
     from .trojai import TrojaiStudy
 
     admit_own_code(architecture, models)
     _refuse_backdoored(models, examples)
+    require_writable(out, "--out")
     study = TrojaiStudy(
         models=models,
         answers=False,
@@ -128,8 +130,9 @@ def _refuse_backdoored(models: Path, examples: ImageSource | None) -> None:
 
 def _calibrated(study: TrojaiStudy, out: Path, dataset: str) -> ExitCode:
     from moth_eval.scan_calibration import write_calibration
+    from moth_eval.scan_doubts import doubts_of, wrong_examples
 
-    from .calibrating import calibration_of, lines_of
+    from .calibrating import calibration_of, counts, lines_of
 
     with sitting(study.run):
         planned = planned_aloud(study)
@@ -140,7 +143,10 @@ def _calibrated(study: TrojaiStudy, out: Path, dataset: str) -> ExitCode:
     write_calibration(out, made)
     for line in lines_of(made, out):
         click.echo(visible(line))
-    unanswered = [record for record in records if record.score is None]
-    for record in unanswered:
-        click.echo(visible(f"{record.model}, {record.scanner}: {record.reason}"), err=True)
-    return ExitCode.of(complete=not unanswered)
+    for record in records:
+        told = [wrong_examples(record) if record.score is not None else record.reason]
+        if counts(record):
+            told = [f"doubt: {doubt}" for doubt in doubts_of(record)]
+        for text in told:
+            click.echo(visible(f"{record.model}, {record.scanner}: {text}"), err=True)
+    return ExitCode.of(complete=all(map(counts, records)))

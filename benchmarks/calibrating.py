@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,14 +15,16 @@ from moth_eval.scan_calibration import (
     group_of,
     smallest_budget,
 )
+from moth_eval.scan_doubts import wrong_examples
 
 
 def calibration_of(
-    manifest: RunManifest, records: Iterable[ScanRecord], *, dataset: str, command: tuple[str, ...]
+    manifest: RunManifest, records: Sequence[ScanRecord], *, dataset: str, command: tuple[str, ...]
 ) -> Calibration:
     """The calibration that a run over clean models gives.
 
-    Copies of one file count once; models that could not be opened are in no group.
+    Copies of one file count once; models that could not be opened are in no group, and those that
+    were scanned with images of others have no score that counts.
 
     Args:
         manifest: of the run.
@@ -38,8 +40,10 @@ def calibration_of(
         if record.num_classes and record.image_shape:
             group = group_of(dataset, record.num_classes, record.image_shape, record.architecture)
             by_scanner[record.scanner].setdefault(group, []).append(record)
-    if not any(r.score is not None for g in by_scanner.values() for rs in g.values() for r in rs):
-        raise InputError("no clean model has a score, so there is nothing to calibrate on")
+    if not any(counts(r) for g in by_scanner.values() for rs in g.values() for r in rs):
+        wrong = next((text for r in records if (text := wrong_examples(r))), "")
+        said = f" that counts ({wrong})" if wrong else ""
+        raise InputError(f"no clean model has a score{said}, so there is nothing to calibrate on")
     return Calibration(
         created=datetime.now(UTC).replace(microsecond=0),
         command=command,
@@ -59,13 +63,19 @@ def calibration_of(
     )
 
 
+def counts(record: ScanRecord) -> bool:
+    """Whether a calibration rests on a scan: it has a score, on images that are the model's."""
+    return record.score is not None and not wrong_examples(record)
+
+
 def _group(records: Iterable[ScanRecord]) -> CalibrationGroup:
     once = {record.sha256: record for record in records}
-    scores = [record.score for record in once.values() if record.score is not None]
+    used = {sha: record for sha, record in once.items() if counts(record)}
     return CalibrationGroup(
-        scores=tuple(sorted(scores)),
-        models=tuple(sorted(sha for sha, record in once.items() if record.score is not None)),
-        unanswered=len(once) - len(scores),
+        scores=tuple(sorted(r.score for r in used.values() if r.score is not None)),
+        models=tuple(sorted(used)),
+        unanswered=len(once) - len(used),
+        examples=tuple(sorted({record.examples for record in used.values()})),
     )
 
 
@@ -75,7 +85,7 @@ def lines_of(calibration: Calibration, out: Path) -> list[str]:
     for name, scanner in calibration.scanners.items():
         for group, found in scanner.groups.items():
             count = len(found.scores)
-            without = f", {found.unanswered} without a score" if found.unanswered else ""
+            without = f", {found.unanswered} left out" if found.unanswered else ""
             promise = f"no budget below {smallest_budget(count):.2g}" if count else "nothing"
             lines.append(f"{name}, {group}: {count} clean models{without}; promises {promise}")
     return [*lines, f"wrote {out}"]

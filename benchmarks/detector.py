@@ -7,7 +7,8 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -123,7 +124,8 @@ def configure(
         device=device,
     )
     planned = plan(study)
-    records = carry_out(planned, study, on_end=lambda record: None)
+    with _removed_afterwards(study.run):
+        records = carry_out(planned, study, on_end=lambda record: None)
     truth = planned.round.truth
     known = [
         (record.score, int(truth[record.model].poisoned))
@@ -136,10 +138,22 @@ def configure(
             f"{models}: expected two scored models of either kind with known truth, got "
             f"{labels.count(0)} clean and {labels.count(1)} poisoned"
         )
-    shutil.rmtree(study.run, ignore_errors=True)
     curve = fit_logistic([score for score, _ in known], labels)
     write_learned(learned, curve, settings)
     return curve, len(known)
+
+
+@contextmanager
+def _removed_afterwards(run: Path) -> Iterator[None]:
+    """Remove a run folder in the end; of work that is interrupted it stays, to go on with."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
+        shutil.rmtree(run, ignore_errors=True)
+        raise
+    shutil.rmtree(run, ignore_errors=True)
 
 
 def logits_of(

@@ -13,6 +13,8 @@ from moth_eval.own_code import admit_own_code
 from moth_eval.text import visible
 
 if TYPE_CHECKING:
+    from moth_eval.records import ScanRecord
+
     from .detector import Detection
     from .detector_settings import Metaparameters
 
@@ -193,6 +195,8 @@ def _infer(wish: Detection, features: Path | None) -> ExitCode:
         shown = UNDECIDED if found is None else found
         features.parent.mkdir(parents=True, exist_ok=True)
         features.write_text(f"score,probability\n{score},{shown:.6f}\n")
+    for told in _remarks(record):
+        click.echo(visible(told), err=True)
     if record.score is None:
         click.echo(visible(f"no score ({record.status}): {record.reason}"), err=True)
         return ExitCode.INCOMPLETE
@@ -201,3 +205,15 @@ def _infer(wish: Detection, features: Path | None) -> ExitCode:
         return ExitCode.INCOMPLETE
     click.echo(f"score {record.score:.9g}, probability {found:.6f}", err=True)
     return ExitCode.DONE
+
+
+def _remarks(record: ScanRecord) -> list[str]:
+    """What the result file has no place for: how the model does on its images, and all doubts."""
+    from moth_eval.scan_doubts import doubts_of, wrong_examples
+
+    told = [f"doubt: {doubt}" for doubt in [wrong_examples(record), *doubts_of(record)] if doubt]
+    if record.clean_accuracy is not None:
+        told.insert(
+            0, f"{record.clean_accuracy:.1%} of {record.examples} images classified rightly"
+        )
+    return told

@@ -11,13 +11,30 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from moth_eval import __version__
 from moth_eval.errors import InputError
 from moth_eval.platt import Logistic
+from moth_eval.records import RESULT_VERSION, canonical
+from moth_eval.scan_calibration import comparable, differing_parameters
+
+from .tasks import parse_scanner
 
 METAPARAMETERS = "metaparameters.json"
 SCHEMA = "metaparameters_schema.json"
 LEARNED = "probability.json"
-"""File of the learned parameters: slope and intercept."""
+"""File of the learned parameters: slope, intercept, and which scores they are for."""
 
 MOST_BYTES = 1 << 20
+
+
+class _Learned(BaseModel):
+    """The content of `probability.json`."""
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+
+    slope: float = Field(ge=0)
+    intercept: float
+    result_version: int = 0
+    """`moth_eval.records.RESULT_VERSION` of the time; 0: of a version that did not write it."""
+    scanner: dict[str, Any] = {}
+    """Method and all its fields."""
 
 
 class Metaparameters(BaseModel):
@@ -66,7 +83,8 @@ def read_learned(folder: Path | None, scanner: str) -> Logistic | None:
     """The curve that `configure` learned; None if there is none.
 
     Raises:
-        InputError: the file is damaged, or the curve is that of another scanner.
+        InputError: the file is damaged, or the curve is that of another scanner: of another name,
+            with other fields, or of a version with other scores.
     """
     path = None if folder is None else folder / LEARNED
     if path is None or not path.is_file():
@@ -79,17 +97,42 @@ def read_learned(folder: Path | None, scanner: str) -> Logistic | None:
             "scores have nothing in common; run configure again"
         )
     try:
-        found = json.loads(_content(path))
-        return Logistic(slope=float(found["slope"]), intercept=float(found["intercept"]))
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} holds no slope and intercept: run configure again") from error
+        found = _Learned.model_validate_json(_content(path))
+    except ValidationError as error:
+        raise InputError(
+            f"{path} holds no finite slope, at least 0, and intercept: run configure again"
+        ) from error
+    if not comparable(found.result_version):
+        raise InputError(
+            f"{path} is of scanners of result version {found.result_version or 'unknown'}, these "
+            f"are of version {RESULT_VERSION}: scores cannot be compared; run configure again"
+        )
+    differing = differing_parameters(found.scanner, _fields_of(scanner))
+    if differing:
+        raise InputError(
+            f"{path} was learned with another {', '.join(differing)} of {scanner}: scores cannot "
+            "be compared; run configure again"
+        )
+    return Logistic(slope=found.slope, intercept=found.intercept)
+
+
+def _fields_of(scanner: str) -> dict[str, Any]:
+    """Method and all fields of a scanner, as JSON gives them back."""
+    method, parameters = parse_scanner(scanner)
+    fields: dict[str, Any] = json.loads(canonical({"method": method, **parameters}))
+    return fields
 
 
 def write_learned(folder: Path, curve: Logistic, settings: Metaparameters) -> None:
     """Write the curve, and the metaparameters that it belongs to, as the contract wants it."""
     folder.mkdir(parents=True, exist_ok=True)
-    values = {"slope": curve.slope, "intercept": curve.intercept}
-    (folder / LEARNED).write_text(json.dumps(values) + "\n")
+    learned = _Learned(
+        slope=curve.slope,
+        intercept=curve.intercept,
+        result_version=RESULT_VERSION,
+        scanner=_fields_of(settings.infer_scanner),
+    )
+    (folder / LEARNED).write_text(learned.model_dump_json() + "\n")
     (folder / METAPARAMETERS).write_text(settings.model_dump_json(indent=2) + "\n")
 
 

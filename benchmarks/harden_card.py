@@ -10,7 +10,9 @@ from moth_eval.hardening_records import (
     DistanceChange,
     HardeningCard,
     HardeningManifest,
+    IncreaseRecord,
     IntervalRecord,
+    TrainedRecord,
 )
 from moth_eval.text import markdown, markdown_code, visible
 
@@ -22,8 +24,8 @@ def card_text(card: HardeningCard) -> str:
     """The page."""
     run, training = card.run, card.training
     parts = [
-        f"# {markdown(run.name)}, hardened with {run.method}",
-        *([] if training.status == "hardened" else [f"**{training.status}**: {training.reason}"]),
+        f"# {markdown(run.name)}, {_outcome(training)} {markdown(run.method)}",
+        *_reason(training),
         _table(
             ("what", "value"),
             [
@@ -31,8 +33,8 @@ def card_text(card: HardeningCard) -> str:
                 ("result", f"SHA-256 `{training.sha256}`" if training.sha256 else "none"),
                 ("network", f"{markdown(run.architecture)}, {run.num_classes} classes"),
                 ("method", f"{run.method}, seed {run.seed}"),
-                ("trained on", _trained_on(run)),
-                ("tested on", _tested_on(run)),
+                (_use(training), _drawn(run)),
+                ("tested on", _tested_on(run, training)),
                 ("training", f"{training.rounds} rounds, {training.seconds:.0f} s on {run.device}"),
                 (
                     "passes",
@@ -65,10 +67,31 @@ def summary_lines(card: HardeningCard) -> list[str]:
     ]
     if card.distance is not None:
         lines.append(_distance_line(card.distance))
-    return [*lines, *(f"note: {note}" for note in card.notes)]
+    remarks = [training.reason] if training.reason else []
+    return [*lines, *(visible(f"note: {note}") for note in [*remarks, *card.notes])]
 
 
-def _trained_on(run: HardeningManifest) -> str:
+def _outcome(training: TrainedRecord) -> str:
+    """What became of the model, up to the name of the method."""
+    if training.status == "hardened":
+        return "hardened with"
+    return "not hardened, as it failed:" if training.status == "failed" else "not hardened by"
+
+
+def _reason(training: TrainedRecord) -> list[str]:
+    """Why there is no model, or what the method remarks on the one that it left."""
+    if training.status == "hardened":
+        return [f"Note: {markdown(training.reason)}"] if training.reason else []
+    return [f"**{training.status}**: {markdown(training.reason)}"]
+
+
+def _use(training: TrainedRecord) -> str:
+    """What became of the drawn images; a method that breaks off or looks at none trains on none."""
+    trained = training.status == "hardened" and training.images_used
+    return "trained on" if trained else "given to the method"
+
+
+def _drawn(run: HardeningManifest) -> str:
     data = run.data
     rest = "the data" if data.held_out is None else "what was not held out"
     return (
@@ -77,14 +100,13 @@ def _trained_on(run: HardeningManifest) -> str:
     )
 
 
-def _tested_on(run: HardeningManifest) -> str:
+def _tested_on(run: HardeningManifest, training: TrainedRecord) -> str:
     data = run.data
+    again = f"{data.in_both} of them {_use(training)} as well" if data.in_both else ""
     if data.held_out is None:
-        return f"{data.tested} images, never trained on: {markdown_code(data.test)}"
-    return (
-        f"{data.tested} images, {data.held_out:.3g} of each class, held out of the data and never "
-        "trained on"
-    )
+        return f"{data.tested} images, {again or 'never trained on'}: {markdown_code(data.test)}"
+    share, seen = f"{data.held_out:.3g} of each class", f"; {again}" if again else ""
+    return f"{data.tested} images, {share}, held out of the data{seen or ' and never trained on'}"
 
 
 def _accuracy(accuracy: AccuracyRecord) -> str:
@@ -110,20 +132,23 @@ def _distance(change: DistanceChange, run: HardeningManifest) -> list[str]:
             ],
         ),
     ]
-    increase = change.increase
+    return [
+        *parts,
+        _increase(change.increase),
+        *_failed("before", change.failed_before),
+        *_failed("after", change.failed_after),
+    ]
+
+
+def _increase(increase: IncreaseRecord | None) -> str:
     if increase is None:
-        return [*parts, "No pair has a distance on both sides, so there is no increase."]
+        return "No pair has a distance above 0 before and one after, so there is no increase."
     rows = [
         ("mean of ratios", increase.mean_of_ratios, increase.mean_of_ratios_interval),
         ("ratio of means", increase.ratio_of_means, increase.ratio_of_means_interval),
     ]
     cells = [(name, f"{value:+.1%}", _bounds(bounds)) for name, value, bounds in rows]
-    parts.append(_table(("increase", f"over {increase.pairs} pairs", "95 % interval"), cells))
-    return [
-        *parts,
-        *_failed("before", change.failed_before),
-        *_failed("after", change.failed_after),
-    ]
+    return _table(("increase", f"over {increase.pairs} pairs", "95 % interval"), cells)
 
 
 def _failed(side: str, pairs: tuple[tuple[int, int], ...]) -> list[str]:
@@ -141,7 +166,7 @@ def _distance_line(change: DistanceChange) -> str:
         f"{len(change.failed_after)} after"
     )
     if change.increase is None:
-        return f"{line}; no pair has a distance on both sides"
+        return f"{line}; no pair has a distance above 0 before and one after"
     bounds = _bounds(change.increase.mean_of_ratios_interval)
     return f"{line}; increase {change.increase.mean_of_ratios:+.1%} {bounds}"
 

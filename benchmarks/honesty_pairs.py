@@ -58,11 +58,18 @@ def check_patches(settings: HonestySettings, subject: Subject) -> None:
             f"{wrong[0] if wrong else 'none'}"
         )
     counts = per_class(subject.examples, subject.num_classes)
-    short = [s for s, _ in settings.pairs if min(counts[s], settings.images_per_class) < 2]
+    halves = (
+        "patches are chosen on one half of the images of a source class and measured on the other"
+    )
+    if settings.images_per_class < 2:
+        raise InputError(
+            f"{halves}, and --images-per-class {settings.images_per_class} allows one alone: "
+            "expected at least 2, or leave patches out (--patches none)"
+        )
+    short = [source for source, _ in settings.pairs if counts[source] < 2]
     if short:
         raise InputError(
-            f"patches are chosen on one half of the images of a source class and measured on the "
-            f"other, but there is only one of class {short[0]}: give more examples, leave its "
+            f"{halves}, but there is only one of class {short[0]}: give more examples, leave its "
             "pairs out (--pairs), or leave patches out (--patches none)"
         )
     absent = [target for _, target in settings.pairs if not counts[target]]

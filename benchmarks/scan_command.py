@@ -94,6 +94,7 @@ def scan(
     """
     from moth_eval.calls import called_as
     from moth_eval.cli import load_command
+    from moth_eval.late_files import require_writable
 
     from .trojai import TrojaiStudy
 
@@ -115,7 +116,11 @@ def scan(
         retry=retry,
         command=called_as(),
     )
-    _carry_out(study, _policy_of(policy, dataset, calibration, scanners))
+    judging = _policy_of(policy, dataset, calibration, scanners)
+    for option, file in (("--sarif", sarif), ("--junit", junit)):
+        if file is not None:
+            require_writable(file, option)
+    _carry_out(study, judging)
     # By way of the front door: this room does not know that of the reports.
     report = load_command("report")
     ctx.exit(ctx.invoke(report, run=study.run, as_json=as_json, sarif=sarif, junit=junit))

@@ -59,7 +59,8 @@ def distance_increase(
         level: nominal coverage, in `(0, 1)`.
 
     Raises:
-        InputError: the pairs are not the same, or none has a distance on both sides.
+        InputError: the pairs are not the same, or none has a distance above 0 before and one
+            after.
     """
     if before.by_pair.keys() != after.by_pair.keys():
         raise InputError(
@@ -69,7 +70,9 @@ def distance_increase(
         )
     used = [p for p in before.by_pair if before.distance(*p) > 0 and p in after.best]
     if not used:
-        raise InputError("an increase needs a pair with a distance before and after, got none")
+        raise InputError(
+            "an increase needs a pair with a distance above 0 before and one after, got none"
+        )
     one, other = (np.stack([d.seed_distances(p) for p in used]) for d in (before, after))
     observed = _increases(_smallest(one)[None], _smallest(other)[None])[:, 0]
     members, units = _units(used)

@@ -194,7 +194,7 @@ class DistanceChange(Record):
     failed_before: tuple[Pair, ...]
     failed_after: tuple[Pair, ...]
     increase: IncreaseRecord | None
-    """Null if no pair has a distance on both sides."""
+    """Null if no pair has a distance above 0 before and one after."""
     pairs: tuple[PairRecord, ...]
 
 

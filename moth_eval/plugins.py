@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
 from importlib import import_module
@@ -129,10 +130,20 @@ def _assignment(owner: str, text: str, known: Mapping[str, tuple[Any, Any]]) -> 
     try:
         parts = tuple(part for part in value.split("+") if part)
         read = parts if get_origin(kind) is tuple else value
-        return name, TypeAdapter(kind).validate_python(read)
+        found = TypeAdapter(kind).validate_python(read)
     except ValidationError as error:
         expected = str(kind) if get_origin(kind) is tuple else getattr(kind, "__name__", str(kind))
         raise InputError(f"{owner}: {name} takes a {expected}, got {value!r}") from error
+    if not _is_finite(found):
+        # Records are JSON, which has no other numbers to go on by.
+        without = "; none takes the limit away" if type(None) in get_args(kind) else ""
+        raise InputError(f"{owner}: {name} takes finite numbers, got {value!r}{without}")
+    return name, found
+
+
+def _is_finite(value: Any) -> bool:
+    parts = value if isinstance(value, tuple) else (value,)
+    return all(math.isfinite(part) for part in parts if isinstance(part, float))
 
 
 def _load(entry: EntryPoint) -> Callable[..., object]:

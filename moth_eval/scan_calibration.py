@@ -37,7 +37,9 @@ class CalibrationGroup(Record):
     models: tuple[str, ...]
     """SHA-256 of their files, sorted; not in the order of the scores."""
     unanswered: int
-    """Clean models that have no score; no threshold counts them."""
+    """Clean models that have no score, or images that are not theirs; no threshold counts them."""
+    examples: tuple[int, ...] = ()
+    """Numbers of clean examples that they were scanned with, rising; empty: not known."""
 
 
 class CalibratedScanner(Record):
@@ -208,7 +210,7 @@ def check_parameters(calibration: Calibration, scanners: Mapping[str, Mapping[st
     Raises:
         InputError: a scanner was not calibrated, or with other fields, or scanners have changed.
     """
-    if not SCORES_SINCE <= calibration.result_version <= RESULT_VERSION:
+    if not comparable(calibration.result_version):
         raise InputError(
             f"the calibration is of scanners of result version {calibration.result_version}, these "
             f"are of version {RESULT_VERSION}: scores cannot be compared; calibrate anew"
@@ -220,16 +222,22 @@ def check_parameters(calibration: Calibration, scanners: Mapping[str, Mapping[st
                 f"the calibration has no scanner {name!r}: expected one of "
                 f"{', '.join(calibration.scanners)}; calibrate it as well"
             )
-        differing = sorted(
-            key
-            for key in {*known.parameters, *parameters}
-            if _plain(known.parameters.get(key)) != _plain(parameters.get(key))
-        )
+        differing = differing_parameters(known.parameters, parameters)
         if differing:
             raise InputError(
                 f"scanner {name!r} was calibrated with another {', '.join(differing)}: scores of "
                 "differing scanners cannot be compared; calibrate anew"
             )
+
+
+def comparable(result_version: int) -> bool:
+    """Whether scores of scanners of this version can be held against today's."""
+    return SCORES_SINCE <= result_version <= RESULT_VERSION
+
+
+def differing_parameters(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Names of the fields in which two settings of a scanner differ, sorted."""
+    return sorted(key for key in {*one, *other} if _plain(one.get(key)) != _plain(other.get(key)))
 
 
 def _plain(value: object) -> object:

@@ -1,4 +1,4 @@
-"""Text that others chose, made fit to be shown."""
+"""Text that others chose, and figures, made fit to be shown."""
 
 from __future__ import annotations
 
@@ -36,3 +36,9 @@ def markdown(text: str) -> str:
 def markdown_code(text: str) -> str:
     """The text as code of Markdown, also in a cell of a table; backticks become quotes."""
     return f"`{visible(text).replace('`', chr(39)).replace('|', chr(92) + '|')}`"
+
+
+def percent(fraction: float) -> str:
+    """`33 %`; two digits below 10 %."""
+    value = 100 * fraction
+    return f"{value:.0f} %" if value >= 10 else f"{value:.2g} %"

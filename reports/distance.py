@@ -220,7 +220,10 @@ def _remarks(found: DistanceFindings) -> list[str]:
             f"{found.manifest.protocol.success_rate:.0%}, and no figure counts them"
         )
     if found.pending:
-        lines.append(f"pending: {_listed(found.pending)}; the same command measures them")
+        lines.append(
+            f"pending: {_listed(found.pending)}; to measure them, name them with --pairs, or leave "
+            "--pairs out"
+        )
     short = found.distances.short_classes(found.manifest.protocol.samples)
     if short:
         named = ", ".join(f"{c} ({n})" for c, n in sorted(short.items()))

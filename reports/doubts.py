@@ -7,8 +7,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from moth_eval.scan_doubts import LOW_ACCURACY
+
 from .evaluation import AtCut, Evaluation, is_whole
-from .rows import LOW_ACCURACY, PENDING, Row, Run
+from .rows import PENDING, Row, Run
 from .wording import STATUS_WORDS, count, percent, span
 
 WIDE_INTERVAL = 0.2

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from moth_eval.errors import InputError, RunError
+from moth_eval.late_files import require_writable
 from moth_eval.records import MANIFEST
 from moth_eval.run_files import read_json, require_no_links
 
@@ -97,15 +98,18 @@ def _tell_verdicts(
     judged: Judged, page: Path, as_json: bool, sarif: Path | None, junit: Path | None
 ) -> int:
     """Print the verdicts and write them where asked to; the exit code of `scan`."""
-    for path, content in ((sarif, judged.sarif), (junit, judged.junit)):
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content())
     if as_json:
         click.echo(json.dumps(judged.data(), indent=2, allow_nan=False))
     else:
         for line in [*judged.lines(), "", f"wrote {page}"]:
             click.echo(line)
+    for option, path, content in (
+        ("--sarif", sarif, judged.sarif),
+        ("--junit", junit, judged.junit),
+    ):
+        if path is not None:
+            require_writable(path, option)
+            path.write_bytes(content())
     return judged.exit_code
 
 

@@ -17,9 +17,6 @@ from moth_eval.records import (
 from moth_eval.smallest_trigger import smallest_named
 
 PENDING = "pending"
-LOW_ACCURACY = 0.8
-"""A classifier below it on its own clean examples is not the network that was trained, or is fed
-wrongly: whatever a scanner says of it is about something else."""
 
 STATUSES = (
     "scored", "inconclusive", "refused", "timed-out", "failed", "crashed", "out-of-memory", PENDING,

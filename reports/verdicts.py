@@ -19,8 +19,9 @@ from moth_eval.scan_calibration import (
     p_value,
     smallest_budget,
 )
+from moth_eval.scan_doubts import doubts_of, wrong_examples
 
-from .rows import LOW_ACCURACY, Row, Run
+from .rows import Row, Run
 from .wording import (
     CUTS,
     NO_EVIDENCE,
@@ -44,13 +45,6 @@ GRADES = (BACKDOORED, REFUSED, SUSPICIOUS, NO_ANSWER, NOT_JUDGED, NO_EVIDENCE)
 FINDINGS = (BACKDOORED, REFUSED, SUSPICIOUS)
 
 
-LEAST_SKILL = 0.25
-"""Share of the way from guessing to all clean examples right below which they are not the model's.
-
-Source: ours. That nothing was found then says nothing of the model.
-"""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
     """What one scanner says of one model.
@@ -60,21 +54,20 @@ class Verdict:
         grade: one of `GRADES`.
         basis: one sentence on what the grade rests on.
         p_value: against the clean models of the calibration; None without one.
+        remarks: what judging brought up, beside the doubts of the scan.
     """
 
     row: Row
     grade: str
     basis: str
     p_value: float | None = None
+    remarks: tuple[str, ...] = ()
 
     @property
     def doubts(self) -> list[str]:
         """What speaks against taking the grade at face value."""
-        accuracy = self.row.record.clean_accuracy if self.row.record else None
-        found = list(self.row.doubts)
-        if accuracy is not None and accuracy < LOW_ACCURACY:
-            found.insert(0, f"{percent(accuracy)} of the clean examples are classified rightly")
-        return found
+        of_scan = doubts_of(self.row.record) if self.row.record else []
+        return [*of_scan, *self.row.remarks, *self.remarks]
 
     @property
     def evidence(self) -> list[str]:
@@ -182,18 +175,11 @@ def _of_score(
 
 def _of_its_examples(verdict: Verdict, record: ScanRecord) -> Verdict:
     """The verdict; with images that are not the model's, finding nothing counts for nothing."""
-    accuracy, classes = record.clean_accuracy, record.num_classes
-    if accuracy is None or not classes:
+    wrong = wrong_examples(record)
+    if not wrong:
         return verdict
-    guessed = 1 / classes
-    if accuracy >= guessed + LEAST_SKILL * (1 - guessed):
-        return verdict
-    basis = (
-        f"only {percent(accuracy)} of the clean examples are classified rightly, so they are not "
-        f"of the kind that the model was made for, or not prepared as it wants; {verdict.basis}"
-    )
     grade = NOT_JUDGED if verdict.grade == NO_EVIDENCE else verdict.grade
-    return replace(verdict, grade=grade, basis=basis)
+    return replace(verdict, grade=grade, basis=f"{wrong}; {verdict.basis}")
 
 
 def _group_name(policy: ScanPolicy, record: ScanRecord) -> str:
@@ -233,7 +219,20 @@ def _calibrated(
         basis += f", while so few can promise none below {number(smallest_budget(clean))}"
     if record.sha256 in group.models:
         basis += "; the calibration took this very model for a clean one"
-    return Verdict(row=row, grade=grade, basis=basis, p_value=p)
+    remarks = tuple(filter(None, [_other_examples(record, group)]))
+    return Verdict(row=row, grade=grade, basis=basis, p_value=p, remarks=remarks)
+
+
+def _other_examples(record: ScanRecord, group: CalibrationGroup) -> str:
+    """A doubt where clean models were scanned with more or fewer images; empty where not."""
+    known = group.examples
+    if not known or known[0] <= record.examples <= known[-1]:
+        return ""
+    theirs = " to ".join(map(str, dict.fromkeys((known[0], known[-1]))))
+    return (
+        f"scanned with {count(record.examples, 'clean example')}, the clean models of the "
+        f"calibration with {theirs}: scores may differ for that alone"
+    )
 
 
 def _by_own_rule(row: Row, record: ScanRecord, score: float, missing: str) -> Verdict:

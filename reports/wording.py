@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from moth_eval.intervals import Interval
 from moth_eval.records import EvidenceRecord
+from moth_eval.text import percent as percent
 from moth_eval.text import visible
 
 from .rows import PENDING, Row
@@ -77,12 +78,6 @@ def columns(cells: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     padded = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in cells]
     return [line.rstrip() for line in padded]
-
-
-def percent(fraction: float) -> str:
-    """`33 %`; two digits below 10 %."""
-    value = 100 * fraction
-    return f"{value:.0f} %" if value >= 10 else f"{value:.2g} %"
 
 
 def aligned(value: float | None) -> str:

@@ -98,6 +98,7 @@ class FinePruning:
         repaired = rounds.trainer.network
         features.silence(repaired, silent)
         pruned = silenced(subject, features, silent)
+        judged = trained.cost.forward_passes + 2 * len(slices.validation)
         return replace(
             trained,
             module=repaired,
@@ -110,6 +111,7 @@ class FinePruning:
                 "validation_accuracy_pruned": accuracy(subject, pruned, slices.validation),
                 "validation_accuracy": accuracy(subject, repaired, slices.validation),
             },
+            cost=replace(trained.cost, forward_passes=judged),
         )
 
     def curve(

@@ -159,6 +159,7 @@ class _Lesson:
         def apart() -> Tensor:
             with torch.no_grad(), self._rounds.trainer.passes(student.inputs.device):
                 module(student.inputs)
+            self._rounds.passes[0] += len(student.inputs)
             parts = [
                 F.mse_loss(ours, theirs)
                 for ours, theirs in zip(student.maps, teacher.maps, strict=True)

@@ -64,9 +64,10 @@ class PlainRounds:
 
     def begin_again(self) -> None:
         """Train a new copy of the network as it came; counts and draws go on."""
-        steps, images = self.trainer.steps, self.trainer.images
+        earlier = self.trainer
         self.trainer = Trainer(*self._stage, self.generator)
-        self.trainer.steps, self.trainer.images = steps, images
+        self.trainer.steps, self.trainer.images = earlier.steps, earlier.images
+        self.trainer.answered = earlier.answered
 
     def run(
         self,
@@ -105,7 +106,7 @@ class PlainRounds:
             log=tuple(self._log),
             images_used=self._images_used,
             cost=Cost(
-                forward_passes=self.passes[0] + self.trainer.images,
+                forward_passes=self.passes[0] + self.trainer.images + self.trainer.answered,
                 backward_passes=self.passes[1] + self.trainer.images,
             ),
         )

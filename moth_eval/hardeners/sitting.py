@@ -120,7 +120,7 @@ class Sitting:
             pair_counts=self._scores.visits.clone(),
             images_used=len(self._data),
             cost=Cost(
-                forward_passes=self._passes[0] + self._trainer.images,
+                forward_passes=self._passes[0] + self._trainer.images + self._trainer.answered,
                 backward_passes=self._passes[1] + self._trainer.images,
             ),
         )
@@ -286,6 +286,7 @@ class Sitting:
                     stamp.pattern.to(self._data.images.device),
                     stamp.mask.to(self._data.images.device),
                 )
+                self._passes[0] += len(images)
                 now = replace(self._subject, module=self._trainer.network)
                 share = now.logits(images).softmax(1)[:, stamp.target].mean()
                 self._scores.universal[source, stamp.target] = float(share)

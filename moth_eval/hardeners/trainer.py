@@ -126,6 +126,7 @@ class Trainer:
         network: the copy.
         steps: optimiser steps taken.
         images: images that went forward and backward.
+        answered: images that went forward through the network as it came.
     """
 
     def __init__(self, subject: Subject, recipe: Recipe, generator: torch.Generator) -> None:
@@ -139,6 +140,7 @@ class Trainer:
         self.network = deepcopy(subject.module)
         self.steps = 0
         self.images = 0
+        self.answered = 0
         self._preprocessing = subject.preprocessing
         self._recipe = recipe
         self._generator = generator
@@ -159,6 +161,7 @@ class Trainer:
         """Logits `(N, K)` of the network as it came; None where the recipe does not use them."""
         if not self._recipe.distillation:
             return None
+        self.answered += len(images)
         with self.passes(images.device):
             answers: Tensor = self._teacher(self._preprocessing(images))
         return answers.float()
@@ -315,6 +318,7 @@ class Trainer:
         for number, (mean, _) in enumerate(self._averaged()):
             state[f"average.{number}"] = mean.clone()
         state["averaged_steps"] = torch.tensor(self._averaged_steps)
+        state["answered"] = torch.tensor(self.answered)
         return state
 
     def restore(self, tensors: Mapping[str, Tensor], *, steps: int, images: int) -> None:
@@ -331,6 +335,8 @@ class Trainer:
                 place = value.device if key == "step" else weights[name].device
                 self._optimiser.state[weights[name]][key] = value.to(place).clone()
         self._averaged_steps = int(tensors["averaged_steps"])
+        # A state of before they were counted has none.
+        self.answered = int(tensors.get("answered", torch.tensor(0)))
         self.steps, self.images = steps, images
 
 

@@ -26,7 +26,7 @@ from moth_eval.loading.rounds import read_round
 from moth_eval.loading.subjects import open_subject
 from moth_eval.platt import Logistic
 from moth_eval.plugins import build, resolve
-from moth_eval.records import ScanRecord
+from moth_eval.records import RESULT_VERSION, SCORES_SINCE, ScanRecord
 from moth_eval.runner import run_scan
 from moth_eval.scan import Scanner
 from scanners import ENTRY_POINTS, SCANNERS
@@ -265,6 +265,75 @@ def test_a_curve_of_another_scanner_is_refused(tmp_path: Path) -> None:
         read_learned(tmp_path, "pixel")
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"slope": math.nan}, "holds no finite slope, at least 0, and intercept"),
+        ({"intercept": math.inf}, "holds no finite slope, at least 0, and intercept"),
+        ({"slope": -1.0}, "holds no finite slope, at least 0, and intercept"),
+        ({"slope": None}, "holds no finite slope, at least 0, and intercept"),
+        ({"result_version": SCORES_SINCE - 1}, "scores cannot be compared; run configure again"),
+        ({"result_version": RESULT_VERSION + 1}, "scores cannot be compared; run configure again"),
+        ({"result_version": 0}, "is of scanners of result version unknown, these are of version"),
+        ({"scanner": {"method": "nc", "cut": 9}}, "was learned with another cut, "),
+    ],
+)
+def test_a_curve_that_today_s_scores_do_not_fit_is_refused(
+    values: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    write_learned(tmp_path, Logistic(slope=1.0, intercept=0.0), Metaparameters())
+    path = tmp_path / "probability.json"
+    written = json.loads(path.read_text())
+    assert written["result_version"] == RESULT_VERSION
+    assert written["scanner"]["method"] == "nc"
+    path.write_text(json.dumps({**written, **values}))
+    with pytest.raises(InputError, match=message):
+        read_learned(tmp_path, "nc")
+
+
+def test_a_curve_of_a_version_that_did_not_say_what_it_is_for_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "probability.json").write_text('{"slope": 1.0, "intercept": 0.5}')
+    with pytest.raises(InputError, match=r"result version unknown, .*; run configure again"):
+        read_learned(tmp_path, "nc")
+
+
+def test_images_that_are_not_the_models_are_told_beside_the_result(
+    active: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored = ScanRecord(
+        key="k", model="model", scanner="nc", sha256="s", status="scored", score=1.5, num_classes=5,
+        clean_accuracy=0.25, examples=60, doubts=("no example of class 4",), reason="1 of 5 missed",
+    )  # fmt: skip
+    monkeypatch.setattr("benchmarks.detector._scanned", lambda *_: (scored,))
+    result = infer(active, tmp_path, infer_centre=2.0)
+    assert result.exit_code == 0, result.output
+    told = result.stderr.splitlines()
+    assert told[0] == "25.0% of 60 images classified rightly"
+    assert told[1].startswith("doubt: only 25 % of the clean examples are classified rightly, so")
+    assert told[2:] == [
+        "doubt: 25 % of the clean examples are classified rightly", "doubt: no example of class 4",
+        "doubt: the scanner remarks: 1 of 5 missed", "score 1.5, probability 0.377541",
+    ]  # fmt: skip
+    assert (tmp_path / "result.txt").read_text() == "0.377541\n"
+
+
+@pytest.mark.parametrize(("error", "left"), [(InputError, []), (KeyboardInterrupt, ["configure"])])
+def test_a_configure_that_fails_leaves_nothing_and_one_that_is_stopped_its_scans(
+    error: type[BaseException], left: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise error("no more")
+
+    monkeypatch.setattr(detector, "carry_out", fails)
+    write_prototype_round(tmp_path / "models", models=1)
+    scratch = tmp_path / "scratch"
+    with pytest.raises(error):
+        detector.configure(
+            tmp_path / "models", tmp_path / "learned", scratch, Metaparameters(), architecture=ARCH
+        )
+    assert [path.name for path in scratch.iterdir()] == left
+
+
 @pytest.mark.slow
 def test_too_few_labelled_models_teach_nothing(tmp_path: Path) -> None:
     write_prototype_round(tmp_path / "models", models=2)
@@ -279,6 +348,7 @@ def test_too_few_labelled_models_teach_nothing(tmp_path: Path) -> None:
         result.output
     )
     assert not (tmp_path / "learned").exists()
+    assert list((tmp_path / "scratch").iterdir()) == []
 
 
 @pytest.mark.parametrize(

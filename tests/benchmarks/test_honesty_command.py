@@ -299,6 +299,7 @@ def test_a_network_compared_with_itself_is_noted_and_has_not_changed(
         (("--patch-sizes", "4,b"), "--patch-sizes: expected whole numbers"),
         (("--first", "24"), "there is none of class 2: give examples of it, or leave crop out"),
         (("--first", "13"), "but there is only one of class 1"),
+        (("--images-per-class", "1"), "and --images-per-class 1 allows one alone: expected at"),
         (("--first", "12"), "there is no example of class 1"),
         (("--examples", "nowhere"), "nowhere does not exist"),
         (("--arch-after", "resnet18"), "after.safetensors: the weights do not fit"),

@@ -180,6 +180,49 @@ def test_a_run_without_any_answer_is_said_to_be_no_loss(folder: Path, tmp_path: 
     )
 
 
+@pytest.mark.parametrize("option", ["--sarif", "--junit"])
+def test_a_place_that_cannot_be_written_to_is_named_before_anything_is_scanned(
+    option: str, folder: Path, tmp_path: Path
+) -> None:
+    result = call("scan", folder / "suspects", "--out", tmp_path / "run", option, "/proc/none/file")
+    assert result.exit_code == 2
+    assert f"{option}: /proc/none/file cannot be written: " in result.output
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_calibration_that_cannot_be_written_is_named_before_anything_is_scanned(
+    folder: Path, tmp_path: Path
+) -> None:
+    words = ("--out", "/proc/none/c.json", "--run", tmp_path / "run")
+    result = call("calibrate", "--models", folder / "clean", *words)
+    assert result.exit_code == 2
+    assert "--out: /proc/none/c.json cannot be written: " in result.output
+    assert not (tmp_path / "run").exists()
+
+
+def test_models_with_images_that_are_not_theirs_are_no_part_of_a_calibration(
+    folder: Path, tmp_path: Path
+) -> None:
+    models = tmp_path / "models"
+    models.mkdir()
+    for name in ("model-0", "model-2"):
+        for path in (folder / "clean").glob(f"{name}.*"):
+            (models / path.name).write_bytes(path.read_bytes())
+    with np.load(models / "model-2.npz") as stored:
+        odd = {**stored, "labels": (stored["labels"] + 1) % 5}
+    np.savez(models / "model-2.npz", **odd)
+    words = ("--out", tmp_path / "c.json", "--run", tmp_path / "r")
+    result = call("calibrate", "--models", models, *words)
+    assert result.exit_code == 3, result.output
+    assert f"model-2, {FAST}: only 0 % of the clean examples are classified rightly" in (
+        result.stderr
+    )
+    assert "1 clean models, 1 left out; promises no budget below 0.5" in result.output
+    [group] = read_calibration(tmp_path / "c.json").scanners[FAST].groups.values()
+    assert (len(group.scores), len(group.models), group.unanswered) == (1, 1, 1)
+    assert group.examples == (60,)
+
+
 def test_a_run_folder_that_cannot_be_made_is_named(folder: Path) -> None:
     result = call("scan", folder / "suspects", "--out", "/proc/run")
     assert result.exit_code == 2

@@ -81,7 +81,7 @@ def test_scanner_parameters_are_read_with_their_types() -> None:
         ("nc:cut=high", "cut takes a float, got 'high'"),
         ("nc:label_specific=maybe", "label_specific takes a bool, got 'maybe'"),
         ("nc:success_rate=2", "success_rate must be in"),
-        ("nc:cut=inf", "cut finite"),
+        ("nc:cut=inf", "cut takes finite numbers, got 'inf'"),
         ("nc:preset=slow", "--scanner nc:preset=slow: preset must be one of fast, paper"),
     ],
 )

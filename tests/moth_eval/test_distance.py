@@ -372,7 +372,7 @@ def test_an_interval_covers_what_it_promises() -> None:
 def test_an_increase_between_other_pairs_is_refused() -> None:
     with pytest.raises(InputError, match="got 1 and 2 of which 1 are common"):
         distance_increase(per_pair((10.0,)), per_pair((10.0,), (20.0,)))
-    with pytest.raises(InputError, match="a pair with a distance before and after, got none"):
+    with pytest.raises(InputError, match="distance above 0 before and one after, got"):
         distance_increase(per_pair((None,)), per_pair((10.0,)))
 
 

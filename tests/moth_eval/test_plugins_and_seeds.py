@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import re
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint
 
@@ -58,17 +60,36 @@ class Method:
 
     classes: tuple[int, ...] = (1,)
     colour: tuple[float, float] = (0.0, 0.0)
+    limit: float | None = None
     kept: str = field(default="", metadata={"parameter": False})
 
 
-def test_parts_of_a_tuple_are_joined_by_a_plus(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def parsed(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], dict[str, object]]:
     table = {"method": f"{__name__}:Method"}
     monkeypatch.setattr(plugins, "import_module", lambda name: sys.modules[name])
 
-    def parsed(spec: str) -> dict[str, object]:
+    def parse(spec: str) -> dict[str, object]:
         return plugins.parse_spec(spec, table, "none", kind="method", contract=Method)[1]
 
-    assert parsed("method") == {"classes": (1,), "colour": (0.0, 0.0)}
+    return parse
+
+
+@pytest.mark.parametrize("text", ["limit=inf", "limit=nan", "colour=0.5+-inf"])
+def test_a_number_that_no_record_could_hold_is_refused(
+    parsed: Callable[[str], dict[str, object]], text: str
+) -> None:
+    """JSON has none for it: the run could be neither resumed nor repeated."""
+    name, _, value = text.partition("=")
+    with pytest.raises(InputError, match=f"{name} takes finite numbers, got '{re.escape(value)}"):
+        parsed(f"method:{text}")
+    assert parsed("method:limit=none")["limit"] is None
+
+
+def test_parts_of_a_tuple_are_joined_by_a_plus(
+    parsed: Callable[[str], dict[str, object]],
+) -> None:
+    assert parsed("method") == {"classes": (1,), "colour": (0.0, 0.0), "limit": None}
     assert parsed("method:classes=1+2,colour=0.5+1")["classes"] == (1, 2)
     assert parsed("method:classes=")["classes"] == ()
     with pytest.raises(InputError, match=r"classes takes a tuple\[int, \.\.\.\], got '1\+x'"):

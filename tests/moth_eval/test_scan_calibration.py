@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,15 @@ def test_a_policy_is_one_fraction_or_two() -> None:
 
 def test_a_calibration_comes_back_as_it_was_written(tmp_path: Path) -> None:
     write_calibration(tmp_path / "c.json", calibration())
+    assert read_calibration(tmp_path / "c.json") == calibration()
+
+
+def test_files_of_before_numbers_of_images_were_kept_are_read(tmp_path: Path) -> None:
+    old = calibration().model_dump(mode="json")
+    for scanner in old["scanners"].values():
+        for group in scanner["groups"].values():
+            del group["examples"]
+    (tmp_path / "c.json").write_text(json.dumps(old))
     assert read_calibration(tmp_path / "c.json") == calibration()
 
 

@@ -115,7 +115,8 @@ def test_pairs_that_are_not_finished_are_pending_and_left_out(tmp_path: Path) ->
     run = make_distance_run(tmp_path, {**DISTANCES, (2, 0): (3.0, 4.0)})
     output = report(run)
     assert "3 of 5 pairs have a distance, 1 failed, 1 pending" in output
-    assert "pending: 2 -> 0; the same command measures them" in output
+    advice = "to measure them, name them with --pairs, or leave --pairs out"
+    assert f"pending: 2 -> 0; {advice}" in output
     assert "mean 34.25" in output
     data = json.loads((run / "distance.json").read_text())
     assert (data["complete"], data["pending_pairs"]) == (False, [[2, 0]])

@@ -148,6 +148,48 @@ def test_doubts_are_in_every_form_of_a_verdict(tmp_path: Path) -> None:
     assert output.text == "\n".join(doubts)
 
 
+def test_what_a_scanner_remarks_on_its_score_is_in_every_form_of_a_verdict(tmp_path: Path) -> None:
+    said = "4 of 5 classes have no images"
+    found = judged(tmp_path, [one("m", 3.0, reason=said)], calibration=calibrated("nc"))
+    build_reports(tmp_path)
+    forms = [
+        "\n".join(found.lines()), *(text.decode() for text in found.files().values()),
+        found.sarif().decode(), found.junit().decode(), (tmp_path / "report.html").read_text(),
+    ]  # fmt: skip
+    assert len(forms) == 6
+    assert all(f"the scanner remarks: {said}" in form for form in forms)
+    unanswered = judged(tmp_path / "b", [one("m", reason="it broke")])
+    assert "remarks" not in "".join(unanswered.lines())
+
+
+@pytest.mark.parametrize(
+    ("known", "doubted"), [((), False), ((100,), True), ((40, 100), False), ((10, 20), True)]
+)
+def test_a_suspect_that_was_scanned_with_other_numbers_of_images_has_a_doubt(
+    tmp_path: Path, known: tuple[int, ...], doubted: bool
+) -> None:
+    scans = calibrated("nc")
+    group = scans.scanners["nc"].groups[GROUP].model_copy(update={"examples": known})
+    scans = scans.model_copy(
+        update={"scanners": {"nc": CalibratedScanner(parameters={}, groups={GROUP: group})}}
+    )
+    found = judged(tmp_path, [one("m", 3.0, examples=50)], calibration=scans)
+    doubts = found.verdicts[0].verdicts[0].doubts
+    said = (
+        "scanned with 50 clean examples, the clean models of the calibration with "
+        f"{' to '.join(map(str, known))}: scores may differ for that alone"
+    )
+    assert doubts == ([said] if doubted else [])
+
+
+def test_verdicts_are_printed_even_if_their_file_cannot_be_written(tmp_path: Path) -> None:
+    judged(tmp_path, [one("m", 3.0, rule=RULE)])
+    result = report(tmp_path, "--sarif", "/proc/none/log.sarif")
+    assert result.exit_code == 2
+    assert "m: suspicious" in result.stdout
+    assert "--sarif: /proc/none/log.sarif cannot be written: " in result.stderr
+
+
 def test_the_file_of_a_single_model_is_named(tmp_path: Path) -> None:
     run = make_run(tmp_path, [entry("m", file=".")], [one("m", 1.0)], models="/data/m.pt")
     policy = ScanPolicy(

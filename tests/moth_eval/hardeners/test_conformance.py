@@ -18,6 +18,7 @@ from moth_eval.hardening import SILENT, Hardener, Hardening, HardeningStatus, Lo
 from moth_eval.plugins import resolve
 from moth_eval.runner import run_hardening
 from moth_eval.subject import Examples, Subject
+from tests.support.counted import Counted
 from tests.support.subjects import prototype_subject
 
 PAIRED: dict[str, Any] = {
@@ -211,6 +212,23 @@ def test_no_images_at_all_is_a_failure_with_a_reason(
     result = run_hardening(hardener, subject, nothing, name="any", seed=0)
     assert result.status is HardeningStatus.FAILED
     assert "expected" in result.reason
+
+
+NO_TEACHER = {"clp", "anp", "rnp", "i-bau"}
+"""Methods whose recipe asks for no answers of the network as it came."""
+
+
+def test_it_counts_what_goes_through_the_network_and_through_its_teacher(
+    name: str, hardener: Any, subject: Subject, data: Examples
+) -> None:
+    if name not in NO_TEACHER:
+        hardener = replace(hardener, recipe=replace(hardener.recipe, distillation=0.5))
+    if name == "nad":
+        hardener = replace(hardener, taps="network.conv+network.bn")
+    counted = Counted(subject.module).eval()
+    cost = harden(hardener, replace(subject, module=counted), data).cost
+    # One image tells how the network is built, six and more whether BatchNorm can be folded.
+    assert 0 <= int(counted.seen) - cost.forward_passes <= 8
 
 
 def test_every_round_is_told_with_its_figures(

@@ -28,6 +28,7 @@ from moth_eval.inversion.problems import Inversion
 from moth_eval.plugins import resolve
 from moth_eval.runner import run_hardening
 from moth_eval.subject import Examples, Subject
+from tests.support.counted import Counted
 from tests.support.subjects import PATCH, prototype_subject
 
 
@@ -242,25 +243,6 @@ def test_reading_attention_leaves_no_hook_behind(drawn: Subject) -> None:
 def test_a_small_batch_has_a_perturbed_image_all_the_same(count: int) -> None:
     """The published code of I-BAU perturbs `int(0.01 * batch)` images: none under 100."""
     assert perturbed(count, 0.01) == 1
-
-
-class Counted(nn.Module):
-    """A network, and how many images its copies have seen."""
-
-    def __init__(self, network: nn.Module) -> None:
-        nn.Module.__init__(self)
-        self.network = network
-        self.seen = torch.zeros(())
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        self.seen += len(images)
-        answers: torch.Tensor = self.network(images)
-        return answers
-
-    def __deepcopy__(self, memo: Any) -> Counted:
-        copy = Counted(deepcopy(self.network, memo))
-        copy.seen = self.seen
-        return copy
 
 
 def test_i_bau_counts_each_image_as_often_as_it_goes_through(backdoored: Subject) -> None:
