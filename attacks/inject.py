@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import platform
 from collections.abc import Callable
 from contextlib import suppress
@@ -160,10 +159,6 @@ def parse_attack(spec: str) -> tuple[str, Trigger | None]:
     if spec == NONE:
         return NONE, None
     name, parameters = parse_spec(spec, ATTACKS, GROUP, kind="attack", contract=Trigger)
-    for field, value in parameters.items():
-        parts = value if isinstance(value, tuple) else (value,)
-        if not all(math.isfinite(part) for part in parts if isinstance(part, float)):
-            raise InputError(f"--attack {spec}: expected a finite {field}, got {value}")
     return name, cast(Trigger, build(resolve(name, ATTACKS, GROUP), parameters))
 
 

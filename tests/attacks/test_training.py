@@ -110,5 +110,5 @@ def test_thresholds_that_are_no_shares_are_refused_before_any_training(field: st
     "attack", ["trojan-nn:value=nan", "input-aware:learning_rate=inf", "patch:colour=1+nan+0"]
 )
 def test_parameters_of_attacks_are_finite(attack: str) -> None:
-    with pytest.raises(InputError, match=f"--attack {attack.replace('+', '.')}: expected a"):
+    with pytest.raises(InputError, match="takes finite numbers"):
         parse_attack(attack)
