@@ -56,8 +56,7 @@ class FeatureRE:
         * figures are of held images, not those trained on, and the score's sign is turned.
 
     Attributes:
-        images: clean images used at most, half of them for training, spread over the classes; two
-            of each class in any case.
+        images: clean images at most, half of them for training; two of each class in any case.
         batch_size: images per class and step.
         warm_up: steps without mask and constraints on the features.
         steps: steps after that.
