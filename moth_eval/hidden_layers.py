@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -155,14 +155,18 @@ class OpenNetwork:
                 parts.append(seen[name])
         return torch.cat(parts)
 
-    def changed(self, images: Tensor, changes: Mapping[str, Change]) -> Tensor:
-        """Logits of a pass in which these layers' outputs go on changed, maybe with more rows."""
+    def changed(self, images: Tensor, *changes: tuple[str, Change]) -> Tensor:
+        """Logits of a pass in which layers' outputs go on changed, maybe with more rows.
+
+        Args:
+            images: `(N, C, H, W)` in `[0, 1]`.
+            changes: names of layers and what is made of their outputs; of one layer in this order.
+        """
 
         def putting(change: Change) -> Callable[[nn.Module, object, Tensor], Tensor]:
             return lambda _, __, output: change(output)
 
-        hooks = {name: putting(change) for name, change in changes.items()}
-        with _removed([self._parts[n].register_forward_hook(h) for n, h in hooks.items()]):
+        with _removed([self._parts[n].register_forward_hook(putting(c)) for n, c in changes]):
             logits = self._run(images)
         self.forward_passes += len(logits)
         return logits
@@ -172,7 +176,7 @@ class OpenNetwork:
 
         What lies before the layer runs for one grey image only, whatever N.
         """
-        return self.changed(self.grey, {name: lambda _: values.clone()})
+        return self.changed(self.grey, (name, lambda _: values.clone()))
 
     @torch.no_grad()
     def layers(self) -> tuple[HiddenLayer, ...]:
@@ -270,22 +274,20 @@ class OpenNetwork:
             noise: images `(N, C, H, W)` in `[0, 1]`; the first is used.
         """
         upto = [one.name for one in layers].index(layer.name) + 1
-        plain = self.changed(noise[:1], {}).repeat(2, 1)
-        wanted = self.changed(noise[:1].repeat(2, 1, 1, 1), {layer.name: _second_doubled})
+        doubled = (layer.name, _second_doubled)
+        plain = self.changed(noise[:1]).repeat(2, 1)
+        wanted = self.changed(noise[:1].repeat(2, 1, 1, 1), doubled)
         for one in reversed(layers[:upto]):
+            twice = (one.name, _twice)
             if one.name not in self._widens:
-                self._widens[one.name] = self._gives(plain, noise[:1], {one.name: _twice})
-            if self._widens[one.name]:
-                changes = {one.name: _twice, layer.name: _second_doubled}
-                if one.name == layer.name:
-                    changes = {one.name: lambda output: _second_doubled(_twice(output))}
-                if self._gives(wanted, noise[:1], changes):
-                    return one
+                self._widens[one.name] = self._gives(plain, noise[:1], twice)
+            if self._widens[one.name] and self._gives(wanted, noise[:1], twice, doubled):
+                return one
         return None
 
-    def _gives(self, wanted: Tensor, images: Tensor, changes: Mapping[str, Change]) -> bool:
+    def _gives(self, wanted: Tensor, images: Tensor, *changes: tuple[str, Change]) -> bool:
         try:
-            return _equal(self.changed(images, changes), wanted)
+            return _equal(self.changed(images, *changes), wanted)
         except Exception:  # see is_cut
             return False
 

@@ -51,6 +51,7 @@ class Neuron:
 @torch.no_grad()
 def suspicious(
     network: OpenNetwork,
+    layers: Sequence[HiddenLayer],
     images: Tensor,
     labels: Tensor,
     *,
@@ -59,14 +60,15 @@ def suspicious(
     most: int,
     noise: Tensor,
 ) -> list[Neuron]:
-    """The `strongest` channels of all hidden layers, the largest lead first.
+    """The `strongest` channels of these layers, the largest lead first.
 
     All channels are set on a few images of different classes, and the others only where a channel
     may still be chosen: an image more never makes a lead larger, nor a channel agree that did not.
     What is chosen is what setting all channels on all images would choose.
 
     Args:
-        network: whose convolutions and linear layers are looked at.
+        network: of the layers.
+        layers: whose channels are set, as `OpenNetwork.stimulable` gives them.
         images: `(N, C, H, W)` in `[0, 1]`.
         labels: their classes, int64 `(N,)`.
         levels: values that a channel is set to, the first of them 0.
@@ -75,13 +77,13 @@ def suspicious(
         noise: images to find out with where a pass can be widened.
     """
     looks = []
-    layers = network.layers()
-    for layer in network.stimulable():
+    passed = network.layers()
+    for layer in layers:
         values = network.features(layer.name, images)
         peak = float(values.max()) if float(values.max()) > 0 else float(values.abs().max())
         if peak and math.isfinite(peak):
             heights = peak * reach * torch.arange(levels, device=network.device) / levels
-            widened = network.widening(layer, layers, noise)
+            widened = network.widening(layer, passed, noise)
             looks.append(_Look(network, layer, widened, images, labels, heights, peak))
     few = min(len(labels), 2 * _astray(len(labels)) + 1)
     at_first = spread(labels, few, generator_for("images to stimulate on first"))
@@ -192,12 +194,12 @@ def _rises(
 ) -> Tensor:
     """How far each class rises `(channels, K)` for one image `(1, C, H, W)`."""
     which = channels.repeat_interleave(len(values))
-    changes = {layer.name: _setting(layer, which, values.repeat(len(channels)))}
+    changes = [(layer.name, _setting(layer, which, values.repeat(len(channels))))]
     if widened is None:
         image = _repeated(image, times=len(which))
-    elif widened.name != layer.name:
-        changes[widened.name] = partial(_repeated, times=len(which))
-    logits = network.changed(image, changes).view(len(channels), len(values), -1)
+    elif widened.name != layer.name:  # else setting the channels makes the rows
+        changes.insert(0, (widened.name, partial(_repeated, times=len(which))))
+    logits = network.changed(image, *changes).view(len(channels), len(values), -1)
     return (logits[:, 1:] - logits[:, :1]).amax(1)
 
 

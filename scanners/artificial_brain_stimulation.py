@@ -130,10 +130,11 @@ class ArtificialBrainStimulation:
         network = OpenNetwork(subject)
         base = int(torch.randint(2**62, (), generator=generator))
         noise = noise_like(network, 2, _generator(base, "noise"))
-        if not network.stimulable():
+        layers = network.stimulable()
+        if not layers:
             reason = "the network has no hidden convolution or linear layer to stimulate"
             return Scan(status=Status.INCONCLUSIVE, reason=reason, cost=_cost(network))
-        suspects = self._suspicious(network, subject, base, noise)
+        suspects = self._suspicious(network, layers, subject, base, noise)
         neurons = [n for n in suspects if len(_of_others(subject, n.target)) > 1]
         if suspects and not neurons:
             reason = (
@@ -155,14 +156,19 @@ class ArtificialBrainStimulation:
         return replace(_judged(found, neurons, self.bound, reason), cost=_cost(network))
 
     def _suspicious(
-        self, network: OpenNetwork, subject: Subject, base: int, noise: Tensor
+        self,
+        network: OpenNetwork,
+        layers: Sequence[HiddenLayer],
+        subject: Subject,
+        base: int,
+        noise: Tensor,
     ) -> list[Neuron]:
         """The candidates of all layers, the strongest first."""
         labels = subject.examples.labels.cpu()
         rows = spread(labels, self.stimulated_images, _generator(base, "stimulated"))
         images = subject.examples.images[rows.to(network.device)]
         return suspicious(
-            network, images, labels[rows], levels=self.levels, reach=self.reach,
+            network, layers, images, labels[rows], levels=self.levels, reach=self.reach,
             most=self.candidates, noise=noise,
         )  # fmt: skip
 

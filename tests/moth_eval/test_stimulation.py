@@ -86,7 +86,9 @@ def test_channels_are_chosen_as_if_all_were_set_on_all_images(count: int) -> Non
     noise = noise_like(network, 2, torch.Generator())
     images, labels = torch.rand((count, 3, 6, 6)), (torch.arange(count) % 4).sort().values
     before = network.forward_passes
-    chosen = suspicious(network, images, labels, levels=4, reach=2.0, most=4, noise=noise)
+    chosen = suspicious(
+        network, network.stimulable(), images, labels, levels=4, reach=2.0, most=4, noise=noise
+    )
     spent = network.forward_passes - before
     everything = []
     for name in ("first", "second"):
