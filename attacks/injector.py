@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from moth_eval.errors import InputError
 from moth_eval.seeds import derive_seed, generator_for
+from moth_eval.weights import are_finite
 
 from .making import Material, Redrawn, make_ready
-from .measured import Measured, are_finite, measure
+from .measured import Measured, measure
 from .poisoning import Poisoned, RateOf, coverable, poison
 from .scenes import Scenes
 from .training import Recipe, Redraw, fit

@@ -9,6 +9,7 @@ from torch import nn
 
 from moth_eval.errors import InputError
 from moth_eval.seeds import generator_for
+from moth_eval.weights import are_finite
 
 from .poisoning import stamp_scenes
 from .scenes import Scenes
@@ -74,11 +75,6 @@ def measure(
         asr=asr,
         bystander_asr=_success_rate(network, others, trigger, seed, num_classes),
     )
-
-
-def are_finite(network: nn.Module) -> bool:
-    """Whether every weight is a finite number."""
-    return all(bool(weight.isfinite().all()) for weight in network.parameters())
 
 
 def _success_rate(

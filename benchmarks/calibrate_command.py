@@ -144,9 +144,10 @@ def _calibrated(study: TrojaiStudy, out: Path, dataset: str) -> ExitCode:
     for line in lines_of(made, out):
         click.echo(visible(line))
     for record in records:
-        told = [wrong_examples(record) if record.score is not None else record.reason]
         if counts(record):
             told = [f"doubt: {doubt}" for doubt in doubts_of(record)]
+        else:
+            told = [record.reason if record.score is None else wrong_examples(record)]
         for text in told:
             click.echo(visible(f"{record.model}, {record.scanner}: {text}"), err=True)
     return ExitCode.of(complete=all(map(counts, records)))

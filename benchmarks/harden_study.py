@@ -8,8 +8,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from moth_eval.hardening import Hardening, LogEntry
 from moth_eval.hardening_records import (
     CARD,
@@ -26,6 +24,7 @@ from moth_eval.loading.files import sha256_of
 from moth_eval.records import MANIFEST, Record, write_whole
 from moth_eval.runner import run_hardening
 from moth_eval.subject import Subject
+from moth_eval.weights import are_finite
 
 from .harden_card import card_text
 from .harden_journal import DiskJournal, write_log
@@ -146,7 +145,7 @@ def _record_of(plan: HardenPlan, done: Hardening, *, rounds: int) -> TrainedReco
     )
     if done.module is None:
         return record
-    if not _is_finite(done.module):
+    if not are_finite(done.module):
         reason = "the training diverged, weights are not finite: try a smaller learning rate"
         return record.model_copy(update={"status": "failed", "reason": reason})
     plan.reopening.save(plan.run / WEIGHTS, done.module)
@@ -160,10 +159,6 @@ def _sparse(done: Hardening) -> tuple[tuple[int, int, int], ...]:
         return ()
     rows = done.pair_counts.nonzero().tolist()
     return tuple((a, b, int(done.pair_counts[a, b])) for a, b in rows)
-
-
-def _is_finite(module: nn.Module) -> bool:
-    return all(bool(t.isfinite().all()) for t in module.state_dict().values())
 
 
 def _tell_round(plan: HardenPlan, tell: Tell, entry: LogEntry, *, said: str = "") -> None:

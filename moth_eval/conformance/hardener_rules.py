@@ -12,6 +12,7 @@ from torch import nn
 from ..hardening import SILENT, Hardener, Hardening, HardeningStatus, Journal, LogEntry
 from ..runner import run_hardening
 from ..subject import Examples, Subject
+from ..weights import are_finite
 from .checks import (
     Check,
     check_all,
@@ -84,8 +85,7 @@ def _changed_copy(hardener: Hardener, subject: Subject, data: Examples) -> None:
     require(not shared, "its network shares memory with the one that it was given")
     require(not same_weights(module, subject.module), "it changed nothing")
     require(not any(part.training for part in module.modules()), "its network is in training mode")
-    finite = all(bool(v.isfinite().all()) for v in module.state_dict().values())
-    require(finite, "its network holds values that are not finite")
+    require(are_finite(module), "its network holds values that are not finite")
     require(torch.equal(images, data.images), "the training images were changed")
 
 

@@ -1,0 +1,10 @@
+"""What can be asked of a network's weights."""
+
+from __future__ import annotations
+
+from torch import nn
+
+
+def are_finite(module: nn.Module) -> bool:
+    """Whether every weight and every buffer that is saved with them is a finite number."""
+    return all(bool(values.isfinite().all()) for values in module.state_dict().values())
