@@ -16,38 +16,18 @@ from PIL import Image
 from torchvision.models import SqueezeNet
 
 from attacks.generator import ModelSummary, RoundSummary, generate_round
-from attacks.injector import Injector
 from attacks.making import Material, make_ready
-from attacks.plan import RoundSpec, plan_round
+from attacks.plan import plan_round
 from attacks.round_folder import SPEC_FILE
-from attacks.scenes import SceneRecipe, to_float
-from attacks.training import Recipe
+from attacks.scenes import to_float
 from attacks.trigger import victims
 from moth_eval.errors import ArchitectureError, InputError, RunError
 from moth_eval.loading.rounds import read_round
 from moth_eval.loading.subjects import open_subject
 from moth_eval.pictures import to_bytes
+from tests.support.lenient_rounds import LENIENT, LENIENT_ROUND
 
-# Nothing is learnt in this time, and everything passes: these tests are about the folder.
-LENIENT = Injector(
-    recipe=Recipe(epochs=1, batch_size=8),
-    least_clean_accuracy=0.0,
-    least_asr=0.0,
-    most_bystander_asr=1.0,
-)
-SPEC = RoundSpec(
-    models=4,
-    classes=3,
-    image_size=32,
-    architectures=("squeezenet1_1",),
-    examples_per_class=3,
-    training_per_class=8,
-    validation_per_class=4,
-    test_per_class=4,
-    seed=1,
-    scenes=SceneRecipe(backgrounds=3),
-    injector=LENIENT,
-)
+SPEC = LENIENT_ROUND
 
 
 @pytest.fixture(scope="module")

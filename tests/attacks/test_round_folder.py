@@ -13,31 +13,21 @@ import torch
 from attacks import generator
 from attacks.generator import ModelSummary, generate_round, make_model
 from attacks.injector import Backdoor, Injector
-from attacks.plan import RoundSpec, injector_for, plan_round
+from attacks.plan import injector_for, plan_round
 from attacks.round_folder import SPEC_FILE, Failed, claim, failed_before, write_failure
-from attacks.scenes import SceneRecipe
 from attacks.training import Recipe
 from moth_eval.errors import InputError
 from moth_eval.loading.rounds import read_round
+from tests.support.lenient_rounds import LENIENT, LENIENT_ROUND
 
-LENIENT = Injector(
-    recipe=Recipe(epochs=1, batch_size=8),
-    least_clean_accuracy=0.0,
-    least_asr=0.0,
-    most_bystander_asr=1.0,
-)
-SPEC = RoundSpec(
+SPEC = replace(
+    LENIENT_ROUND,
     models=2,
-    classes=3,
-    image_size=32,
-    architectures=("squeezenet1_1",),
     poisoned_share=0.0,
     examples_per_class=1,
-    training_per_class=8,
     validation_per_class=2,
     test_per_class=2,
-    scenes=SceneRecipe(backgrounds=3),
-    injector=LENIENT,
+    seed=0,
 )
 
 
