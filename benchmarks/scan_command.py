@@ -156,12 +156,13 @@ def _policy_of(
 
 def _carry_out(study: TrojaiStudy, policy: ScanPolicy) -> None:
     from moth_eval.records import write_whole
-    from moth_eval.scan_calibration import POLICY
+    from moth_eval.scan_calibration import POLICY, ScanPolicy
 
     with sitting(study.run):
         planned = planned_aloud(study)
         models = tuple(dict.fromkeys(task.model.name for task in planned.tasks))
-        policy = policy.model_copy(update={"models": models})
+        # Validated, unlike a copy: a file's name may be text that UTF-8 cannot hold.
+        policy = ScanPolicy.model_validate({**dict(policy), "models": models})
         # Scores stay what they are under another policy, so that one may replace the other.
         write_whole(study.run / POLICY, policy.model_dump_json(indent=2).encode() + b"\n")
         carry_out_shown(planned, study)

@@ -39,6 +39,9 @@ from .versions import versions
 UNANSWERED = ("failed", "timed-out", "crashed", "out-of-memory")
 """Statuses that another attempt may change."""
 
+LARGEST_EXAMPLES = 1 << 30
+"""Bytes of examples that lie with a model; images of so many have more values than are read."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrojaiStudy:
@@ -358,7 +361,7 @@ def _check_architecture(study: TrojaiStudy) -> None:
             ArchitectureSource.parse(study.architecture, forbidden=path.resolve())
 
 
-def _hashes(model: RoundModel, examples_hash: Callable[[ImageSource], str]) -> tuple[str, str]:
+def _hashes(model: RoundModel, examples_hash: Callable[..., str]) -> tuple[str, str]:
     """Hash of the model file and of its example images; empty where there are none."""
     from moth_eval.loading.files import sha256_of
 
@@ -369,5 +372,6 @@ def _hashes(model: RoundModel, examples_hash: Callable[[ImageSource], str]) -> t
     with suppress(OSError, MothError):
         weights = sha256_of(model.file) if model.file.is_file() else ""
     with suppress(OSError, MothError):
-        examples = examples_hash(model.examples) if model.examples else ""
+        most = None if model.examples_named else LARGEST_EXAMPLES
+        examples = examples_hash(model.examples, most_bytes=most) if model.examples else ""
     return weights, examples

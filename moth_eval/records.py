@@ -22,7 +22,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, field_validator
 
 from .errors import RunError
-from .run_files import LARGEST_LEDGER, read_file
+from .run_files import LARGEST_LEDGER, LARGEST_RECORD, read_file
 from .run_files import write_whole as write_whole
 
 SCHEMA_VERSION = 1
@@ -318,8 +318,17 @@ class ManifestFolder(Generic[M]):
             ) from error
 
     def write_manifest(self, manifest: M) -> None:
-        """Replace the manifest in one step: readers see the old one or the new one."""
+        """Replace the manifest in one step: readers see the old one or the new one.
+
+        Raises:
+            RunError: it is larger than what `manifest` reads.
+        """
         content = manifest.model_dump_json(indent=2).encode() + b"\n"
+        if len(content) > LARGEST_RECORD:
+            raise RunError(
+                f"the manifest of {self.path} would have {len(content):,} bytes, at most "
+                f"{LARGEST_RECORD:,} are read; divide the models among several runs"
+            )
         write_whole(self.path / MANIFEST, content)
 
 

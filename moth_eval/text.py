@@ -30,7 +30,7 @@ def visible_lines(text: str) -> str:
 
 def markdown(text: str) -> str:
     """The text as Markdown shows it literally, in a heading, a list or a cell of a table."""
-    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", visible(text))
+    return re.sub(r"([\\`*_\[\]<>|&~])", r"\\\1", visible(text))
 
 
 def markdown_code(text: str) -> str:

@@ -210,7 +210,8 @@ def is_whole(line: Evaluation) -> bool:
 
 def architecture_of(row: Row) -> str:
     """The network as it was read; before that, as the metadata state it."""
-    return (row.record.architecture if row.record else "") or row.entry.architecture or UNNAMED
+    stated = (row.record.architecture if row.record else "") or row.entry.architecture
+    return _apart(stated) or UNNAMED
 
 
 def _of_scanner(rows: Sequence[Row], answers: Probabilities) -> list[Evaluation]:
@@ -240,7 +241,12 @@ def scope_of(row: Row) -> str:
 
 
 def _type_of(row: Row) -> str:
-    return (row.truth.trigger_type if row.truth else "") or UNNAMED
+    return _apart(row.truth.trigger_type if row.truth else "") or UNNAMED
+
+
+def _apart(name: str) -> str:
+    """A name that a model's files state, told apart from the word for the whole."""
+    return f"{name} (stated)" if name == ALL else name
 
 
 def _line(

@@ -27,6 +27,7 @@ from .pictures import (
     font,
     pictures,
     read_arrays,
+    require_drawable,
     unit,
 )
 from .rows import Row
@@ -61,13 +62,15 @@ def drawn(run: Path, row: Row) -> Pictures | None:
 def _shown(file: Arrays, record: ScanRecord) -> Shown:
     if "pictures" not in file:
         return []
-    images = np.asarray(file["pictures"], dtype=np.float32)
+    images = file["pictures"]
     numbers = np.asarray(file["evidence"], dtype=np.int64)
     count, two, *_ = images.shape
     if images.ndim != 5 or two != 2 or numbers.shape != (count,):
         raise ValueError(f"pictures {images.shape} and evidence {numbers.shape} do not fit")
     if numbers.size and not 0 <= numbers.min() <= numbers.max() < len(record.evidence):
         raise ValueError(f"pictures of evidence {numbers.max()}, of {len(record.evidence)}")
+    require_drawable(images)
+    images = images[:MOST_CLASSES].astype(np.float32)
     return [
         (record.evidence[number], unit(as_rgb(images[place])))
         for place, number in enumerate(numbers[:MOST_CLASSES].tolist())

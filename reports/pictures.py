@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import matplotlib as mpl
 import numpy as np
@@ -25,6 +25,9 @@ from .stored_arrays import UNREADABLE, Arrays, arrays_in
 MOST_CLASSES = 6
 TILE = 128
 """Side of one picture in a sheet (pixels)."""
+
+MOST_VALUES = 1 << 26
+"""Of all images of a scan that are drawn together; 64 triggers at 512 pixels have 50 million."""
 
 THUMBNAIL = 64
 """Side of a thumbnail (pixels)."""
@@ -135,12 +138,13 @@ def read_arrays(run: Path, record: ScanRecord, read: Callable[[Arrays], T]) -> T
 
 
 def _arrays(file: Arrays) -> TriggerArrays:
-    masks = np.asarray(file["masks"], dtype=np.float32)
-    patterns = np.asarray(file["patterns"], dtype=np.float32)
+    masks, patterns = file["masks"], file["patterns"]
     flat = {name: file[name] for name in ("targets", "sources", "sizes", "asrs", "valid")}
     rows, _, height, width = patterns.shape
     if masks.shape != (rows, 1, height, width) or any(a.shape != (rows,) for a in flat.values()):
         raise ValueError(f"masks {masks.shape} and patterns {patterns.shape} do not fit")
+    require_drawable(patterns)
+    masks, patterns = masks.astype(np.float32), patterns.astype(np.float32)
     return TriggerArrays(
         targets=flat["targets"].astype(np.int64),
         sources=flat["sources"].astype(np.int64),
@@ -150,6 +154,19 @@ def _arrays(file: Arrays) -> TriggerArrays:
         asrs=flat["asrs"].astype(np.float32),
         valid=flat["valid"].astype(np.bool_),
     )
+
+
+def require_drawable(images: npt.NDArray[Any]) -> None:
+    """Make sure that arrays `(..., C, H, W)` can be drawn, in memory that is there.
+
+    Raises:
+        ValueError: a side of them is 0, or they are too large.
+    """
+    if not images.size or images.size > MOST_VALUES:
+        raise ValueError(
+            f"expected images of at most {MOST_VALUES:,} values and at least one, got the shape "
+            f"{images.shape}"
+        )
 
 
 def as_rgb(patterns: FloatArray) -> FloatArray:

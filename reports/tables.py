@@ -258,13 +258,18 @@ def _joined(classes: Iterable[int]) -> str:
 
 def as_csv(lines: Iterable[dict[str, Cell]]) -> bytes:
     """CSV with a header, or nothing at all without lines."""
+    rows: list[Iterable[str]] = []
+    for line in lines:
+        rows += [map(_cell, line.values())] if rows else [line, map(_cell, line.values())]
+    return "".join(map(_csv_row, rows)).encode()
+
+
+def _csv_row(cells: Iterable[str]) -> str:
+    """One row; whatever some reader takes for the end of one is quoted."""
     buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    for number, line in enumerate(lines):
-        if number == 0:
-            writer.writerow(line)
-        writer.writerow(map(_cell, line.values()))
-    return buffer.getvalue().encode()
+    # Python quotes what is in the terminator, and before 3.13 no other end of a line.
+    csv.writer(buffer, lineterminator="\r\n").writerow(cells)
+    return buffer.getvalue().removesuffix("\r\n") + "\n"
 
 
 def _cell(value: Cell) -> str:

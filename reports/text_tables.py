@@ -16,6 +16,7 @@ Table = list[list[str]]
 _UNSAFE = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "[": "{[}", "*": "{*}",  # after the end of a row these would be its options
 }  # fmt: skip
 
 

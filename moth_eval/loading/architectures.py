@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
-import importlib
-import importlib.util
 import inspect
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial, wraps
-from importlib.machinery import ModuleSpec
+from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -21,10 +15,9 @@ from torch.overrides import TorchFunctionMode
 
 from ..errors import ArchitectureError
 from ..networks import NETWORKS
-from .import_guard import folder_of, nothing_imported_from, require_outside
+from .factories import Factory, attribute, factories, guarded, import_module, pick
+from .import_guard import folder_of
 from .vit import VIT_NAMES, named_vit
-
-Factory = Callable[..., nn.Module]
 
 #: What TrojAI's files call torchvision's networks, beside torchvision's own names.
 OTHER_NAMES = {
@@ -135,10 +128,10 @@ class ArchitectureSource:
         """
         source = cls(spec=spec, forbidden=forbidden)
         if not source.is_builtin:
-            module = _import(spec.partition(":")[0], source.forbidden)
+            module = import_module(spec.partition(":")[0], source.forbidden)
             if ":" in spec:
-                _attribute(module, spec.partition(":")[2])
-            elif not _factories(module):
+                attribute(module, spec.partition(":")[2])
+            elif not factories(module):
                 raise ArchitectureError(f"--arch {spec}: the module defines no function or network")
         return source
 
@@ -161,12 +154,12 @@ class ArchitectureSource:
         builtin = None if ":" in self.spec else builtin_architecture(self.spec)
         if builtin is not None:
             return torchvision_name(self.spec) or self.spec, builtin
-        module = _import(self.spec.partition(":")[0], self.forbidden)
+        module = import_module(self.spec.partition(":")[0], self.forbidden)
         if ":" in self.spec:
-            made = _attribute(module, self.spec.partition(":")[2])
-            return self.spec, _guarded(made, self.forbidden)
-        key = _pick(self.spec, _factories(module), name)
-        return f"{self.spec}:{key}", _guarded(_factories(module)[key], self.forbidden)
+            made = attribute(module, self.spec.partition(":")[2])
+            return self.spec, guarded(made, self.forbidden)
+        key = pick(self.spec, module, name)
+        return f"{self.spec}:{key}", guarded(factories(module)[key], self.forbidden)
 
     def build(self, *, name: str | None, num_classes: int | None) -> nn.Module:
         """A fresh network.
@@ -280,99 +273,3 @@ def without_weights(build: Callable[[], nn.Module]) -> nn.Module | None:
             return build()
     except (NotImplementedError, RuntimeError):
         return None
-
-
-def _guarded(factory: Factory, forbidden: Path | None) -> Factory:
-    """The factory, whose own imports too may not run code in the forbidden folder."""
-    if forbidden is None:
-        return factory
-
-    @wraps(factory, updated=())
-    def build(*args: object, **options: object) -> nn.Module:
-        with nothing_imported_from(forbidden):
-            return factory(*args, **options)
-
-    return build
-
-
-def _import(name: str, forbidden: Path | None) -> ModuleType:
-    """Imports a module of the user's, looking at where it and all that it imports lies."""
-    if name.endswith(".py") or "/" in name:
-        stem = Path(name).stem
-        raise ArchitectureError(
-            f"--arch {name}: expected the name of a module, not of its file: write {stem}, or "
-            f"{stem}:FACTORY, and put its folder on PYTHONPATH if it is not the present one"
-        )
-    parts = name.split(".")
-    for count in range(1, len(parts) + 1):
-        prefix = ".".join(parts[:count])
-        with nothing_imported_from(forbidden):
-            module = _import_part(name, prefix, forbidden)
-    return module
-
-
-def _import_part(name: str, prefix: str, forbidden: Path | None) -> ModuleType:
-    try:
-        loaded = sys.modules.get(prefix)
-        found = loaded or importlib.util.find_spec(prefix)
-        spec = getattr(found, "__spec__", found)
-    except (ImportError, ValueError) as error:
-        raise ArchitectureError(f"--arch {name}: {error}") from error
-    if found is None:
-        raise ArchitectureError(_not_found(name, prefix))
-    if isinstance(spec, ModuleSpec) and forbidden is not None:
-        require_outside(spec, forbidden)
-    try:
-        return importlib.import_module(prefix)
-    except ArchitectureError:
-        raise
-    except Exception as error:  # whatever the user's module raises, its name must be said
-        raise ArchitectureError(f"--arch {name}: importing {prefix} failed: {error!r}") from error
-
-
-def _not_found(name: str, prefix: str) -> str:
-    from torchvision import models
-
-    close = difflib.get_close_matches(name, models.list_models(module=models), n=3)
-    hint = f"did you mean {', '.join(close)}? It" if close else "it"
-    return (
-        f"--arch {name}: {hint} is neither a torchvision classifier nor an importable module "
-        f"(no module {prefix!r}); install the module or put its folder on PYTHONPATH"
-    )
-
-
-def _attribute(module: ModuleType, name: str) -> Factory:
-    found = getattr(module, name, None)
-    if not callable(found):
-        known = ", ".join(sorted(_factories(module))) or "none"
-        raise ArchitectureError(
-            f"--arch {module.__name__}:{name}: the module has no such factory; it has: {known}"
-        )
-    factory: Factory = found
-    return factory
-
-
-def _factories(module: ModuleType) -> dict[str, Factory]:
-    """Public functions and networks that the module itself defines or exports."""
-    exported = getattr(module, "__all__", None)
-    found: dict[str, Factory] = {}
-    for name, value in vars(module).items():
-        ours = name in exported if exported else getattr(value, "__module__", "") == module.__name__
-        is_network = isinstance(value, type) and issubclass(value, nn.Module)
-        if ours and not name.startswith("_") and (inspect.isfunction(value) or is_network):
-            found[name] = value
-    return found
-
-
-def _pick(spec: str, factories: dict[str, Factory], name: str | None) -> str:
-    if name is None and len(factories) == 1:
-        return next(iter(factories))
-    wanted = "" if name is None else name.removeprefix("classification:").replace("-", "_").lower()
-    for key in factories:
-        if key.lower() == wanted:
-            return key
-    known = ", ".join(sorted(factories)) or "none"
-    asked = "the model's metadata name no architecture" if name is None else f"no {name!r} in it"
-    raise ArchitectureError(
-        f"--arch {spec}: {asked}; name a factory as {spec}:FACTORY, one of: {known}"
-    )

@@ -28,6 +28,16 @@ def leads_outside(path: Path, root: Path) -> bool:
     return not Path(os.path.realpath(path)).is_relative_to(root)
 
 
+def is_there(path: Path) -> bool:
+    """Whether the path exists; one whose name is longer than any can be does not."""
+    try:
+        return path.exists()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return False
+        raise
+
+
 def read_text(path: Path, *, limit: int) -> str:
     """The text of a regular file of at most `limit` bytes; a byte order mark is dropped.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from .metadata import present
+from .naming import cut
 from .truths import integer
 
 MAX_CLASSES = 100_000
@@ -56,9 +57,12 @@ def shown_of(config: Mapping[str, object], row: Mapping[str, str]) -> dict[str, 
 
 
 def _text(config: Mapping[str, object], row: Mapping[str, str], *names: str) -> str:
-    """The first of these facts that config or row states, as text; lists and objects are none."""
+    """The first of these facts that config or row states, as text; lists and objects are none.
+
+    What is longer than a name or a number can be is cut: it is shown and kept, once per model.
+    """
     for name in names:
         value = config.get(name)
         if isinstance(value, (str, int, float)) and value not in ("", "None"):
-            return str(value)
-    return present(row, *names)
+            return cut(str(value))
+    return cut(present(row, *names))

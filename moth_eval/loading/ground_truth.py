@@ -28,6 +28,7 @@ from ..records import Truth
 from .bounded import leads_outside, read_json, read_text
 from .layouts import Found
 from .metadata import read_metadata, truth_of_metadata
+from .naming import cut
 from .truths import flag, integers
 
 FILE = "ground_truth.csv"
@@ -172,7 +173,7 @@ def _truth_of_attack(attack: str, content: Mapping[str, object]) -> Truth:
     refused = isinstance(gate, Mapping) and gate.get("passed") is False
     return Truth(
         poisoned=attack != "none",
-        trigger_type="" if attack == "none" else attack,
+        trigger_type="" if attack == "none" else cut(attack),
         targets=() if _is_all_to_all(content) else integers(content.get("target")),
         sources=integers(content.get("sources")),
         errata="its own gate refused the model" if refused else "",

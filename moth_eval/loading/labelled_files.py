@@ -121,6 +121,8 @@ def _by_lookup(folder: Path) -> Iterator[LabelledFile] | None:
     table = folder.parent / LOOKUP
     if not table.exists() or folder.name != "test-example-data":
         return None
+    if leads_outside(table, folder.parent.resolve()):
+        raise InputError(f"{table} is a link that leads out of its folder; copy the file instead")
     entries = read_json(table)
     if not isinstance(entries, dict):
         raise InputError(f"{table} holds a {type(entries).__name__}, expected an object")

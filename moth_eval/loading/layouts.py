@@ -18,6 +18,7 @@ from __future__ import annotations
 import struct
 from collections import Counter
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -79,16 +80,17 @@ class Found:
     notes: tuple[str, ...] = ()
 
     @cached_property
-    def shared_stems(self) -> frozenset[str]:
-        """Names without suffix that more than one member has."""
+    def _names(self) -> dict[Path, str]:
+        """Member -> its name without suffix; with it, if another one would have the same name."""
         counts = Counter(member.stem for member in self.members)
-        return frozenset(stem for stem, count in counts.items() if count > 1)
+        names = {m: m.name if counts[m.stem] > 1 else m.stem for m in self.members}
+        # Such as a.pt, a.pth and a.pt.bin, whose name without suffix is that of the first.
+        clear = len(set(names.values())) == len(names)
+        return names if clear else {member: member.name for member in self.members}
 
     def name_of(self, file: Path) -> str:
         """What a member is called that is a model file."""
-        if self.homes:
-            return file.parent.name
-        return file.name if file.stem in self.shared_stems else file.stem
+        return file.parent.name if self.homes else self._names[file]
 
 
 def find_models(path: Path) -> Found:
@@ -181,7 +183,11 @@ def _files_with_homes(base: Path) -> tuple[Path, ...]:
     if not base.is_dir():
         return ()
     folders = sorted(entry for entry in base.iterdir() if entry.is_dir())
-    found = (_model_files(folder) for folder in folders if not folder.name.startswith("."))
+    found = []
+    for folder in folders:
+        # One that may not be read, such as lost+found, holds no models of ours.
+        with suppress(PermissionError):
+            found += [_model_files(folder)] if not folder.name.startswith(".") else []
     return tuple(files[0] for files in found if len(files) == 1)
 
 

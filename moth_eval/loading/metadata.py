@@ -9,6 +9,7 @@ from pathlib import Path
 from ..errors import RoundError
 from ..records import Truth
 from .bounded import MEGABYTE, read_text
+from .naming import cut, shown
 from .truths import TriggerFacts, build_truth, flag, integer, integers, trigger_kind
 
 MAX_CSV_BYTES = 64 * MEGABYTE
@@ -106,12 +107,12 @@ def truth_of_metadata(row: Mapping[str, str]) -> Truth | None:
     poisoned = flag(stated)
     if poisoned is None:
         raise RoundError(
-            f"{row.get('model_name', 'a model')} is marked {stated!r} in the column poisoned or "
-            "ground_truth; expected True, False, 1 or 0"
+            f"{shown(row.get('model_name', 'a model'))} is marked {shown(stated)!r} in the column "
+            "poisoned or ground_truth; expected True, False, 1 or 0"
         )
     num_classes = integer(present(row, "number_classes", "num_classes"))
     truth = build_truth(poisoned, _triggers(row), num_classes)
-    errata = present(row, "errata")
+    errata = cut(present(row, "errata"))
     return truth.model_copy(update={"errata": errata}) if errata else truth
 
 

@@ -7,8 +7,14 @@ from ..text import visible
 LONGEST_SHOWN = 200
 
 
+def cut(text: str) -> str:
+    """The text as it is, but cut after 200 characters."""
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
+
+
 def shown(value: object) -> str:
     """The text of `value` on one line, visible, and cut after 200 characters."""
     text = str(value)
-    cut = visible(text[:LONGEST_SHOWN])
-    return f"{cut[:LONGEST_SHOWN]}..." if max(len(text), len(cut)) > LONGEST_SHOWN else cut
+    start = visible(text[:LONGEST_SHOWN])
+    whole = max(len(text), len(start)) <= LONGEST_SHOWN
+    return start if whole else f"{start[:LONGEST_SHOWN]}..."

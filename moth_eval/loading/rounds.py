@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import InputError, RoundError
 from ..records import Truth
-from .bounded import leads_outside
+from .bounded import is_there, leads_outside
 from .configs import configs_of, facts_beside, truth_of_config
 from .facts import architecture_of, num_classes_of, shown_of
 from .ground_truth import Named, attack_claims, claims_of, mark_errata, named_claims, settle
@@ -268,6 +268,11 @@ def _read_folder(
         side = side_in(examples)
     except OSError as error:
         return _unreadable(folder, f"{folder} cannot be read: {error.strerror or error}"), None
+    truth = None
+    try:
+        truth = truth_of_config(config)
+    except RoundError as error:
+        flaws.append(f"the truth in its config is left open: {error}")
     facts = {**row, **config}
     layout = layout_of(names, facts, side)
     architecture, mismatch = architecture_of(config, row)
@@ -288,7 +293,7 @@ def _read_folder(
         problems=(*obstacles, *flaws),
         usable=not obstacles,
     )
-    return model, truth_of_config(config)
+    return model, truth
 
 
 def _unreadable(folder: Path, problem: str) -> RoundModel:
@@ -306,7 +311,7 @@ def _unreadable(folder: Path, problem: str) -> RoundModel:
 def _read_file(
     file: Path, found: Found, row: dict[str, str], given: ImageSource | None
 ) -> RoundModel:
-    beside = {name for name in configs_of(file) if (file.parent / name).exists()}
+    beside = {name for name in configs_of(file) if is_there(file.parent / name)}
     config, flaws, foreign = facts_beside(file, beside, found.root)
     examples = given or _examples_beside(file)
     missing = (
@@ -337,7 +342,7 @@ def _examples_beside(file: Path) -> Path | None:
     """`<stem>.npz` beside a model file, or `examples.npz` or a folder `examples` for all."""
     for name in (f"{file.stem}.npz", "examples.npz", "examples"):
         candidate = file.parent / name
-        if candidate.exists() and not leads_outside(candidate, file.parent):
+        if is_there(candidate) and not leads_outside(candidate, file.parent):
             return candidate
     return None
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError
+from .bounded import is_there
 from .naming import LONGEST_SHOWN, shown
 from .normalisations import stated, to_json
 
@@ -45,7 +46,7 @@ def read_sidecar(model: Path) -> SideCar | None:
         InputError: it is there but is not what a side-car must be.
     """
     for path in (sidecar_path(model), model.with_name("arch.json")):
-        if path.is_file():
+        if is_there(path) and path.is_file():
             return _read(path)
     return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -71,11 +72,18 @@ def default_test(data: ImageSource | None, test: ImageSource | None) -> ImageSou
     return test
 
 
-def content_hash(source: ImageSource | None) -> str:
+def content_hash(source: ImageSource | None, *, most_bytes: int | None = None) -> str:
     """SHA-256 of a file, of the names and files of a folder, or of a data set; empty for None.
 
+    Of a folder, its files and those of the folders in it are hashed: images lie nowhere else.
+
+    Args:
+        source: of images.
+        most_bytes: that its files may have together; None: any number.
+
     Raises:
-        InputError: the data set cannot be read.
+        InputError: the data set cannot be read, or the files have more bytes.
+        OSError: a folder cannot be read.
     """
     from .files import sha256_of
     from .torchvision_sets import hash_of_set
@@ -84,11 +92,22 @@ def content_hash(source: ImageSource | None) -> str:
         return ""
     if isinstance(source, TorchvisionSet):
         return hash_of_set(source)
+    files = [source] if source.is_file() else sorted(_files_in(source))
+    size = sum(one.stat().st_size for one in files)
+    if most_bytes is not None and size > most_bytes:
+        raise InputError(f"{source}: expected at most {most_bytes:,} bytes, got {size:,}")
     if source.is_file():
         return sha256_of(source)
-    files = sorted(one for one in source.rglob("*") if one.is_file())
     lines = [f"{one.relative_to(source)} {sha256_of(one)}" for one in files]
     return hashlib.sha256("\n".join(lines).encode(errors="surrogatepass")).hexdigest()
+
+
+def _files_in(folder: Path) -> Iterator[Path]:
+    for entry in folder.iterdir():
+        if entry.is_file():
+            yield entry
+        elif entry.is_dir() and not entry.is_symlink():
+            yield from (one for one in entry.iterdir() if one.is_file())
 
 
 def require_source(source: ImageSource, option: str) -> None:

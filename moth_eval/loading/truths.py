@@ -6,10 +6,16 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from ..errors import RoundError
 from ..records import Truth
+from .naming import cut
 
 # Nine digits are far beyond any class index and keep a hostile cell from becoming a huge integer.
 _NUMBER = re.compile(r"(?<![\w.+])-?\d{1,9}(?:\.\d+)?(?![\w.])")
+
+
+MOST_NUMBERS = 10_000
+"""A trigger names each class once, and there are few networks of more classes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,10 +37,15 @@ def integers(value: object) -> tuple[int, ...]:
     """The whole numbers in a value: `[0 3]`, `4`, `"4.0"`, `[0, 3]`, `None` ... in order.
 
     Lists within a list state nothing.
+
+    Raises:
+        RoundError: there are more than 10,000.
     """
-    if isinstance(value, (list, tuple)):
-        return tuple(number for item in value for number in _stated(item))
-    return _stated(value)
+    values = value if isinstance(value, (list, tuple)) else (value,)
+    found = tuple(number for item in values for number in _stated(item))
+    if len(found) > MOST_NUMBERS:
+        raise RoundError(f"expected at most {MOST_NUMBERS:,} classes, got {len(found):,} numbers")
+    return found
 
 
 def _stated(value: object) -> tuple[int, ...]:
@@ -85,7 +96,7 @@ def build_truth(poisoned: bool, triggers: Sequence[TriggerFacts], num_classes: i
         sources = ()
     return Truth(
         poisoned=True,
-        trigger_type="+".join(_unique(trigger.kind for trigger in triggers if trigger.kind)),
+        trigger_type=cut("+".join(_unique(trigger.kind for trigger in triggers if trigger.kind))),
         targets=targets,
         sources=sources,
     )

@@ -105,12 +105,27 @@ def test_pickled_arrays_are_not_opened(tmp_path: Path) -> None:
         {"masks": np.zeros((5, 1, 8, 8), np.float32)},
         {"sizes": np.zeros(4, np.float32)},
         {"patterns": np.zeros((5, 3), np.float32)},
+        {"masks": np.zeros((5, 1, 0, 0), np.float32), "patterns": np.zeros((5, 3, 0, 0))},
+        {"masks": np.zeros((5, 1, 4, 4), np.float32), "patterns": np.zeros((5, 0, 4, 4))},
     ],
 )
 def test_arrays_that_do_not_fit_are_not_drawn(tmp_path: Path, arrays: dict[str, object]) -> None:
     one = with_triggers(tmp_path, record("m", 3.0))
     with pytest.raises(RunError, match="is malformed"):
         pictures(tmp_path, row_of(rewritten(tmp_path, one, **arrays)))
+
+
+def test_pictures_take_no_more_memory_than_there_is_to_draw(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = with_triggers(tmp_path, record("m", 3.0))
+    with np.load(tmp_path / one.triggers_file) as held:
+        values = held["patterns"].size
+    monkeypatch.setattr("reports.pictures.MOST_VALUES", values)
+    assert pictures(tmp_path, row_of(one)) is not None
+    monkeypatch.setattr("reports.pictures.MOST_VALUES", values - 1)
+    with pytest.raises(RunError, match=f"at most {values - 1:,} values"):
+        pictures(tmp_path, row_of(one))
 
 
 def claiming(shape: tuple[int, ...], descr: str = "<f4") -> bytes:

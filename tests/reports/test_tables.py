@@ -12,7 +12,7 @@ from moth_eval.errors import RunError
 from moth_eval.records import EvidenceRecord, LedgerLine, TriggerRecord, encode
 from reports.rows import read_run
 from reports.summary import summary_lines
-from reports.tables import TIMING_COLUMNS
+from reports.tables import TIMING_COLUMNS, as_csv
 from tests.support.runs import build_reports, clean, entry, large_run, make_run, poisoned, record
 
 
@@ -236,6 +236,30 @@ def test_every_model_has_exactly_one_status(tmp_path: Path) -> None:
             "out_of_memory", "pending",
         )  # fmt: skip
         assert sum(int(row[status]) for status in statuses) == int(row["n_models"])
+
+
+@pytest.mark.parametrize("end", ["\r", "\n", "\r\n", "\n\r"])
+def test_a_name_with_the_end_of_a_line_in_it_stays_one_cell(end: str) -> None:
+    lines = [{"model": f"a{end}=HYPERLINK(A1)", "grade": "backdoored"}]
+    text = as_csv(lines).decode()
+    assert list(csv.DictReader(io.StringIO(text, newline=""))) == lines
+    assert text.startswith("model,grade\n")
+
+
+def test_a_type_of_trigger_that_is_called_all_is_no_line_of_the_whole(tmp_path: Path) -> None:
+    kinds = ["all", "patch", "polygon"]
+    entries = [entry("a", clean(), architecture="all"), entry("b", clean())]
+    entries += [entry(kind, poisoned(kind)) for kind in kinds]
+    records = [record(one.name, float(n)) for n, one in enumerate(entries)]
+    build_reports(make_run(tmp_path, entries, records))
+    parts = [
+        (line["trigger_type"], line["scope"], line["architecture"])
+        for line in table(tmp_path / "metrics.csv")
+    ]
+    assert len(set(parts)) == len(parts)
+    assert parts.count(("all", "all", "all")) == 1
+    assert ("all (stated)", "all", "all") in parts
+    assert ("all", "all", "all (stated)") in parts
 
 
 @pytest.mark.parametrize("name", ["=cmd|' /C calc'!A0", "+1", "-2", "@x", "'quoted", "\t=1"])

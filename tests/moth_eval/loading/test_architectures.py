@@ -43,7 +43,7 @@ TROJAI_NAMES = {
 NETWORKS = """
 from torch import nn
 
-def tiny(num_classes=2):
+def tiny(num_classes=2) -> nn.Module:
     return nn.Linear(3, num_classes)
 
 def fixed():
@@ -101,6 +101,21 @@ def test_module_of_factories_is_searched_by_the_models_architecture(
 ) -> None:
     network = ArchitectureSource.parse(own_networks).build(name=name, num_classes=4)
     assert isinstance(network, nn.Linear)
+
+
+def test_a_models_metadata_call_nothing_but_what_says_that_it_gives_a_network(
+    own_networks: str,
+) -> None:
+    source = ArchitectureSource.parse(own_networks)
+    with pytest.raises(ArchitectureError, match=r"annotate it with `-> nn\.Module`"):
+        source.build(name="fixed", num_classes=4)
+    with pytest.raises(ArchitectureError, match=r"name the function not_a_network"):
+        source.build(name="not_a_network", num_classes=4)
+    assert isinstance(source.build(name="net", num_classes=4), nn.Linear)
+    listed = Path(vars(sys.modules[own_networks])["__file__"])
+    listed.write_text(f"__all__ = ['fixed']\n{NETWORKS}")
+    del sys.modules[own_networks]
+    assert isinstance(source.build(name="fixed", num_classes=4), nn.Linear)
 
 
 @pytest.mark.parametrize("name", [None, "resnet18", "_hidden", "nn"])

@@ -138,6 +138,15 @@ def test_of_the_mitigation_test_images_only_the_clean_ones_count(tmp_path: Path)
     assert read(folder, layout="trojai-mitigation").labels.tolist() == [4, 5]
 
 
+def test_a_table_of_labels_elsewhere_is_not_followed(tmp_path: Path) -> None:
+    folder = tmp_path / "model" / "test-example-data"
+    write_image(folder / "1.png", side=8)
+    (tmp_path / "secret.json").write_text('{"1.png": {"clean_label": "a secret"}}')
+    (tmp_path / "model" / "test_example_data_lookup.json").symlink_to(tmp_path / "secret.json")
+    with pytest.raises(InputError, match="is a link that leads out of its folder"):
+        read(folder, layout="trojai-mitigation")
+
+
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1"])
 def test_images_of_every_mode_become_rgb(tmp_path: Path, mode: str) -> None:
     path = write_image(tmp_path / "image.png", side=8, mode=mode)

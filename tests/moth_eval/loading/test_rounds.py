@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -426,6 +427,30 @@ def test_model_files_of_one_stem_keep_their_suffix_as_names(tmp_path: Path) -> N
     for name in ("net.pt", "net.pth", "other.pt"):
         write_model(tmp_path, name)
     assert [m.name for m in read_round(tmp_path).models] == ["net.pt", "net.pth", "other"]
+
+
+def test_model_files_have_different_names_whatever_their_suffixes(tmp_path: Path) -> None:
+    for name in ("a.pt", "a.pth", "a.pt.bin", "good.pt"):
+        write_model(tmp_path, name)
+    names = [m.name for m in read_round(tmp_path).models]
+    assert names == ["a.pt", "a.pt.bin", "a.pth", "good.pt"]
+
+
+def test_a_folder_that_may_not_be_read_hides_no_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("m1", "m2"):
+        write_model(tmp_path / name)
+    (tmp_path / "lost+found").mkdir()
+    listed = Path.iterdir
+
+    def iterdir(folder: Path) -> Iterator[Path]:
+        if folder.name == "lost+found":  # to the superuser nothing is forbidden
+            raise PermissionError(13, "Permission denied")
+        return listed(folder)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    assert [m.name for m in read_round(tmp_path).models] == ["m1", "m2"]
 
 
 @pytest.mark.parametrize(
