@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -101,21 +102,28 @@ def test_a_name_that_is_not_utf8_is_judged_like_any_other(tmp_path: Path) -> Non
     assert judged["model"] == "odd-\\udcff"
 
 
-def test_a_deep_folder_among_the_images_is_not_gone_through(zoo: Path, tmp_path: Path) -> None:
-    deep = zoo / "id-00000001" / "clean-example-data"
-    handle = os.open(deep, os.O_RDONLY)
+@pytest.fixture
+def deep(zoo: Path) -> Iterator[Path]:
+    """A folder 1,500 levels deep among the images of the second model."""
+    images = zoo / "id-00000001" / "clean-example-data"
+    folder = os.open(images, os.O_RDONLY)
     for _ in range(1500):
-        os.mkdir("d", dir_fd=handle)
-        inner = os.open("d", os.O_RDONLY, dir_fd=handle)
-        os.close(handle)
-        handle = inner
-    os.close(handle)
+        os.mkdir("d", dir_fd=folder)
+        inner = os.open("d", os.O_RDONLY, dir_fd=folder)
+        os.close(folder)
+        folder = inner
+    os.close(folder)
+    yield images / "d"
+    while (images / "d" / "d").exists():  # what pytest removes its folders with is recursive
+        (images / "d" / "d").rename(images / "e")
+        (images / "d").rmdir()
+        (images / "e").rename(images / "d")
+
+
+@pytest.mark.usefixtures("deep")
+def test_a_deep_folder_among_the_images_is_not_gone_through(zoo: Path, tmp_path: Path) -> None:
     result = call("trojai", "--models", zoo, "--out", tmp_path / "run")
     assert statuses(tmp_path / "run")["id-00000000"] == "scored", result.output
-    while (deep / "d" / "d").exists():  # what pytest removes its folders with is recursive
-        (deep / "d" / "d").rename(deep / "e")
-        (deep / "d").rmdir()
-        (deep / "e").rename(deep / "d")
 
 
 def test_examples_that_nobody_will_read_are_not_hashed(tmp_path: Path) -> None:
