@@ -18,7 +18,6 @@ from __future__ import annotations
 import struct
 from collections import Counter
 from collections.abc import Collection, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -135,12 +134,14 @@ def _find(path: Path) -> Found:
 
 def _found_files(path: Path) -> Found:
     inner = path / "models"
-    for look, homes in ((_model_files, False), (_files_with_homes, True)):
+    for homes in (False, True):
         for base in (path, inner):
-            files = look(base)
+            files, notes = _files_with_homes(base) if homes else (_model_files(base), ())
             if files:
                 _require_within(base, path)
-                return Found(root=path, base=base, members=files, files=True, homes=homes)
+                return Found(
+                    root=path, base=base, members=files, files=True, homes=homes, notes=notes
+                )
     raise RoundError(_nothing_found(path))
 
 
@@ -178,17 +179,23 @@ def _model_files(base: Path) -> tuple[Path, ...]:
     return tuple(sorted(entry for entry in files if entry.is_file() or entry.is_symlink()))
 
 
-def _files_with_homes(base: Path) -> tuple[Path, ...]:
-    """The model files of the sub-folders that hold one each; sub-folders with more are none."""
+def _files_with_homes(base: Path) -> tuple[tuple[Path, ...], tuple[str, ...]]:
+    """The model files of the sub-folders that hold one each, and notes on those left out.
+
+    Sub-folders with more are none. One that may not be read, such as lost+found, is noted.
+    """
     if not base.is_dir():
-        return ()
-    folders = sorted(entry for entry in base.iterdir() if entry.is_dir())
-    found = []
-    for folder in folders:
-        # One that may not be read, such as lost+found, holds no models of ours.
-        with suppress(PermissionError):
-            found += [_model_files(folder)] if not folder.name.startswith(".") else []
-    return tuple(files[0] for files in found if len(files) == 1)
+        return (), ()
+    found: list[Path] = []
+    notes = []
+    for folder in sorted(entry for entry in base.iterdir() if entry.is_dir()):
+        try:
+            files = () if folder.name.startswith(".") else _model_files(folder)
+        except PermissionError as error:
+            notes.append(f"{folder.name} cannot be read ({error.strerror}): no model of it is here")
+            continue
+        found += files if len(files) == 1 else ()
+    return tuple(found), tuple(notes)
 
 
 def _is_model_name(name: str) -> bool:

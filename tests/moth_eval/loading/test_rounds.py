@@ -450,7 +450,9 @@ def test_a_folder_that_may_not_be_read_hides_no_models(
         return listed(folder)
 
     monkeypatch.setattr(Path, "iterdir", iterdir)
-    assert [m.name for m in read_round(tmp_path).models] == ["m1", "m2"]
+    found = read_round(tmp_path)
+    assert [m.name for m in found.models] == ["m1", "m2"]
+    assert found.notes == ("lost+found cannot be read (Permission denied): no model of it is here",)
 
 
 @pytest.mark.parametrize(
