@@ -362,6 +362,28 @@ def test_the_same_model_with_another_file_is_not_merged(tmp_path: Path) -> None:
     assert "model a, of hash" in result.output
 
 
+def contents(folder: Path) -> dict[Path, bytes]:
+    """Every file of a folder, with what is in it."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_a_merge_that_is_refused_leaves_out_as_it_was(fresh: bool, tmp_path: Path) -> None:
+    parts = []
+    for number in range(2):
+        part = tmp_path / f"part-{number}"
+        one = with_triggers(part, record("a", 1.0), seed=number)
+        parts.append(make_run(part, [entry("a")], [one], writer=f"w-{number}"))
+    out = tmp_path / "out"
+    if not fresh:
+        runs("merge", parts.pop(0), "--out", out)
+    before = contents(out)
+    result = runs("merge", *parts, "--out", out)
+    assert result.exit_code == 2
+    assert "differ, though they are to be the same" in result.output
+    assert contents(out) == before
+
+
 def test_studies_of_hardenings_are_merged_cell_by_cell(tmp_path: Path) -> None:
     failed = CellOutcome(status="failed", reason="no images", seconds=1.0)
     one = make_hardening_run(
