@@ -42,7 +42,8 @@ class _Folder(Protocol[M_co]):
 def merge(runs: Sequence[Path], out: Path) -> str:
     """Put everything that is in `runs` into `out` as well; the kind of run that it is.
 
-    What is in `out` already stays and counts; the runs are left as they are. Reports are not built.
+    What is in `out` already stays; of two results of one scan, one with an answer counts. The runs
+    are left as they are. Reports are not built.
 
     Args:
         runs: folders of runs of one kind, on the same models, with the same settings.

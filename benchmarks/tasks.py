@@ -104,6 +104,8 @@ class Task:
             "layout": self.model.layout,
             "torch": _torch_version(),
         }
+        if self.require_sandbox and self.method != METHOD:  # another's detector has no guards
+            parts["guarded"] = True
         return hashlib.sha256(canonical(parts).encode()).hexdigest()
 
     @property

@@ -353,13 +353,27 @@ class RunFolder(ManifestFolder[RunManifest]):
                     ) from error
 
     def records(self) -> dict[str, ScanRecord]:
-        """Task key -> its record, for every finished task; the last one counts."""
+        """Task key -> its record, as `records_of` has it."""
         return records_of(self.lines())
 
 
 def records_of(lines: Iterable[LedgerLine]) -> dict[str, ScanRecord]:
-    """Task key -> its record, for every finished task; the last one counts."""
-    return {line.key: line.record for line in lines if line.event == "end" and line.record}
+    """Task key -> the record that counts, for every finished task; the newest come last.
+
+    Of several, one with an answer counts before one without, then the last: another attempt, or a
+    merged run, that came to nothing takes no score away.
+    """
+    records: dict[str, ScanRecord] = {}
+    for line in lines:
+        if line.record is not None:
+            before = records.pop(line.key, line.record)
+            worse = _ANSWERS.get(line.record.status, 0) < _ANSWERS.get(before.status, 0)
+            records[line.key] = before if worse else line.record
+    return records
+
+
+_ANSWERS = {"scored": 2, "refused": 2, "inconclusive": 1}
+"""Status -> how much of an answer it is."""
 
 
 def attempts_of(lines: Iterable[LedgerLine]) -> dict[str, tuple[AttemptRecord, ...]]:

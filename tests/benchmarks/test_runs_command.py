@@ -18,6 +18,7 @@ from moth_eval.hardening_cells import CellOutcome
 from moth_eval.records import LEDGER, AttemptRecord, RunFolder
 from moth_eval.removal_records import VARIANT_LIST, VARIANTS
 from moth_eval.run_files import copy_file
+from reports.rows import read_run
 from tests.support.hardening_runs import card, make_hardening_run
 from tests.support.runs import (
     build_reports,
@@ -382,6 +383,15 @@ def test_a_merge_that_is_refused_leaves_out_as_it_was(fresh: bool, tmp_path: Pat
     assert result.exit_code == 2
     assert "differ, though they are to be the same" in result.output
     assert contents(out) == before
+
+
+def test_a_merged_run_without_an_answer_takes_no_score_away(tmp_path: Path) -> None:
+    out = make_run(tmp_path / "out", [entry("a")], [record("a", 1.0)])
+    late = record("a", status="timed-out", reason="no answer within 1 s")
+    other = make_run(tmp_path / "other", [entry("a")], [late], writer="worker-1")
+    assert runs("merge", other, "--out", out).exit_code == 0
+    [row] = read_run(out).rows
+    assert (row.status, row.score) == ("scored", 1.0)
 
 
 def test_studies_of_hardenings_are_merged_cell_by_cell(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from benchmarks.pool import Outcome
 from benchmarks.supervisor import Ended, Place
 from benchmarks.tasks import Task, execute, file_name, parse_scanner, record_of
+from benchmarks.third_party import METHOD
 from moth_eval.errors import InputError
 from moth_eval.loading.files import sha256_of
 from moth_eval.loading.rounds import RoundModel, read_round
@@ -54,9 +55,12 @@ def test_the_key_depends_on_what_decides_the_result_and_on_nothing_else(tmp_path
         {"parameters": {"cut": 3}},
         {"data_sha256": "x"},
         {"device": "cuda"},
+        {"require_sandbox": True},
     ):
         assert replace(one, **change).key != one.key
     assert replace(one, run=tmp_path / "elsewhere").key == one.key
+    theirs = replace(one, method=METHOD)  # opens the file itself, under no guard of ours
+    assert replace(theirs, require_sandbox=True).key == theirs.key
 
 
 def test_scanner_parameters_are_read_with_their_types() -> None:
