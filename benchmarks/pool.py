@@ -105,6 +105,9 @@ class Pool(Generic[T, A]):
 
         Args:
             tasks: what to do; read as places become free.
+
+        Raises:
+            OSError: a disk took no more of what some work wrote; that task has no outcome.
         """
         sitting = _Sitting(self, (_Waiting(task, self.earlier(task)) for task in tasks))
         try:
@@ -171,6 +174,8 @@ class _Sitting(Generic[T, A]):
             self._free.append(attempt.place)
             self._tell(waiting.task, ended)
             _drop_if_empty(self._pool.log(waiting.task))
+            if ended.status == "unwritten":
+                raise OSError(f"{name_of(waiting.task)}: {ended.reason}; make room, and go on")
             if not self._tried_again(waiting, ended):
                 yield Outcome(
                     task=waiting.task,

@@ -15,7 +15,7 @@ from moth_eval import __version__
 from moth_eval.errors import MothError, OutOfMemory, RefusedFile
 from moth_eval.loading.rounds import RoundModel
 from moth_eval.log import figures
-from moth_eval.machine import lack_of_memory
+from moth_eval.machine import lack_of_disk, lack_of_memory
 from moth_eval.records import (
     RESULT_VERSION,
     TRIGGERS,
@@ -155,6 +155,7 @@ def execute(task: Task, place: Place, tell: Tell) -> ScanRecord:
 
     Raises:
         OutOfMemory: memory ran out, which says nothing about the model.
+        OSError: a disk takes no more, which says nothing about it either.
     """
     task = replace(task, device=place.device)
     try:
@@ -166,7 +167,7 @@ def execute(task: Task, place: Place, tell: Tell) -> ScanRecord:
     except MothError as error:
         return task.without_answer("failed", str(error))
     except Exception as error:  # a worker must answer, whatever a file or the machine does to it
-        if lack_of_memory(error) is not None:
+        if lack_of_memory(error) is not None or lack_of_disk(error):
             raise
         return task.without_answer("failed", f"{type(error).__name__}: {error}")
 

@@ -164,6 +164,15 @@ def test_workers_are_gone_when_the_caller_stops_early(tmp_path: Path) -> None:
     wait_until(lambda: not members(pid))
 
 
+def test_a_disk_that_takes_no_more_is_no_answer_of_the_work() -> None:
+    running = Pool(work=misbehave, places=(Place(),)).run(["fine", "full", "never"])
+    assert next(running).task == "fine"
+    with pytest.raises(
+        OSError, match=r"full: \[Errno 28\] No space left on device: 'result'; make"
+    ):
+        next(running)
+
+
 def test_an_answer_larger_than_the_pipe_arrives_whole() -> None:
     [one] = outcomes(["long"], work=talkative)
     assert len(one.ended.answer) == 1_000_000

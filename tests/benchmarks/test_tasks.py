@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import errno
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmarks import tasks
 from benchmarks.pool import Outcome
 from benchmarks.supervisor import Ended, Place
 from benchmarks.tasks import Task, execute, file_name, parse_scanner, record_of
@@ -103,16 +106,32 @@ def test_names_become_safe_file_names_that_stay_distinct() -> None:
     assert all("/" not in n and not n.startswith(".") and len(n) < 120 for n in names)
 
 
-def test_evidence_without_triggers_is_recorded_and_its_pictures_are_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Task:
+    """A task whose scanner leaves pictures."""
     monkeypatch.setitem(SCANNERS, "seen", "tests.support.seen_scanner:Brightened")  # type: ignore[arg-type]
     write_prototype_round(tmp_path / "round", models=1)
     [model] = read_round(tmp_path / "round").models
-    one = replace(
+    return replace(
         task("m", tmp_path), model=model, method="seen", scanner="seen", models=tmp_path / "round",
         sha256=sha256_of(model.file), architecture="tests.support.subjects:prototype_network",
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_a_disk_that_takes_no_more_says_nothing_about_the_model(
+    number: int, seen: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(tasks, "write_whole", full)
+    with pytest.raises(OSError, match=f"{seen.file_name}.npz"):
+        execute(seen, Place(device="cpu"), lambda *told: None)
+
+
+def test_evidence_without_triggers_is_recorded_and_its_pictures_are_kept(seen: Task) -> None:
+    one = seen
     record = execute(one, Place(device="cpu"), lambda *told: None)
     assert (record.status, record.triggers) == ("scored", ()), record.reason
     assert record.evidence == (
