@@ -138,6 +138,20 @@ def test_work_that_ran_out_of_memory_is_tried_again_alone() -> None:
     assert began[2000, 2] >= found[3.0].ended.answer[1]
 
 
+def test_work_that_ran_out_of_memory_in_a_former_sitting_is_tried_again_alone() -> None:
+    before = AttemptRecord(status="out-of-memory", reason="x", seconds=1.0)
+    found = outcomes(
+        [2000, 3.0],
+        work=hold_or_nap,
+        policy=Policy(),
+        limits=Limits(memory_bytes=1024 * MIB),
+        alone=Limits(memory_bytes=6000 * MIB),
+        earlier=lambda task: (before,) if task == 2000 else (),
+    )
+    assert [one.task for one in found] == [3.0, 2000]
+    assert (found[1].ended.answer, found[1].earlier) == (2000 * MIB, (before,))
+
+
 def hold_or_nap(task: Any, place: Place, tell: Any) -> Any:
     return nap(task, place, tell) if isinstance(task, float) else hold(task, place, tell)
 
