@@ -230,10 +230,18 @@ def beyond(memory: int | None, what: str) -> str:
 def epitaph(code: int | None) -> str:
     """What became of a worker process that ended with this code and gave no answer."""
     if code is not None and code < 0:
-        name = signal.Signals(-code).name
+        name = signal_name(-code)
         hint = ": out of memory?" if name == "SIGKILL" else ""
         return f"the worker process was ended by {name}{hint}"
     return f"the worker process ended with exit code {code} and no answer"
+
+
+def signal_name(number: int) -> str:
+    """`SIGKILL`; `signal 40` of one without a name of its own."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def _carry_out(

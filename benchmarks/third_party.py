@@ -20,6 +20,8 @@ from moth_eval.loading.rounds import RoundModel
 from moth_eval.loading.sources import ImageSource
 from moth_eval.run_files import SCRATCH as SCRATCH
 
+from .supervisor import signal_name
+
 if TYPE_CHECKING:
     from .tasks import Task
 
@@ -130,8 +132,8 @@ def _run_in(folder: Path, task: Task) -> dict[str, Any]:
     spent = {"seconds": time.perf_counter() - started, "examples": count}
     if ended:
         status = "timed-out" if ended == signal.SIGXCPU else "crashed"
-        name = signal.Signals(ended).name
-        return {"status": status, "reason": f"the detector was ended by {name}", **spent}
+        reason = f"the detector was ended by {signal_name(ended)}"
+        return {"status": status, "reason": reason, **spent}
     return {"status": "scored", "score": _result(active / "result.txt"), **spent}
 
 

@@ -44,11 +44,12 @@ def test_every_task_gets_its_own_answer_and_is_heard() -> None:
 
 
 def test_a_worker_that_dies_or_raises_costs_its_own_task_alone() -> None:
-    found = endings(["killed", "fine", "segfault", "exit", "defect", "good"])
+    found = endings(["killed", "fine", "segfault", "real-time", "exit", "defect", "good"])
     assert found["killed"] == (
         "crashed", "the worker process was ended by SIGKILL: out of memory?",
     )  # fmt: skip
     assert found["segfault"] == ("crashed", "the worker process was ended by SIGSEGV")
+    assert found["real-time"] == ("crashed", "the worker process was ended by signal 40")
     assert found["exit"] == ("crashed", "the worker process ended with exit code 7 and no answer")
     assert found["defect"] == ("failed", "ZeroDivisionError: a defect")
     assert found["fine"][0] == found["good"][0] == "answered"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from tests.support.round_folders import round_11_model
 from tests.support.subjects import write_prototype_round
 
 DETECTOR = """
-import argparse, os, pathlib, signal, sys
+import argparse, os, pathlib, sys
 parser = argparse.ArgumentParser()
 for name in ("model_filepath", "result_filepath", "scratch_dirpath", "examples_dirpath"):
     parser.add_argument("--" + name, type=pathlib.Path)
@@ -38,8 +39,8 @@ size = args.model_filepath.stat().st_size
 print("looked at", size, "bytes")
 text = {"good": f"{0.25 + size % 2 / 2}\\n", "words": "likely\\n", "large": "1.5\\n"}
 text["nan"] = "nan\\n"
-if args.mode == "cpu":
-    os.kill(os.getpid(), signal.SIGXCPU)
+if args.mode.isdecimal():
+    os.kill(os.getpid(), int(args.mode))
 if args.mode == "memory":
     raise MemoryError("too much")
 if args.mode == "hang":
@@ -188,9 +189,16 @@ def test_a_detector_out_of_memory_says_nothing_about_the_model(
         execute(task(folder, tmp_path, "memory"), Place(device="cpu"), lambda *told: None)
 
 
-def test_a_detector_out_of_processor_time_is_timed_out(folder: Path, tmp_path: Path) -> None:
-    record = execute(task(folder, tmp_path, "cpu"), Place(device="cpu"), lambda *told: None)
-    assert (record.status, record.reason) == ("timed-out", "the detector was ended by SIGXCPU")
+@pytest.mark.parametrize(
+    ("number", "status", "name"),
+    [(signal.SIGXCPU, "timed-out", "SIGXCPU"), (40, "crashed", "signal 40")],
+)
+def test_a_detector_that_a_signal_ends_is_no_failure(
+    number: int, status: str, name: str, folder: Path, tmp_path: Path
+) -> None:
+    one = task(folder, tmp_path, str(int(number)))
+    record = execute(one, Place(device="cpu"), lambda *told: None)
+    assert (record.status, record.reason) == (status, f"the detector was ended by {name}")
 
 
 @pytest.mark.slow

@@ -94,6 +94,7 @@ def _fail() -> None:
 
 DEEDS = {
     "killed": lambda: _die(signal.SIGKILL),
+    "real-time": lambda: _die(40),
     "segfault": lambda: _die(signal.SIGSEGV),
     "exit": lambda: sys.exit(7),
     "hang": lambda: time.sleep(600),
