@@ -279,7 +279,8 @@ def _save_pictures(task: Task, scan: Scan) -> tuple[str, str]:
         return "", ""
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
-    name = f"{TRIGGERS}/{task.file_name}.npz"
+    # The key tells results of one model and scanner apart: each record has a file of its own.
+    name = f"{TRIGGERS}/{task.file_name}--{task.key[:8]}.npz"
     write_whole(task.run / name, buffer.getvalue())
     return name, hashlib.sha256(buffer.getvalue()).hexdigest()
 

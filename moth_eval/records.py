@@ -4,8 +4,8 @@ A run folder holds::
 
     run.json                    one RunManifest, replaced whole
     ledger/<writer>.jsonl       one LedgerLine per line, append-only, one file per writer
-    triggers/<model>--<scanner>.npz   arrays targets, sources (-1: any), masks, patterns, sizes,
-                                asrs, valid; one row per inverted trigger
+    triggers/<model>--<scanner>--<key>.npz   arrays targets, sources (-1: any), masks, patterns,
+                                sizes, asrs, valid; one row per inverted trigger
     logs/<model>--<scanner>.log what the work wrote while it was under way, if anything
     results.csv, report.html ... made from the above by `reports`, never read back
 """

@@ -126,7 +126,7 @@ def test_a_disk_that_takes_no_more_says_nothing_about_the_model(
         raise OSError(number, os.strerror(number), str(path))
 
     monkeypatch.setattr(tasks, "write_whole", full)
-    with pytest.raises(OSError, match=f"{seen.file_name}.npz"):
+    with pytest.raises(OSError, match=f"{seen.file_name}--{seen.key[:8]}.npz"):
         execute(seen, Place(device="cpu"), lambda *told: None)
 
 
@@ -138,6 +138,7 @@ def test_evidence_without_triggers_is_recorded_and_its_pictures_are_kept(seen: T
         EvidenceRecord(what="contrast", value=0.5, target=None, source=1),
         EvidenceRecord(what="brightness", value=1.5, target=2, source=None),
     )
+    assert record.triggers_file == f"triggers/model-0--seen--{one.key[:8]}.npz"
     with np.load(one.run / record.triggers_file) as arrays:
         assert arrays["evidence"].tolist() == [1]
         before, after = arrays["pictures"][0]
