@@ -26,6 +26,7 @@ from moth_eval.records import (
     canonical,
     write_whole,
 )
+from moth_eval.text import file_name
 
 from .third_party import METHOD, run_detector
 
@@ -314,15 +315,6 @@ def _evidence_arrays(evidence: tuple[Evidence, ...]) -> dict[str, Any]:
         "evidence": np.array([number for number, _ in seen[:MOST_TRIGGERS]]),
         "pictures": np.stack([pictures.numpy() for _, pictures in seen[:MOST_TRIGGERS]]),
     }
-
-
-def file_name(text: str) -> str:
-    """A name that is safe as a file name: other characters become `_`, long ones are hashed."""
-    safe = "".join(c if c.isalnum() or c in "-_.=" else "_" for c in text).lstrip(".")
-    if safe == text and len(safe.encode()) <= 100:
-        return safe
-    short = safe.encode()[:80].decode(errors="ignore")
-    return f"{short}-{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()[:8]}"
 
 
 def parse_scanner(spec: str) -> tuple[str, dict[str, Any]]:

@@ -11,7 +11,7 @@ import pytest
 from benchmarks import tasks
 from benchmarks.pool import Outcome
 from benchmarks.supervisor import Ended, Place
-from benchmarks.tasks import Task, execute, file_name, parse_scanner, record_of
+from benchmarks.tasks import Task, execute, parse_scanner, record_of
 from benchmarks.third_party import METHOD
 from moth_eval.errors import InputError
 from moth_eval.loading.files import sha256_of
@@ -95,15 +95,6 @@ def test_scanner_parameters_are_read_with_their_types() -> None:
 def test_a_bad_scanner_specification_is_explained(spec: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         parse_scanner(spec)
-
-
-def test_names_become_safe_file_names_that_stay_distinct() -> None:
-    assert file_name("id-00000001") == "id-00000001"
-    names = [
-        file_name(n) for n in ("../../etc/passwd", "..\\..\\etc\\passwd", ".hidden", "a" * 300)
-    ]
-    assert len(set(names)) == 4
-    assert all("/" not in n and not n.startswith(".") and len(n) < 120 for n in names)
 
 
 @pytest.fixture
