@@ -1,17 +1,20 @@
 from __future__ import annotations
 
 import os
+import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from benchmarks.budget import Budget
 from benchmarks.limits import Limits, resident_bytes
 from benchmarks.pool import Outcome, Policy, Pool, places_on
 from benchmarks.supervisor import Place
+from moth_eval.cli import main
 from moth_eval.errors import InputError
 from moth_eval.records import AttemptRecord
 from tests.support.processes import processes
@@ -67,6 +70,24 @@ def test_a_worker_that_spins_is_ended_when_its_processor_time_is_up() -> None:
     [one] = outcomes(["spin"], limits=Limits(cpu_seconds=1.0, seconds=300.0))
     assert one.ended.status == "timed-out"
     assert one.ended.reason == "no answer within 1 s of processor time"
+
+
+@pytest.mark.parametrize(("seconds", "kept"), [(0.2, 1), (1.0, 1), (1.4, 2)])
+def test_the_kernel_gives_at_least_the_processor_time_that_was_allowed(
+    seconds: float, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_to: dict[int, tuple[int, int]] = {}
+    monkeypatch.setattr("resource.setrlimit", lambda which, pair: set_to.update({which: pair}))
+    Limits(cpu_seconds=seconds).apply(cuda=False)
+    assert set_to[resource.RLIMIT_CPU][0] == kept
+
+
+@pytest.mark.parametrize("memory", ["inf", "nan"])
+def test_memory_without_a_bound_is_refused_as_a_limit(memory: str, tmp_path: Path) -> None:
+    call = ["trojai", "--models", str(tmp_path), "--out", str(tmp_path / "run")]
+    result = CliRunner().invoke(main, [*call, "--memory", memory])
+    assert result.exit_code == 2
+    assert f"--memory must be a finite number of GiB, got {memory}" in result.output
 
 
 def test_an_allocation_beyond_the_limit_is_told_by_the_worker_itself() -> None:
