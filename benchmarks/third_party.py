@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +65,7 @@ def parse_detector(command: str) -> dict[str, Any]:
         )
     words = [_absolute(words[0], program=True), *(_absolute(word) for word in words[1:])]
     named = {word.rpartition("=")[2] for word in words}
-    files = {name: sha256_of(Path(name)) for name in sorted(named) if Path(name).is_file()}
+    files = {name: sha256_of(Path(name)) for name in sorted(named) if _is(Path.is_file, name)}
     return {"command": words, "files": files}
 
 
@@ -75,9 +75,17 @@ def _absolute(word: str, *, program: bool = False) -> str:
     A bare name of a program is looked for on the path for programs, wherever it is run.
     """
     option, equals, path = word.rpartition("=")
-    if (program and os.sep not in word) or not path or not Path(path).exists():
+    if (program and os.sep not in word) or not path or not _is(Path.exists, path):
         return word
     return f"{option}{equals}{Path(path).absolute()}"
+
+
+def _is(what: Callable[[Path], bool], word: str) -> bool:
+    """What a word is as a path; one that is too long for a path is none."""
+    try:
+        return what(Path(word))
+    except OSError:
+        return False
 
 
 def run_detector(task: Task) -> dict[str, Any]:

@@ -231,6 +231,11 @@ def shared_round(tmp_path: Path) -> Path:
     return tmp_path / "round"
 
 
+def test_a_word_that_is_too_long_for_a_path_is_no_path() -> None:
+    words = [f"--query={'x' * 300}", "y" * 5000]
+    assert parse_detector(" ".join([sys.executable, *words]))["command"][1:] == words
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
