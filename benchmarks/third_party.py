@@ -20,6 +20,7 @@ from moth_eval.loading.rounds import RoundModel
 from moth_eval.loading.sources import ImageSource
 from moth_eval.run_files import SCRATCH as SCRATCH
 
+from .bounded_copies import LARGEST_EXAMPLES, copy_model, copy_small
 from .supervisor import signal_name
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ def _run_in(folder: Path, task: Task) -> dict[str, Any]:
     active, scratch = folder / "active", folder / "scratch"
     active.mkdir(parents=True)
     scratch.mkdir()
-    shutil.copyfile(task.model.file, active / "model.pt")
+    copy_model(task.model.file, active / "model.pt")
     if sha256_of(active / "model.pt") != task.sha256:
         raise RefusedFile(f"{task.model.file} was changed while the run was on; run it again")
     examples, count = _copied(task.model, active)
@@ -201,6 +202,9 @@ def _copied(model: RoundModel, active: Path) -> tuple[Path, int]:
 
     Rounds from 11 on have `{id}.jpg` beside `{id}.json`, which holds the class; earlier ones say it
     in the name.
+
+    Raises:
+        InputError: they are too large, or would fill the disk.
     """
     from moth_eval.loading.labelled_files import labelled_files
 
@@ -211,9 +215,16 @@ def _copied(model: RoundModel, active: Path) -> tuple[Path, int]:
     if not isinstance(model.examples, Path) or not model.examples.is_dir():
         return folder, _drawn(model.examples, folder, named=model.examples_named)
     files = labelled_files(model.examples, layout=model.layout)
+    held = sum(file.path.stat().st_size for file in files)
+    if held > LARGEST_EXAMPLES and not model.examples_named:
+        raise InputError(
+            f"{model.examples} holds images of {held:,} bytes, more than the "
+            f"{LARGEST_EXAMPLES:,} that are copied of what lies with a model"
+        )
+    root = model.examples.resolve()
     for number, file in enumerate(files):
         stem = f"{number}" if late else f"class_{file.label}_example_{number}"
-        shutil.copyfile(file.path, folder / f"{stem}{file.path.suffix.lower()}")
+        copy_small(file.path, folder / f"{stem}{file.path.suffix.lower()}", root)
         if late:
             (folder / f"{stem}.json").write_text(f"{file.label}\n")
     return folder, len(files)

@@ -13,7 +13,7 @@ from benchmarks.supervisor import Place
 from benchmarks.tasks import Task, execute
 from benchmarks.third_party import METHOD, _copied, _visible_gpu, parse_detector
 from moth_eval.cli import main
-from moth_eval.errors import OutOfMemory
+from moth_eval.errors import InputError, OutOfMemory
 from moth_eval.loading.files import sha256_of
 from moth_eval.loading.rounds import read_round
 from moth_eval.records import RunFolder
@@ -223,6 +223,39 @@ def test_images_keep_the_names_of_their_round(shared_round: Path, tmp_path: Path
     assert count == 2
     assert sorted(path.name for path in folder.iterdir())[:2] == ["0.jpg", "0.json"]
     assert {path.read_text() for path in folder.glob("*.json")} == {"0\n", "1\n"}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "named", "message"),
+    [
+        ([300], False, "larger than the 268,435,456 bytes that are copied"),
+        ([300], True, "larger than the 268,435,456 bytes that are copied"),
+        ([200] * 6, False, "images of 1,258,291,200 bytes, more than the 1,073,741,824"),
+    ],
+)
+def test_images_that_would_fill_the_disk_are_not_copied(
+    sizes: list[int], named: bool, message: str, folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "images").mkdir()
+    for number, size in enumerate(sizes):
+        with (tmp_path / "images" / f"class_0_example_{number}.png").open("wb") as file:
+            file.truncate(size << 20)
+    model = read_round(folder / "round").models[0]
+    model = replace(model, examples=tmp_path / "images", examples_named=named)
+    with pytest.raises(InputError, match=message):
+        _copied(model, tmp_path)
+    assert not list((tmp_path / "example_data").iterdir())
+
+
+def test_a_model_that_is_mostly_not_there_is_not_copied(folder: Path, tmp_path: Path) -> None:
+    hollow = tmp_path / "hollow.pt"
+    with hollow.open("wb") as file:
+        file.truncate(1 << 31)
+    one = task(folder, tmp_path / "run", "good")
+    one = replace(one, model=replace(one.model, file=hollow), sha256="")
+    record = execute(one, Place(device="cpu"), lambda *told: None)
+    assert record.status == "refused"
+    assert "claims 2,147,483,648 bytes" in record.reason
 
 
 @pytest.fixture
