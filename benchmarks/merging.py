@@ -17,6 +17,7 @@ from moth_eval.removal_records import REMOVAL, RemovalFolder, RemovalManifest
 from moth_eval.run_files import (
     LARGEST_LEDGER,
     copy_file,
+    entries_in,
     read_file,
     require_no_links,
     write_whole,
@@ -234,7 +235,8 @@ def _worth(cell: Path) -> int:
 
 
 def _files(folder: Path) -> Iterable[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".png")
+    files = (Path(entry.path) for entry in entries_in(folder) if entry.is_file())
+    return sorted(path for path in files if path.suffix != ".png")
 
 
 _MERGERS: Mapping[str, Callable[[Sequence[Path], Path], None]] = {

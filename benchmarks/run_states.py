@@ -19,7 +19,7 @@ from moth_eval.honesty_records import HonestyFolder
 from moth_eval.loading.formats import opened
 from moth_eval.records import LEDGER, MANIFEST, AttemptRecord, RunFolder, unsealed
 from moth_eval.removal_records import REMOVAL, RemovalCard, RemovalFolder, files_of
-from moth_eval.run_files import LARGEST_LEDGER, read_file, read_json
+from moth_eval.run_files import LARGEST_LEDGER, entries_in, read_file, read_json
 from moth_eval.scan_calibration import POLICY
 
 PENDING = "pending"
@@ -264,7 +264,7 @@ def unsound(state: RunState) -> Iterator[str]:
     if state.problem:
         yield state.problem
         return
-    parts = {path.parent for name in (MANIFEST, CARD) for path in run.rglob(name)}
+    parts = {Path(one.path).parent for one in entries_in(run) if one.name in (MANIFEST, CARD)}
     for part in sorted(parts):
         inner = state if part == run else state_of(part)
         if inner.problem:
@@ -277,7 +277,10 @@ def unsound(state: RunState) -> Iterator[str]:
 
 
 def _damaged_lines(run: Path) -> Iterator[str]:
-    for path in sorted(run.rglob(f"{LEDGER}/*.jsonl")):
+    ledgers = (
+        path for one in entries_in(run) if (path := Path(one.path)).match(f"{LEDGER}/*.jsonl")
+    )
+    for path in sorted(ledgers):
         lines = read_file(path, largest=LARGEST_LEDGER).split(b"\n")
         for number, line in enumerate(lines[:-1], start=1):
             try:

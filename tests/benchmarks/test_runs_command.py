@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -112,6 +114,27 @@ def test_runs_of_scan_are_told_from_studies(tmp_path: Path) -> None:
     small(tmp_path / "gate")
     (tmp_path / "gate" / "policy.json").write_text("{}")
     assert runs("ls", tmp_path).output.startswith(f"{tmp_path}/gate  scan  2026-03-04")
+
+
+@pytest.fixture
+def deep(tmp_path: Path) -> Iterator[Path]:
+    """A run with 1,500 folders within each other, which `shutil` could not remove."""
+    run = small(tmp_path / "run")
+    inner = run / "logs"
+    for _ in range(1500):
+        inner.mkdir()
+        inner = inner / "d"
+    yield run
+    subprocess.run(["rm", "-r", str(run)], check=True)  # noqa: S607
+
+
+@pytest.mark.parametrize("word", ["validate", "merge"])
+def test_a_run_that_is_nested_too_deeply_is_an_input_error(
+    word: str, deep: Path, tmp_path: Path
+) -> None:
+    result = runs(word, deep, *(["--out", tmp_path / "out"] if word == "merge" else []))
+    assert result.exit_code == 2
+    assert "is nested deeper than the 32 folders that a run may have" in result.output
 
 
 @pytest.mark.parametrize("place", ["logs/net.log", "ledger/9.jsonl", "triggers"])
