@@ -185,8 +185,6 @@ class _Sitting(Generic[T, A]):
             self._free.append(attempt.place)
             self._tell(waiting.task, ended)
             _drop_if_empty(self._pool.log(waiting.task))
-            if ended.status == "unwritten":
-                raise OSError(f"{name_of(waiting.task)}: {ended.reason}; make room, and go on")
             if not self._tried_again(waiting, ended):
                 yield Outcome(
                     task=waiting.task,
@@ -201,6 +199,8 @@ class _Sitting(Generic[T, A]):
         told(f"{ended.status} {ended.reason}".strip(), extra=what)
 
     def _tried_again(self, waiting: _Waiting[T], ended: Ended[A]) -> bool:
+        if ended.status == "unwritten":
+            raise OSError(f"{name_of(waiting.task)}: {ended.reason}; make room, and go on")
         if ended.status == "answered" or not self._pool.policy.again(ended.status, waiting.earlier):
             return False
         once = AttemptRecord(
