@@ -358,10 +358,9 @@ class RunFolder(ManifestFolder[RunManifest]):
 
 
 def records_of(lines: Iterable[LedgerLine]) -> dict[str, ScanRecord]:
-    """Task key -> the record that counts, for every finished task; the newest come last.
+    """Task key -> its record: the last with an answer, else the last; the newest come last.
 
-    Of several, one with an answer counts before one without, then the last: another attempt, or a
-    merged run, that came to nothing takes no score away.
+    Another attempt, or a merged run, that came to nothing takes no score away.
     """
     records: dict[str, ScanRecord] = {}
     for line in lines:
@@ -372,8 +371,7 @@ def records_of(lines: Iterable[LedgerLine]) -> dict[str, ScanRecord]:
     return records
 
 
-_ANSWERS = {"scored": 2, "refused": 2, "inconclusive": 1}
-"""Status -> how much of an answer it is."""
+_ANSWERS = {"scored": 2, "refused": 2, "inconclusive": 1}  # how much of an answer a status is
 
 
 def attempts_of(lines: Iterable[LedgerLine]) -> dict[str, tuple[AttemptRecord, ...]]:
