@@ -24,13 +24,13 @@ from moth_eval.hardening_records import HardeningCard
 from moth_eval.loading.layouts import FILES
 from moth_eval.loading.rounds import RoundModel
 from moth_eval.records import AttemptRecord, canonical, write_whole
+from moth_eval.text import file_name
 
 from .budget import Budget
 from .harden_plan import HardenPlan, HardenStudy
 from .pool import Pool
 from .sittings import waiting_for
 from .supervisor import Ended, Place, Tell
-from .tasks import file_name
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -13,13 +12,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from moth_eval.errors import InputError
-from moth_eval.loading.bounded import leads_outside
-from moth_eval.loading.formats import opened, require_room
 from moth_eval.loading.layouts import CLEAN_FOLDERS, IMAGE_SUFFIXES, MODEL_FILE
 from moth_eval.loading.sidecars import sidecar_path
 from moth_eval.platt import Logistic, fit_logistic
 from moth_eval.records import ScanRecord, write_whole
 
+from .bounded_copies import copy_model, copy_small
 from .budget import Budget
 from .detector_settings import Metaparameters, read_learned, write_learned
 from .rules import require_rules
@@ -31,9 +29,6 @@ UNDECIDED = 0.5
 INSTEAD = "set infer_centre in the metaparameters, or learn the curve with configure"
 
 RESULTS = "results.json"
-
-LARGEST_COPY = 1 << 28
-"""Bytes of an image or of a file beside it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,12 +212,10 @@ def _placed(model: Path, examples: Path | None, active: Path) -> Path:
     """A copy of a model with its images beside it: their place tells how they are to be cut."""
     assert examples is not None  # noqa: S101 - _in_place looked
     active.mkdir()
-    with opened(model) as source, (active / MODEL_FILE).open("wb") as target:
-        require_room(active, os.fstat(source.fileno()).st_size)
-        shutil.copyfileobj(source, target)
+    copy_model(model, active / MODEL_FILE)
     side_car = sidecar_path(model)
     if side_car.is_file():
-        _copy_small(side_car, sidecar_path(active / MODEL_FILE), model.parent.resolve())
+        copy_small(side_car, sidecar_path(active / MODEL_FILE), model.parent.resolve())
     name = examples.name if examples.name in CLEAN_FOLDERS else "example_data"
     _copy_images(examples, active / name)
     return active / MODEL_FILE
@@ -236,19 +229,7 @@ def _copy_images(source: Path, target: Path) -> None:
         if path.suffix.lower() in (*IMAGE_SUFFIXES, ".json") and not path.is_dir():
             place = target / path.relative_to(source)
             place.parent.mkdir(exist_ok=True)
-            _copy_small(path, place, root)
-
-
-def _copy_small(path: Path, target: Path, root: Path) -> None:
-    """Copy one file that lies below `root` and is not large."""
-    if leads_outside(path, root) or not path.is_file():
-        raise InputError(
-            f"{path} is a link that leads out of {root}, a pipe or a device; copy the file instead"
-        )
-    if path.stat().st_size > LARGEST_COPY:
-        raise InputError(f"{path} is larger than the {LARGEST_COPY:,} bytes that are copied")
-    require_room(target.parent, path.stat().st_size)
-    shutil.copyfile(path, target)
+            copy_small(path, place, root)
 
 
 def _finite(found: dict[str, list[float]]) -> dict[str, list[float]]:

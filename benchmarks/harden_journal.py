@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import os
@@ -68,7 +69,8 @@ class Lines:
         try:
             written = os.write(file, line + b"\n")
             if written != len(line) + 1:
-                raise OSError(f"the disk took {written} of {len(line) + 1} bytes of a log line")
+                what = f"the disk took {written} of {len(line) + 1} bytes of a log line"
+                raise OSError(errno.ENOSPC, what)
             os.fsync(file)
         finally:
             os.close(file)

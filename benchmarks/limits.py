@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import sys
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ class Limits:
         _lower(resource.RLIMIT_CORE, 0)
         if self.cpu_seconds is not None:
             # One second more before SIGKILL, for the case that SIGXCPU is held back.
-            _lower(resource.RLIMIT_CPU, max(1, round(self.cpu_seconds)), spare=1)
+            _lower(resource.RLIMIT_CPU, math.ceil(self.cpu_seconds), spare=1)
         if self.memory_bytes is not None and not cuda and LINUX:
             # An allocation that would go beyond it fails, and Python can say so.
             used = _status_bytes("VmData")

@@ -17,6 +17,7 @@ from moth_eval.removal_records import REMOVAL, RemovalFolder, RemovalManifest
 from moth_eval.run_files import (
     LARGEST_LEDGER,
     copy_file,
+    entries_in,
     read_file,
     require_no_links,
     write_whole,
@@ -42,7 +43,8 @@ class _Folder(Protocol[M_co]):
 def merge(runs: Sequence[Path], out: Path) -> str:
     """Put everything that is in `runs` into `out` as well; the kind of run that it is.
 
-    What is in `out` already stays and counts; the runs are left as they are. Reports are not built.
+    What is in `out` already stays; of two results of one scan, one with an answer counts. The runs
+    are left as they are. Reports are not built.
 
     Args:
         runs: folders of runs of one kind, on the same models, with the same settings.
@@ -75,9 +77,8 @@ def _merge_scans(runs: Sequence[Path], out: Path) -> None:
     from .scan_manifest import united
 
     merged = _united(runs, RunFolder, _scan_differences, united)
-    for run in runs:
-        for part in (LEDGER, TRIGGERS, LOGS):
-            _copy(run / part, out / part)
+    # Triggers first: wherever a merge is broken off, the files that a record names are there.
+    _copy((run / part, out / part) for part in (TRIGGERS, LEDGER, LOGS) for run in runs)
     RunFolder(out).write_manifest(merged)
 
 
@@ -138,8 +139,8 @@ def _merge_removals(runs: Sequence[Path], out: Path) -> None:
 
 
 def _copy_work(runs: Sequence[Path], out: Path, originals: str) -> None:
+    _copy((run / originals, out / originals) for run in runs)
     for run in runs:
-        _copy(run / originals, out / originals)
         _copy_cells(run / CELLS, out / CELLS)
 
 
@@ -165,17 +166,36 @@ def _cell_differences(same: Sequence[str], old: C, new: C) -> list[Difference]:
     return pairs + [(f"method {name}", old.methods[name], new.methods[name]) for name in shared]
 
 
-def _copy(source: Path, target: Path) -> None:
-    """Copy every file that is not there yet; one that is has the same content, or goes on."""
-    for path in _files(source):
-        there = target / path.relative_to(source)
-        if not there.exists() or _goes_on(path, there):
-            copy_file(path, there)
-        elif path.suffix not in (".lock", ".log") and not filecmp.cmp(path, there, shallow=False):
-            raise RunError(
-                f"{path} and {there} differ, though they are to be the same: merge into a new "
-                "folder, and leave one of the runs out"
-            )
+def _copy(folders: Iterable[tuple[Path, Path]]) -> None:
+    """Copy every file of folders to where it belongs, unless it is there; all of them, or none.
+
+    One that is there has the same content, or goes on.
+
+    Args:
+        folders: where files are, and where they belong.
+
+    Raises:
+        RunError: two that are to be the same differ; nothing was copied.
+    """
+    chosen = dict[Path, Path]()
+    for source, target in folders:
+        for path in _files(source):
+            place = target / path.relative_to(source)
+            there = chosen.get(place, place)
+            if not there.exists() or _goes_on(path, there):
+                chosen[place] = path
+            elif _differs(path, there):
+                raise RunError(
+                    f"{path} and {there} differ, though they are to be the same: merge into a new "
+                    "folder, and leave one of the runs out"
+                )
+    for place, path in chosen.items():
+        copy_file(path, place)
+
+
+def _differs(path: Path, there: Path) -> bool:
+    """Whether two files differ that are to be the same, as locks and logs are not."""
+    return path.suffix not in (".lock", ".log") and not filecmp.cmp(path, there, shallow=False)
 
 
 def _goes_on(path: Path, there: Path) -> bool:
@@ -199,7 +219,7 @@ def _copy_cells(source: Path, target: Path) -> None:
             continue
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        _copy(folder, partial)
+        _copy([(folder, partial)])
         shutil.rmtree(there, ignore_errors=True)
         outcome_path(there).unlink(missing_ok=True)
         partial.rename(there)
@@ -215,7 +235,8 @@ def _worth(cell: Path) -> int:
 
 
 def _files(folder: Path) -> Iterable[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".png")
+    files = (Path(entry.path) for entry in entries_in(folder) if entry.is_file())
+    return sorted(path for path in files if path.suffix != ".png")
 
 
 _MERGERS: Mapping[str, Callable[[Sequence[Path], Path], None]] = {

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import click
 
+from moth_eval.errors import InputError
 from moth_eval.options import Command, Decorator
 
 from .budget import Budget
@@ -245,7 +247,7 @@ def budget_options(what: str, *, jobs: str) -> Decorator:
                 threads=threads,
                 timeout=timeout,
                 cpu_seconds=cpu_seconds,
-                memory_bytes=None if memory is None else int(memory * GIB),
+                memory_bytes=None if memory is None else _bytes_of(memory),
             )
             return command(*args, budget=budget, **others)
 
@@ -254,3 +256,14 @@ def budget_options(what: str, *, jobs: str) -> Decorator:
         return called
 
     return decorate
+
+
+def _bytes_of(memory: float) -> int:
+    """`--memory` in bytes.
+
+    Raises:
+        InputError: it is no finite number.
+    """
+    if not math.isfinite(memory):
+        raise InputError(f"--memory must be a finite number of GiB, got {memory}")
+    return int(memory * GIB)

@@ -69,6 +69,11 @@ class _Waiting(Generic[T]):
     task: T
     earlier: tuple[AttemptRecord, ...] = ()
 
+    @property
+    def alone(self) -> bool:
+        """Whether memory ran out before, so that it is tried again when nothing else runs."""
+        return any(attempt.status == "out-of-memory" for attempt in self.earlier)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pool(Generic[T, A]):
@@ -105,6 +110,9 @@ class Pool(Generic[T, A]):
 
         Args:
             tasks: what to do; read as places become free.
+
+        Raises:
+            OSError: a disk took no more of what some work wrote; that task has no outcome.
         """
         sitting = _Sitting(self, (_Waiting(task, self.earlier(task)) for task in tasks))
         try:
@@ -140,7 +148,13 @@ class _Sitting(Generic[T, A]):
             attempt.stop()
 
     def _next(self) -> _Waiting[T] | None:
-        return self._again.popleft() if self._again else next(self._fresh, None)
+        if self._again:
+            return self._again.popleft()
+        for waiting in self._fresh:
+            if not waiting.alone:
+                return waiting
+            self._alone.append(waiting)
+        return None
 
     def _launch(self, waiting: _Waiting[T], place: Place, limits: Limits) -> None:
         number = len(waiting.earlier) + 1
@@ -185,6 +199,8 @@ class _Sitting(Generic[T, A]):
         told(f"{ended.status} {ended.reason}".strip(), extra=what)
 
     def _tried_again(self, waiting: _Waiting[T], ended: Ended[A]) -> bool:
+        if ended.status == "unwritten":
+            raise OSError(f"{name_of(waiting.task)}: {ended.reason}; make room, and go on")
         if ended.status == "answered" or not self._pool.policy.again(ended.status, waiting.earlier):
             return False
         once = AttemptRecord(
@@ -194,8 +210,8 @@ class _Sitting(Generic[T, A]):
             peak_memory_bytes=ended.peak_memory_bytes,
         )
         self._pool.on_retry(waiting.task, once)
-        queue = self._alone if ended.status == "out-of-memory" else self._again
-        queue.append(_Waiting(waiting.task, (*waiting.earlier, once)))
+        again = _Waiting(waiting.task, (*waiting.earlier, once))
+        (self._alone if again.alone else self._again).append(again)
         return True
 
 

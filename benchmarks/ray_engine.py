@@ -169,6 +169,8 @@ class _Sitting(Generic[T, A]):
         try:
             outcome: Outcome[T, A] = self._ray.get(reference)
         except self._ray.exceptions.RayError as error:
+            if isinstance(error, OSError):  # the pool there raised it, of a disk
+                raise
             what = str(error).strip().partition("\n")[0]
             ended: Ended[A] = Ended(status="crashed", reason=f"Ray gave it up: {what}", seconds=0.0)
             return Outcome(

@@ -19,7 +19,7 @@ from moth_eval.honesty_records import HonestyFolder
 from moth_eval.loading.formats import opened
 from moth_eval.records import LEDGER, MANIFEST, AttemptRecord, RunFolder, unsealed
 from moth_eval.removal_records import REMOVAL, RemovalCard, RemovalFolder, files_of
-from moth_eval.run_files import LARGEST_LEDGER, read_file, read_json
+from moth_eval.run_files import LARGEST_LEDGER, entries_in, read_file, read_json
 from moth_eval.scan_calibration import POLICY
 
 PENDING = "pending"
@@ -264,7 +264,7 @@ def unsound(state: RunState) -> Iterator[str]:
     if state.problem:
         yield state.problem
         return
-    parts = {path.parent for name in (MANIFEST, CARD) for path in run.rglob(name)}
+    parts = {Path(one.path).parent for one in entries_in(run) if one.name in (MANIFEST, CARD)}
     for part in sorted(parts):
         inner = state if part == run else state_of(part)
         if inner.problem:
@@ -277,19 +277,26 @@ def unsound(state: RunState) -> Iterator[str]:
 
 
 def _damaged_lines(run: Path) -> Iterator[str]:
-    for path in sorted(run.rglob(f"{LEDGER}/*.jsonl")):
+    ledgers = (
+        path for one in entries_in(run) if (path := Path(one.path)).match(f"{LEDGER}/*.jsonl")
+    )
+    for path in sorted(ledgers):
         lines = read_file(path, largest=LARGEST_LEDGER).split(b"\n")
         for number, line in enumerate(lines[:-1], start=1):
             try:
-                unsealed(line)
+                if line:  # one that was emptied is one that was deleted
+                    unsealed(line)
             except ValueError:
                 yield f"{path}, line {number}: the checksum does not fit"
 
 
 def _scan_files(run: Path) -> Iterator[str]:
-    # A later result of the same model and scanner has the same file.
-    newest = {r.triggers_file: r.triggers_sha256 for r in RunFolder(run).records().values()}
-    for name, digest in newest.items():
+    folder = RunFolder(run)
+    current = {key for entry in folder.manifest().entries for key in entry.keys.values()}
+    # Results of other keys may have lost their file to another one: it once had no key in its name.
+    records = sorted(folder.records().values(), key=lambda record: record.key in current)
+    named = {record.triggers_file: record.triggers_sha256 for record in records}
+    for name, digest in named.items():
         if name:
             yield from _other_hash(run / name, digest)
 

@@ -312,7 +312,11 @@ def _toml(value: object) -> str:
 
 
 def _quoted(text: str) -> str:
-    """A basic string of TOML; JSON's escapes are among its own."""
-    import json
+    """A basic string of TOML; characters that cannot be seen are spelled out."""
+    return f'"{"".join(map(_escaped, text))}"'
 
-    return json.dumps(text).replace("\x7f", "\\u007f")
+
+def _escaped(character: str) -> str:
+    if character in '"\\':
+        return f"\\{character}"
+    return character if character.isprintable() else f"\\U{ord(character):08x}"

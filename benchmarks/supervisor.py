@@ -17,7 +17,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from moth_eval.errors import OutOfMemory
 from moth_eval.log import LogSettings, configure, current_settings
-from moth_eval.machine import lack_of_memory
+from moth_eval.machine import lack_of_disk, lack_of_memory
 from moth_eval.run_files import open_file
 
 from .limits import Limits, resident_bytes
@@ -28,7 +28,7 @@ A = TypeVar("A")
 Tell = Callable[..., None]
 """What work calls to say how it gets on; the arguments reach `Attempt.look`."""
 
-Ending = Literal["answered", "failed", "crashed", "timed-out", "out-of-memory"]
+Ending = Literal["answered", "failed", "crashed", "timed-out", "out-of-memory", "unwritten"]
 
 GRACE_SECONDS = 5.0
 """How long a process may take to go after it has given its answer."""
@@ -61,7 +61,8 @@ class Ended(Generic[A]):
 
     Attributes:
         status: `answered`: it returned; `failed`: it raised; `crashed`: its process ended without
-            an answer; `timed-out` and `out-of-memory`: a limit was reached.
+            an answer; `timed-out` and `out-of-memory`: a limit was reached; `unwritten`: a disk
+            took no more, which says nothing about the work.
         reason: one sentence; empty where it answered.
         seconds: wall-clock time (s).
         peak_memory_bytes: most resident memory that was seen; 0 where nobody looked.
@@ -229,10 +230,18 @@ def beyond(memory: int | None, what: str) -> str:
 def epitaph(code: int | None) -> str:
     """What became of a worker process that ended with this code and gave no answer."""
     if code is not None and code < 0:
-        name = signal.Signals(-code).name
+        name = signal_name(-code)
         hint = ": out of memory?" if name == "SIGKILL" else ""
         return f"the worker process was ended by {name}{hint}"
     return f"the worker process ended with exit code {code} and no answer"
+
+
+def signal_name(number: int) -> str:
+    """`SIGKILL`; `signal 40` of one without a name of its own."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def _carry_out(
@@ -265,6 +274,8 @@ def _carry_out(
         what = lack_of_memory(error)
         if what is not None:
             answer.send(("out-of-memory", beyond(limits.memory_bytes, what)))
+        elif lack_of_disk(error):
+            answer.send(("unwritten", str(error)))
         else:
             answer.send(("failed", f"{type(error).__name__}: {error}"))
     sys.stdout.flush()

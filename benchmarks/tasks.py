@@ -15,7 +15,7 @@ from moth_eval import __version__
 from moth_eval.errors import MothError, OutOfMemory, RefusedFile
 from moth_eval.loading.rounds import RoundModel
 from moth_eval.log import figures
-from moth_eval.machine import lack_of_memory
+from moth_eval.machine import lack_of_disk, lack_of_memory
 from moth_eval.records import (
     RESULT_VERSION,
     TRIGGERS,
@@ -26,6 +26,7 @@ from moth_eval.records import (
     canonical,
     write_whole,
 )
+from moth_eval.text import file_name
 
 from .third_party import METHOD, run_detector
 
@@ -104,6 +105,8 @@ class Task:
             "layout": self.model.layout,
             "torch": _torch_version(),
         }
+        if self.require_sandbox and self.method != METHOD:  # another's detector has no guards
+            parts["guarded"] = True
         return hashlib.sha256(canonical(parts).encode()).hexdigest()
 
     @property
@@ -153,6 +156,7 @@ def execute(task: Task, place: Place, tell: Tell) -> ScanRecord:
 
     Raises:
         OutOfMemory: memory ran out, which says nothing about the model.
+        OSError: a disk takes no more, which says nothing about it either.
     """
     task = replace(task, device=place.device)
     try:
@@ -164,7 +168,7 @@ def execute(task: Task, place: Place, tell: Tell) -> ScanRecord:
     except MothError as error:
         return task.without_answer("failed", str(error))
     except Exception as error:  # a worker must answer, whatever a file or the machine does to it
-        if lack_of_memory(error) is not None:
+        if lack_of_memory(error) is not None or lack_of_disk(error):
             raise
         return task.without_answer("failed", f"{type(error).__name__}: {error}")
 
@@ -276,7 +280,8 @@ def _save_pictures(task: Task, scan: Scan) -> tuple[str, str]:
         return "", ""
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
-    name = f"{TRIGGERS}/{task.file_name}.npz"
+    # The key tells results of one model and scanner apart: each record has a file of its own.
+    name = f"{TRIGGERS}/{task.file_name}--{task.key[:8]}.npz"
     write_whole(task.run / name, buffer.getvalue())
     return name, hashlib.sha256(buffer.getvalue()).hexdigest()
 
@@ -310,15 +315,6 @@ def _evidence_arrays(evidence: tuple[Evidence, ...]) -> dict[str, Any]:
         "evidence": np.array([number for number, _ in seen[:MOST_TRIGGERS]]),
         "pictures": np.stack([pictures.numpy() for _, pictures in seen[:MOST_TRIGGERS]]),
     }
-
-
-def file_name(text: str) -> str:
-    """A name that is safe as a file name: other characters become `_`, long ones are hashed."""
-    safe = "".join(c if c.isalnum() or c in "-_.=" else "_" for c in text).lstrip(".")
-    if safe == text and len(safe.encode()) <= 100:
-        return safe
-    short = safe.encode()[:80].decode(errors="ignore")
-    return f"{short}-{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()[:8]}"
 
 
 def parse_scanner(spec: str) -> tuple[str, dict[str, Any]]:

@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,9 @@ from moth_eval.loading.files import sha256_of
 from moth_eval.loading.rounds import RoundModel
 from moth_eval.loading.sources import ImageSource
 from moth_eval.run_files import SCRATCH as SCRATCH
+
+from .bounded_copies import LARGEST_EXAMPLES, copy_model, copy_small
+from .supervisor import signal_name
 
 if TYPE_CHECKING:
     from .tasks import Task
@@ -63,7 +66,7 @@ def parse_detector(command: str) -> dict[str, Any]:
         )
     words = [_absolute(words[0], program=True), *(_absolute(word) for word in words[1:])]
     named = {word.rpartition("=")[2] for word in words}
-    files = {name: sha256_of(Path(name)) for name in sorted(named) if Path(name).is_file()}
+    files = {name: sha256_of(Path(name)) for name in sorted(named) if _is(Path.is_file, name)}
     return {"command": words, "files": files}
 
 
@@ -73,9 +76,17 @@ def _absolute(word: str, *, program: bool = False) -> str:
     A bare name of a program is looked for on the path for programs, wherever it is run.
     """
     option, equals, path = word.rpartition("=")
-    if (program and os.sep not in word) or not path or not Path(path).exists():
+    if (program and os.sep not in word) or not path or not _is(Path.exists, path):
         return word
     return f"{option}{equals}{Path(path).absolute()}"
+
+
+def _is(what: Callable[[Path], bool], word: str) -> bool:
+    """What a word is as a path; one that is too long for a path is none."""
+    try:
+        return what(Path(word))
+    except OSError:
+        return False
 
 
 def run_detector(task: Task) -> dict[str, Any]:
@@ -114,7 +125,7 @@ def _run_in(folder: Path, task: Task) -> dict[str, Any]:
     active, scratch = folder / "active", folder / "scratch"
     active.mkdir(parents=True)
     scratch.mkdir()
-    shutil.copyfile(task.model.file, active / "model.pt")
+    copy_model(task.model.file, active / "model.pt")
     if sha256_of(active / "model.pt") != task.sha256:
         raise RefusedFile(f"{task.model.file} was changed while the run was on; run it again")
     examples, count = _copied(task.model, active)
@@ -130,8 +141,8 @@ def _run_in(folder: Path, task: Task) -> dict[str, Any]:
     spent = {"seconds": time.perf_counter() - started, "examples": count}
     if ended:
         status = "timed-out" if ended == signal.SIGXCPU else "crashed"
-        name = signal.Signals(ended).name
-        return {"status": status, "reason": f"the detector was ended by {name}", **spent}
+        reason = f"the detector was ended by {signal_name(ended)}"
+        return {"status": status, "reason": reason, **spent}
     return {"status": "scored", "score": _result(active / "result.txt"), **spent}
 
 
@@ -191,6 +202,9 @@ def _copied(model: RoundModel, active: Path) -> tuple[Path, int]:
 
     Rounds from 11 on have `{id}.jpg` beside `{id}.json`, which holds the class; earlier ones say it
     in the name.
+
+    Raises:
+        InputError: they are too large, or would fill the disk.
     """
     from moth_eval.loading.labelled_files import labelled_files
 
@@ -201,9 +215,16 @@ def _copied(model: RoundModel, active: Path) -> tuple[Path, int]:
     if not isinstance(model.examples, Path) or not model.examples.is_dir():
         return folder, _drawn(model.examples, folder, named=model.examples_named)
     files = labelled_files(model.examples, layout=model.layout)
+    held = sum(file.path.stat().st_size for file in files)
+    if held > LARGEST_EXAMPLES and not model.examples_named:
+        raise InputError(
+            f"{model.examples} holds images of {held:,} bytes, more than the "
+            f"{LARGEST_EXAMPLES:,} that are copied of what lies with a model"
+        )
+    root = model.examples.resolve()
     for number, file in enumerate(files):
         stem = f"{number}" if late else f"class_{file.label}_example_{number}"
-        shutil.copyfile(file.path, folder / f"{stem}{file.path.suffix.lower()}")
+        copy_small(file.path, folder / f"{stem}{file.path.suffix.lower()}", root)
         if late:
             (folder / f"{stem}.json").write_text(f"{file.label}\n")
     return folder, len(files)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from moth_eval.errors import ExitCode, MothError
-from moth_eval.loading.kernel_guards import ALL_GUARDS
 from moth_eval.loading.rounds import Round, RoundModel
 from moth_eval.loading.sources import ImageSource, content_hash
 from moth_eval.records import (
@@ -204,22 +203,10 @@ def planned(
         finished={
             task.key: records[task.key]
             for task in tasks
-            if task.key in records
-            and records[task.key].status not in again
-            and is_as_guarded(records[task.key], task)
+            if task.key in records and records[task.key].status not in again
         },
         earlier=attempts_of(lines),
     )
-
-
-def is_as_guarded(record: ScanRecord, task: Task) -> bool:
-    """Whether the model of a finished scan was opened as safely as the task now asks for.
-
-    What was never opened, or by another's detector, has no guards.
-    """
-    if not task.require_sandbox or record.score is None or task.method == METHOD:
-        return True
-    return set(ALL_GUARDS) <= set(record.guards)
 
 
 def carry_out(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -97,6 +98,9 @@ class LazyGroup(click.Group):
 
     def main(self, args: Sequence[str] | None = None, *more: Any, **settings: Any) -> Any:
         """Carry out a command line, and remember it for the record of what comes of it."""
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            # What its encoding lacks is spelled out, as on the standard error stream.
+            sys.stdout.reconfigure(errors="backslashreplace")
         line = list(sys.argv[1:] if args is None else args)
         start = next((place for place, word in enumerate(line) if word in COMMANDS), 0)
         with calling(line[start:]):

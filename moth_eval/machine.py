@@ -82,6 +82,11 @@ def lack_of_memory(error: BaseException) -> str | None:
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
+def lack_of_disk(error: BaseException) -> bool:
+    """Whether an exception says that a disk takes no more: full, beyond a quota, or read-only."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
 def _is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True

@@ -4,8 +4,8 @@ A run folder holds::
 
     run.json                    one RunManifest, replaced whole
     ledger/<writer>.jsonl       one LedgerLine per line, append-only, one file per writer
-    triggers/<model>--<scanner>.npz   arrays targets, sources (-1: any), masks, patterns, sizes,
-                                asrs, valid; one row per inverted trigger
+    triggers/<model>--<scanner>--<key>.npz   arrays targets, sources (-1: any), masks, patterns,
+                                sizes, asrs, valid; one row per inverted trigger
     logs/<model>--<scanner>.log what the work wrote while it was under way, if anything
     results.csv, report.html ... made from the above by `reports`, never read back
 """
@@ -362,13 +362,25 @@ class RunFolder(ManifestFolder[RunManifest]):
                     ) from error
 
     def records(self) -> dict[str, ScanRecord]:
-        """Task key -> its record, for every finished task; the last one counts."""
+        """Task key -> its record, as `records_of` has it."""
         return records_of(self.lines())
 
 
 def records_of(lines: Iterable[LedgerLine]) -> dict[str, ScanRecord]:
-    """Task key -> its record, for every finished task; the last one counts."""
-    return {line.key: line.record for line in lines if line.event == "end" and line.record}
+    """Task key -> its record: the last with an answer, else the last; the newest come last.
+
+    Another attempt, or a merged run, that came to nothing takes no score away.
+    """
+    records: dict[str, ScanRecord] = {}
+    for line in lines:
+        if line.record is not None:
+            before = records.pop(line.key, line.record)
+            worse = _ANSWERS.get(line.record.status, 0) < _ANSWERS.get(before.status, 0)
+            records[line.key] = before if worse else line.record
+    return records
+
+
+_ANSWERS = {"scored": 2, "refused": 2, "inconclusive": 1}  # how much of an answer a status is
 
 
 def attempts_of(lines: Iterable[LedgerLine]) -> dict[str, tuple[AttemptRecord, ...]]:

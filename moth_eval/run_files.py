@@ -21,6 +21,9 @@ LARGEST_RECORD = 1 << 26
 LARGEST_LEDGER = 1 << 29
 """Bytes of one file of a ledger, and of one of arrays."""
 
+DEEPEST = 32
+"""Folders within each other in a run folder, whose own parts need a few."""
+
 SCRATCH = "scratch"
 """Folder of a run where programs of others work; what they leave is theirs, and removed."""
 
@@ -89,13 +92,34 @@ def require_no_links(run: Path) -> None:
     The folder itself may be a link: that is its user's. Links and pipes inside came with it.
 
     Raises:
-        RunError: there is a link, pipe or device in it.
+        RunError: there is a link, pipe or device in it, or it is nested too deeply.
     """
-    for entry in _entries(run):
+    for entry in entries_in(run):
         if entry.is_symlink():
             raise _linked(Path(entry.path))
         if not (entry.is_file() or entry.is_dir()) and os.path.lexists(entry.path):
             raise _not_ordinary(Path(entry.path))
+
+
+def entries_in(run: Path) -> Iterator[os.DirEntry[str]]:
+    """Everything in a run folder and in its folders, but in those of programs of others.
+
+    Raises:
+        RunError: it is nested too deeply to be a run.
+    """
+    pending = [(run, 0)]
+    while pending:
+        folder, depth = pending.pop()
+        if depth > DEEPEST:
+            raise RunError(
+                f"{run} is nested deeper than the {DEEPEST} folders that a run may have within "
+                f"another; remove {folder.relative_to(run).parts[0]} from it if it is not the run's"
+            )
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
+            for entry in entries:
+                yield entry
+                if entry.is_dir(follow_symlinks=False) and folder.name != SCRATCH:
+                    pending.append((Path(entry.path), depth + 1))
 
 
 def _not_ordinary(path: Path) -> RunError:
@@ -107,17 +131,6 @@ def _linked(path: Path) -> RunError:
         f"{path} is a symbolic link: what is written there would land elsewhere, and run folders "
         "hold files of their own only. Put in its place what it leads to, or remove it"
     )
-
-
-def _entries(run: Path) -> Iterator[os.DirEntry[str]]:
-    pending = [run]
-    while pending:
-        folder = pending.pop()
-        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
-            for entry in entries:
-                yield entry
-                if entry.is_dir(follow_symlinks=False) and folder.name != SCRATCH:
-                    pending.append(Path(entry.path))
 
 
 def copy_file(source: Path, target: Path) -> None:

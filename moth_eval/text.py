@@ -1,7 +1,8 @@
-"""Text that others chose, and figures, made fit to be shown."""
+"""Text that others chose, and figures, made fit to be shown; and names of files made of such."""
 
 from __future__ import annotations
 
+import hashlib
 import re
 import unicodedata
 
@@ -42,3 +43,12 @@ def percent(fraction: float) -> str:
     """`33 %`; two digits below 10 %."""
     value = 100 * fraction
     return f"{value:.0f} %" if value >= 10 else f"{value:.2g} %"
+
+
+def file_name(text: str) -> str:
+    """A name that is safe as a file name: other characters become `_`, long ones are hashed."""
+    safe = "".join(c if c.isalnum() or c in "-_.=" else "_" for c in text).lstrip(".")
+    if safe == text and len(safe.encode()) <= 100:
+        return safe
+    short = safe.encode()[:80].decode(errors="ignore")
+    return f"{short}-{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()[:8]}"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from moth_eval.records import (
@@ -13,6 +14,7 @@ from moth_eval.records import (
     ScanRecord,
     TriggerRecord,
     Truth,
+    records_of,
 )
 from moth_eval.smallest_trigger import smallest_named
 
@@ -111,14 +113,6 @@ class Run:
         return tuple(row for row in (*self.rows, *self.derived) if row.scanner == scanner)
 
 
-@dataclass
-class _Ledger:
-    """What the ledger holds for one model and scanner."""
-
-    started: bool = False
-    records: dict[str, ScanRecord] = field(default_factory=dict)
-
-
 def read_run(path: Path) -> Run:
     """The rows of a run folder.
 
@@ -126,33 +120,29 @@ def read_run(path: Path) -> Run:
         RunError: there is no manifest, or it or the ledger is damaged.
     """
     folder = RunFolder(path)
-    manifest = folder.manifest()
-    ledger: dict[tuple[str, str], _Ledger] = defaultdict(_Ledger)
-    for line in folder.lines():
-        seen = ledger[line.model, line.scanner]
-        seen.started = True
-        if line.record is not None:
-            # Re-inserting keeps the newest record last even when its key came up before.
-            seen.records.pop(line.key, None)
-            seen.records[line.key] = line.record
+    manifest, lines = folder.manifest(), list(folder.lines())
+    begun = {(line.model, line.scanner) for line in lines}
+    records: dict[tuple[str, str], list[ScanRecord]] = defaultdict(list)
+    for record in records_of(lines).values():
+        records[record.model, record.scanner].append(record)
     rows = tuple(
-        _row(entry, scanner, ledger.get((entry.name, scanner), _Ledger()))
+        _row(entry, scanner, records[entry.name, scanner], begun=(entry.name, scanner) in begun)
         for entry in manifest.entries
         for scanner in manifest.scanners
     )
     return Run(path=path, manifest=manifest, rows=rows)
 
 
-def _row(entry: ModelEntry, scanner: str, seen: _Ledger) -> Row:
-    current = [r for r in seen.records.values() if r.sha256 == entry.sha256]
+def _row(entry: ModelEntry, scanner: str, records: Sequence[ScanRecord], *, begun: bool) -> Row:
+    current = [r for r in records if r.sha256 == entry.sha256]
     if scanner in entry.keys:
         current = [r for r in current if r.key == entry.keys[scanner]]
     remarks = []
     if len(current) > 1:
         remarks.append(f"scanned under {len(current)} different settings; the last result is shown")
-    if len(current) < len(seen.records):
+    if len(current) < len(records):
         remarks.append("a result of another version of the model file or other settings is ignored")
-    if seen.started and not seen.records:
+    if begun and not records:
         remarks.append("a scan was started but left no result")
     return Row(
         entry=entry,

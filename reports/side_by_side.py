@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from difflib import get_close_matches
 from pathlib import Path
 
 from PIL import Image, ImageDraw
 
 from moth_eval.errors import RunError
-from moth_eval.text import visible
+from moth_eval.text import file_name, visible
 
 from .pictures import (
     ACCENT,
@@ -38,8 +37,7 @@ _BETWEEN = 28
 
 def pair_path(run: Run, models: tuple[str, str]) -> Path:
     """Where the picture of two models lies."""
-    words = (re.sub(r"[^\w.-]", "_", model) for model in models)
-    return run.path / f"pair-{'--'.join(words)}.png"
+    return run.path / f"pair-{'--'.join(map(file_name, models))}.png"
 
 
 def side_by_side(run: Run, models: tuple[str, str]) -> bytes:

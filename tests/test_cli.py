@@ -66,6 +66,17 @@ def test_an_option_of_several_commands_has_one_wording(name: str) -> None:
     assert len({(option.help or "").partition("  [default")[0] for option in options}) == 1
 
 
+def test_what_an_encoding_lacks_is_spelled_out(repository: Path) -> None:
+    code = (
+        "import click\nfrom moth_eval import cli\n"
+        "shown = click.Command('demo', callback=lambda: click.echo('1 – 2'))\n"
+        "cli.load_command = lambda word: shown\n"
+        "cli.main(['demo'])"
+    )
+    result = python(code, cwd=repository, PYTHONIOENCODING="latin-1")
+    assert (result.returncode, result.stdout) == (0, "1 \\u2013 2\n"), result.stderr
+
+
 def test_version_is_the_package_version() -> None:
     assert CliRunner().invoke(cli.main, ["--version"]).output.strip().endswith(__version__)
 

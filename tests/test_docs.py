@@ -39,6 +39,7 @@ from attacks.inject_command import inject
 from attacks.injector import Injector
 from attacks.plan import RoundSpec
 from attacks.training import Recipe
+from benchmarks.study_files import STUDY_COMMANDS
 from benchmarks.tasks import parse_scanner
 from moth_eval import records, scan_calibration
 from moth_eval.cli import COMMANDS, ROOMS, load_command, main
@@ -461,6 +462,12 @@ def make_targets() -> list[str]:
     phony = re.search(r"^\.PHONY: (.+)$", text, re.MULTILINE)
     assert phony
     return phony[1].split()
+
+
+def test_every_command_of_a_study_file_is_documented() -> None:
+    listed = re.search(r"\* Commands of a file: (.*?);", (DOCS / "run.md").read_text(), re.DOTALL)
+    assert listed is not None
+    assert tuple(re.findall("`(.*?)`", listed[1])) == STUDY_COMMANDS
 
 
 def test_every_make_target_and_every_room_is_documented() -> None:

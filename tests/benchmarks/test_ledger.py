@@ -9,11 +9,12 @@ import pytest
 
 from benchmarks.distance_study import DistancePlan, DistanceWriter
 from benchmarks.ledger import LedgerWriter
-from benchmarks.tasks import Task, file_name
+from benchmarks.tasks import Task
 from benchmarks.trojai import Plan
 from moth_eval.loading.rounds import Round, RoundModel
 from moth_eval.loading.sources import content_hash
 from moth_eval.records import LEDGER, LOST, RunFolder
+from moth_eval.text import file_name
 from reports.build import LONGEST_WORD, _file_words
 from tests.support.runs import manifest, record
 

@@ -1,17 +1,20 @@
 from __future__ import annotations
 
 import os
+import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from benchmarks.budget import Budget
 from benchmarks.limits import Limits, resident_bytes
 from benchmarks.pool import Outcome, Policy, Pool, places_on
 from benchmarks.supervisor import Place
+from moth_eval.cli import main
 from moth_eval.errors import InputError
 from moth_eval.records import AttemptRecord
 from tests.support.processes import processes
@@ -44,11 +47,12 @@ def test_every_task_gets_its_own_answer_and_is_heard() -> None:
 
 
 def test_a_worker_that_dies_or_raises_costs_its_own_task_alone() -> None:
-    found = endings(["killed", "fine", "segfault", "exit", "defect", "good"])
+    found = endings(["killed", "fine", "segfault", "real-time", "exit", "defect", "good"])
     assert found["killed"] == (
         "crashed", "the worker process was ended by SIGKILL: out of memory?",
     )  # fmt: skip
     assert found["segfault"] == ("crashed", "the worker process was ended by SIGSEGV")
+    assert found["real-time"] == ("crashed", "the worker process was ended by signal 40")
     assert found["exit"] == ("crashed", "the worker process ended with exit code 7 and no answer")
     assert found["defect"] == ("failed", "ZeroDivisionError: a defect")
     assert found["fine"][0] == found["good"][0] == "answered"
@@ -66,6 +70,24 @@ def test_a_worker_that_spins_is_ended_when_its_processor_time_is_up() -> None:
     [one] = outcomes(["spin"], limits=Limits(cpu_seconds=1.0, seconds=300.0))
     assert one.ended.status == "timed-out"
     assert one.ended.reason == "no answer within 1 s of processor time"
+
+
+@pytest.mark.parametrize(("seconds", "kept"), [(0.2, 1), (1.0, 1), (1.4, 2)])
+def test_the_kernel_gives_at_least_the_processor_time_that_was_allowed(
+    seconds: float, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_to: dict[int, tuple[int, int]] = {}
+    monkeypatch.setattr("resource.setrlimit", lambda which, pair: set_to.update({which: pair}))
+    Limits(cpu_seconds=seconds).apply(cuda=False)
+    assert set_to[resource.RLIMIT_CPU][0] == kept
+
+
+@pytest.mark.parametrize("memory", ["inf", "nan"])
+def test_memory_without_a_bound_is_refused_as_a_limit(memory: str, tmp_path: Path) -> None:
+    call = ["trojai", "--models", str(tmp_path), "--out", str(tmp_path / "run")]
+    result = CliRunner().invoke(main, [*call, "--memory", memory])
+    assert result.exit_code == 2
+    assert f"--memory must be a finite number of GiB, got {memory}" in result.output
 
 
 def test_an_allocation_beyond_the_limit_is_told_by_the_worker_itself() -> None:
@@ -138,6 +160,20 @@ def test_work_that_ran_out_of_memory_is_tried_again_alone() -> None:
     assert began[2000, 2] >= found[3.0].ended.answer[1]
 
 
+def test_work_that_ran_out_of_memory_in_a_former_sitting_is_tried_again_alone() -> None:
+    before = AttemptRecord(status="out-of-memory", reason="x", seconds=1.0)
+    found = outcomes(
+        [2000, 3.0],
+        work=hold_or_nap,
+        policy=Policy(),
+        limits=Limits(memory_bytes=1024 * MIB),
+        alone=Limits(memory_bytes=6000 * MIB),
+        earlier=lambda task: (before,) if task == 2000 else (),
+    )
+    assert [one.task for one in found] == [3.0, 2000]
+    assert (found[1].ended.answer, found[1].earlier) == (2000 * MIB, (before,))
+
+
 def hold_or_nap(task: Any, place: Place, tell: Any) -> Any:
     return nap(task, place, tell) if isinstance(task, float) else hold(task, place, tell)
 
@@ -162,6 +198,15 @@ def test_workers_are_gone_when_the_caller_stops_early(tmp_path: Path) -> None:
     assert members(pid)
     running.close()
     wait_until(lambda: not members(pid))
+
+
+def test_a_disk_that_takes_no_more_is_no_answer_of_the_work() -> None:
+    running = Pool(work=misbehave, places=(Place(),)).run(["fine", "full", "never"])
+    assert next(running).task == "fine"
+    with pytest.raises(
+        OSError, match=r"full: \[Errno 28\] No space left on device: 'result'; make"
+    ):
+        next(running)
 
 
 def test_an_answer_larger_than_the_pipe_arrives_whole() -> None:

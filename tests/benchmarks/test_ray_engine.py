@@ -66,6 +66,11 @@ def test_every_task_is_answered_and_every_attempt_is_told_of(ray: FakeRay) -> No
     assert found["again"].earlier == (crash,)
 
 
+def test_a_disk_that_takes_no_more_is_no_crash(ray: FakeRay) -> None:
+    with pytest.raises(OSError, match="No space left on device"):
+        list(RayEngine().run(pool(), ["full"]))
+
+
 def test_a_cluster_of_our_own_is_made_and_taken_down(ray: FakeRay) -> None:
     list(RayEngine().run(pool(), ["a"]))
     assert ray.calls[0] == ("init", {"log_to_driver": False, "include_dashboard": False})

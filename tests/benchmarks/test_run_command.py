@@ -143,9 +143,10 @@ def test_a_call_comes_back_from_the_file_that_repeats_it(word: str, tmp_path: Pa
 
 
 def test_odd_text_survives_the_file(tmp_path: Path) -> None:
-    odd = 'a "quoted"\\ \x7f\x1b name\nwith é and 中'
+    odd = 'a "quoted"\\ \x7f\x1b name\nwith é, 中, 😀, \x9b and \u202e'
     text = as_toml("distance", {"model": odd, "out": Path("x")})
     assert tomllib.loads(text)["distance"]["model"] == odd
+    assert not set(text) & {"\x1b", "\x9b", "\u202e"}  # none of it steers a terminal
 
 
 def test_only_calls_of_commands_are_repeated() -> None:

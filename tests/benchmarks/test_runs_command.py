@@ -216,6 +216,30 @@ def test_a_torn_last_line_is_no_damage(tmp_path: Path) -> None:
     assert runs("validate", whole).exit_code == 0
 
 
+def test_a_line_that_was_emptied_is_one_that_was_deleted(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", [entry("a")], [record("a", 1.0)])
+    ledger = run / LEDGER / "worker-0.jsonl"
+    start, _, rest = ledger.read_bytes().split(b"\n")
+    ledger.write_bytes(b"\n".join([start, b"", rest]))
+    assert RunFolder(run).records() == {}
+    result = runs("validate", run)
+    assert (result.exit_code, "is sound" in result.output) == (3, True)
+
+
+@pytest.mark.parametrize("counts", [0, 1])
+def test_a_file_of_arrays_is_that_of_the_record_that_counts(counts: int, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    # Two versions of a model file, in whose names of arrays there once was no key.
+    made = [
+        with_triggers(run, record("a", 1.0, sha256=str(n) * 64, key=f"k{n}"), seed=n)
+        for n in range(2)
+    ]
+    now = entry("a", sha256=str(counts) * 64, keys={"nc": f"k{counts}"})
+    result = runs("validate", make_run(run, [now], made))
+    assert result.exit_code == (0 if counts == 1 else 1)
+    assert ("its hash differs" in result.output) == (counts == 0)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import errno
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmarks import tasks
 from benchmarks.pool import Outcome
 from benchmarks.supervisor import Ended, Place
-from benchmarks.tasks import Task, execute, file_name, parse_scanner, record_of
+from benchmarks.tasks import Task, execute, parse_scanner, record_of
+from benchmarks.third_party import METHOD
 from moth_eval.errors import InputError
 from moth_eval.loading.files import sha256_of
 from moth_eval.loading.rounds import RoundModel, read_round
@@ -54,9 +58,12 @@ def test_the_key_depends_on_what_decides_the_result_and_on_nothing_else(tmp_path
         {"parameters": {"cut": 3}},
         {"data_sha256": "x"},
         {"device": "cuda"},
+        {"require_sandbox": True},
     ):
         assert replace(one, **change).key != one.key
     assert replace(one, run=tmp_path / "elsewhere").key == one.key
+    theirs = replace(one, method=METHOD)  # opens the file itself, under no guard of ours
+    assert replace(theirs, require_sandbox=True).key == theirs.key
 
 
 def test_scanner_parameters_are_read_with_their_types() -> None:
@@ -90,31 +97,39 @@ def test_a_bad_scanner_specification_is_explained(spec: str, message: str) -> No
         parse_scanner(spec)
 
 
-def test_names_become_safe_file_names_that_stay_distinct() -> None:
-    assert file_name("id-00000001") == "id-00000001"
-    names = [
-        file_name(n) for n in ("../../etc/passwd", "..\\..\\etc\\passwd", ".hidden", "a" * 300)
-    ]
-    assert len(set(names)) == 4
-    assert all("/" not in n and not n.startswith(".") and len(n) < 120 for n in names)
-
-
-def test_evidence_without_triggers_is_recorded_and_its_pictures_are_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Task:
+    """A task whose scanner leaves pictures."""
     monkeypatch.setitem(SCANNERS, "seen", "tests.support.seen_scanner:Brightened")  # type: ignore[arg-type]
     write_prototype_round(tmp_path / "round", models=1)
     [model] = read_round(tmp_path / "round").models
-    one = replace(
+    return replace(
         task("m", tmp_path), model=model, method="seen", scanner="seen", models=tmp_path / "round",
         sha256=sha256_of(model.file), architecture="tests.support.subjects:prototype_network",
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_a_disk_that_takes_no_more_says_nothing_about_the_model(
+    number: int, seen: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(tasks, "write_whole", full)
+    with pytest.raises(OSError, match=f"{seen.file_name}--{seen.key[:8]}.npz"):
+        execute(seen, Place(device="cpu"), lambda *told: None)
+
+
+def test_evidence_without_triggers_is_recorded_and_its_pictures_are_kept(seen: Task) -> None:
+    one = seen
     record = execute(one, Place(device="cpu"), lambda *told: None)
     assert (record.status, record.triggers) == ("scored", ()), record.reason
     assert record.evidence == (
         EvidenceRecord(what="contrast", value=0.5, target=None, source=1),
         EvidenceRecord(what="brightness", value=1.5, target=2, source=None),
     )
+    assert record.triggers_file == f"triggers/model-0--seen--{one.key[:8]}.npz"
     with np.load(one.run / record.triggers_file) as arrays:
         assert arrays["evidence"].tolist() == [1]
         before, after = arrays["pictures"][0]

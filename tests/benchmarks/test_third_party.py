@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from benchmarks.supervisor import Place
 from benchmarks.tasks import Task, execute
 from benchmarks.third_party import METHOD, _copied, _visible_gpu, parse_detector
 from moth_eval.cli import main
-from moth_eval.errors import OutOfMemory
+from moth_eval.errors import InputError, OutOfMemory
 from moth_eval.loading.files import sha256_of
 from moth_eval.loading.rounds import read_round
 from moth_eval.records import RunFolder
@@ -20,7 +21,7 @@ from tests.support.round_folders import round_11_model
 from tests.support.subjects import write_prototype_round
 
 DETECTOR = """
-import argparse, os, pathlib, signal, sys
+import argparse, os, pathlib, sys
 parser = argparse.ArgumentParser()
 for name in ("model_filepath", "result_filepath", "scratch_dirpath", "examples_dirpath"):
     parser.add_argument("--" + name, type=pathlib.Path)
@@ -38,8 +39,8 @@ size = args.model_filepath.stat().st_size
 print("looked at", size, "bytes")
 text = {"good": f"{0.25 + size % 2 / 2}\\n", "words": "likely\\n", "large": "1.5\\n"}
 text["nan"] = "nan\\n"
-if args.mode == "cpu":
-    os.kill(os.getpid(), signal.SIGXCPU)
+if args.mode.isdecimal():
+    os.kill(os.getpid(), int(args.mode))
 if args.mode == "memory":
     raise MemoryError("too much")
 if args.mode == "hang":
@@ -188,9 +189,16 @@ def test_a_detector_out_of_memory_says_nothing_about_the_model(
         execute(task(folder, tmp_path, "memory"), Place(device="cpu"), lambda *told: None)
 
 
-def test_a_detector_out_of_processor_time_is_timed_out(folder: Path, tmp_path: Path) -> None:
-    record = execute(task(folder, tmp_path, "cpu"), Place(device="cpu"), lambda *told: None)
-    assert (record.status, record.reason) == ("timed-out", "the detector was ended by SIGXCPU")
+@pytest.mark.parametrize(
+    ("number", "status", "name"),
+    [(signal.SIGXCPU, "timed-out", "SIGXCPU"), (40, "crashed", "signal 40")],
+)
+def test_a_detector_that_a_signal_ends_is_no_failure(
+    number: int, status: str, name: str, folder: Path, tmp_path: Path
+) -> None:
+    one = task(folder, tmp_path, str(int(number)))
+    record = execute(one, Place(device="cpu"), lambda *told: None)
+    assert (record.status, record.reason) == (status, f"the detector was ended by {name}")
 
 
 @pytest.mark.slow
@@ -217,10 +225,48 @@ def test_images_keep_the_names_of_their_round(shared_round: Path, tmp_path: Path
     assert {path.read_text() for path in folder.glob("*.json")} == {"0\n", "1\n"}
 
 
+@pytest.mark.parametrize(
+    ("sizes", "named", "message"),
+    [
+        ([300], False, "larger than the 268,435,456 bytes that are copied"),
+        ([300], True, "larger than the 268,435,456 bytes that are copied"),
+        ([200] * 6, False, "images of 1,258,291,200 bytes, more than the 1,073,741,824"),
+    ],
+)
+def test_images_that_would_fill_the_disk_are_not_copied(
+    sizes: list[int], named: bool, message: str, folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "images").mkdir()
+    for number, size in enumerate(sizes):
+        with (tmp_path / "images" / f"class_0_example_{number}.png").open("wb") as file:
+            file.truncate(size << 20)
+    model = read_round(folder / "round").models[0]
+    model = replace(model, examples=tmp_path / "images", examples_named=named)
+    with pytest.raises(InputError, match=message):
+        _copied(model, tmp_path)
+    assert not list((tmp_path / "example_data").iterdir())
+
+
+def test_a_model_that_is_mostly_not_there_is_not_copied(folder: Path, tmp_path: Path) -> None:
+    hollow = tmp_path / "hollow.pt"
+    with hollow.open("wb") as file:
+        file.truncate(1 << 31)
+    one = task(folder, tmp_path / "run", "good")
+    one = replace(one, model=replace(one.model, file=hollow), sha256="")
+    record = execute(one, Place(device="cpu"), lambda *told: None)
+    assert record.status == "refused"
+    assert "claims 2,147,483,648 bytes" in record.reason
+
+
 @pytest.fixture
 def shared_round(tmp_path: Path) -> Path:
     round_11_model(tmp_path / "round", 0, poisoned=False)
     return tmp_path / "round"
+
+
+def test_a_word_that_is_too_long_for_a_path_is_no_path() -> None:
+    words = [f"--query={'x' * 300}", "y" * 5000]
+    assert parse_detector(" ".join([sys.executable, *words]))["command"][1:] == words
 
 
 @pytest.mark.parametrize(

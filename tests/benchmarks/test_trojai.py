@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +14,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from benchmarks.sittings import exclusively
-from benchmarks.tasks import Task
-from benchmarks.trojai import TrojaiStudy, is_as_guarded, plan
+from benchmarks.trojai import TrojaiStudy, plan
 from moth_eval.cli import main
 from moth_eval.loading.files import MODEL_SUFFIXES, sha256_of
-from moth_eval.loading.kernel_guards import ALL_GUARDS
-from moth_eval.loading.rounds import RoundModel
 from moth_eval.records import RunFolder
 from reports.tables import TIMING_COLUMNS
 from tests.support.hostile import write_hostile_files
@@ -131,21 +127,6 @@ def test_a_continued_run_says_by_what_it_was_last_carried_out(models: Path, tmp_
     now = json.loads((run / "run.json").read_text())
     assert now["versions"] == manifest["versions"]
     assert now["created"] == manifest["created"]
-
-
-def test_a_scan_without_all_guards_does_not_count_where_they_are_asked_for(
-    undisturbed: tuple[Path, Result],
-) -> None:
-    [record, *_] = RunFolder(undisturbed[0]).records().values()
-    task = Task(
-        model=RoundModel(name="m", file=Path("m"), examples=None, layout="files", metadata={}),
-        sha256="", data_sha256="", scanner="nc", method="nc", parameters={}, seed=0, device="cpu",
-        architecture="", models=Path(), run=Path(), require_sandbox=True,
-    )  # fmt: skip
-    bare, held = (record.model_copy(update={"guards": g}) for g in ((), ALL_GUARDS))
-    assert [is_as_guarded(one, task) for one in (bare, held)] == [False, True]
-    assert is_as_guarded(bare, replace(task, require_sandbox=False))
-    assert is_as_guarded(bare.model_copy(update={"score": None}), task)
 
 
 def test_a_limited_run_is_continued_by_a_larger_one(

@@ -63,6 +63,26 @@ def test_the_last_record_of_a_task_counts(tmp_path: Path) -> None:
     assert ledger(tmp_path, encode(newer), "2.jsonl").records()["k"].score == 9.0
 
 
+@pytest.mark.parametrize(
+    ("statuses", "counts"),
+    [
+        (("scored", "timed-out"), 0),
+        (("refused", "inconclusive"), 0),
+        (("inconclusive", "failed"), 0),
+        (("timed-out", "scored", "crashed"), 1),
+        (("timed-out", "failed"), 1),
+        (("scored", "refused"), 1),
+    ],
+)
+def test_an_answer_counts_before_none_and_a_later_one_before_an_earlier(
+    statuses: tuple[str, ...], counts: int, tmp_path: Path
+) -> None:
+    for number, status in enumerate(statuses):
+        one = RECORD.model_copy(update={"status": status, "reason": str(number)})
+        ledger(tmp_path, encode(LINE.model_copy(update={"record": one})), f"{number}.jsonl")
+    assert RunFolder(tmp_path).records()["k"].reason == str(counts)
+
+
 def test_a_task_that_was_only_started_has_no_record(tmp_path: Path) -> None:
     started = LedgerLine(event="start", key="s", model="m", scanner="nc")
     assert ledger(tmp_path, encode(started)).records() == {}

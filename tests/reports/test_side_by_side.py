@@ -10,7 +10,7 @@ from PIL import Image
 from moth_eval.cli import main
 from moth_eval.errors import RunError
 from reports.rows import read_run
-from reports.side_by_side import SIDE, side_by_side
+from reports.side_by_side import SIDE, pair_path, side_by_side
 from tests.support.distance_runs import make_distance_run
 from tests.support.runs import clean, entry, make_run, poisoned, record, with_triggers
 
@@ -44,6 +44,20 @@ def test_the_command_writes_the_picture_and_the_report(tmp_path: Path) -> None:
     again = CliRunner().invoke(main, ["report", str(run)])
     assert again.exit_code == 0
     assert (run / "pair-natural--injected.png").is_file()
+
+
+def test_pictures_of_long_and_of_similar_names_are_files_of_their_own(tmp_path: Path) -> None:
+    run = read_run(run_of_two(tmp_path))
+    pairs = [
+        ("a b", "c"),
+        ("a_b", "c"),
+        ("\u6f22" * 78, "\u6f22" * 77 + "a"),
+        ("x" * 235, "y" * 235),
+    ]
+    paths = [pair_path(run, pair) for pair in pairs]
+    assert len(set(paths)) == len(pairs)
+    for path in paths:
+        path.write_bytes(b"a picture")
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,10 @@ class RayError(Exception):
     """As `ray.exceptions.RayError`."""
 
 
+class TaskOSError(RayError, OSError):
+    """What Ray makes of an `OSError` of a task."""
+
+
 class FakeRay:
     """A cluster of two processors; tasks named in `lost` are given up.
 
@@ -75,7 +79,10 @@ class FakeRay:
         function, given = self._open.pop(reference)
         if given[1] in self._lost:
             raise RayError("the node died\nmore words")
-        return pickle.loads(pickle.dumps(function(*given)))
+        try:
+            return pickle.loads(pickle.dumps(function(*given)))
+        except OSError as error:
+            raise TaskOSError(f"a task raised {error}") from error
 
     def cancel(self, reference: int, *, force: bool) -> None:
         self.calls.append(("cancel", (reference, force)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -83,12 +84,17 @@ def _leave_a_program() -> None:
     subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 
 
+def _fill_the_disk() -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "result")
+
+
 def _fail() -> None:
     raise ZeroDivisionError("a defect")
 
 
 DEEDS = {
     "killed": lambda: _die(signal.SIGKILL),
+    "real-time": lambda: _die(40),
     "segfault": lambda: _die(signal.SIGSEGV),
     "exit": lambda: sys.exit(7),
     "hang": lambda: time.sleep(600),
@@ -96,6 +102,7 @@ DEEDS = {
     "fork": _leave_a_child,
     "program": _leave_a_program,
     "defect": _fail,
+    "full": _fill_the_disk,
     "tell": lambda: logging.getLogger("benchmarks.tests").info("told by the work"),
     "speak": lambda: os.write(1, b"spoken\n"),
 }
