@@ -14,6 +14,7 @@ from moth_eval.hardeners.adversarial_training import AdversarialTraining
 from moth_eval.hardeners.nad import NAD
 from moth_eval.hardeners.reconstructive_neuron_pruning import ReconstructiveNeuronPruning
 from moth_eval.hardeners.scheduling import PairScores
+from moth_eval.hardeners.taps import find_taps
 from moth_eval.hardeners.trainer import Recipe, Trainer
 from moth_eval.hardeners.universal import Universal
 from moth_eval.hardening import HardeningStatus
@@ -67,6 +68,35 @@ def test_attention_is_read_before_a_network_changes_its_features_in_place() -> N
     method = NAD(epochs=1, teacher_epochs=1, taps="bn")
     result = run_hardening(method, subject, subject.examples, name="nad", seed=0)
     assert result.status is HardeningStatus.HARDENED, result.reason
+
+
+def ending_in(size: int) -> nn.Sequential:
+    """Features of 8x8, 4x4 and `size` places, which adaptive pooling brings to 6x6, and a layer."""
+    features = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), nn.MaxPool2d(2), nn.Conv2d(4, 4, 3, padding=1),
+        nn.AdaptiveMaxPool2d(size), nn.ReLU(), nn.AdaptiveAvgPool2d(6),
+    )  # fmt: skip
+    return nn.Sequential(features, nn.Flatten(), nn.Linear(144, 4))
+
+
+@pytest.mark.parametrize(("size", "last"), [(1, ["0.2"]), (2, ["0.2", "0.4"])])
+def test_copies_of_fewer_features_are_no_place_for_attention(size: int, last: list[str]) -> None:
+    """Torchvision's VGG and AlexNet end in such where images are small, and in a container."""
+    subject = subject_of(ending_in(size))
+    assert find_taps(subject.module, subject.examples.images[:1]) == ("0.0", *last)
+    method = NAD(epochs=1, teacher_epochs=1, taps="0.0+0.5")
+    named = run_hardening(method, subject, subject.examples, name="nad", seed=0)
+    assert named.status is HardeningStatus.FAILED
+    assert "'0.5' puts out copies of fewer features" in named.reason
+
+
+def test_a_tap_that_is_the_same_everywhere_is_named() -> None:
+    """Rounding left a loss of 1e-16, which passed for a lesson."""
+    subject = subject_of(ending_in(1))
+    method = NAD(epochs=1, teacher_epochs=1, taps="0.2+0")  # the container ends in copies
+    result = run_hardening(method, subject, subject.examples, name="nad", seed=0)
+    assert result.status is HardeningStatus.FAILED
+    assert "look alike at 0: attention cannot teach there" in result.reason
 
 
 def test_weights_under_two_names_are_interpolated_once() -> None:
