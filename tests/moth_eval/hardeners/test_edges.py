@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from moth_eval.hardeners import adversarial_training, sitting
 from moth_eval.hardeners.adversarial_training import AdversarialTraining
+from moth_eval.hardeners.i_bau import IBAU
 from moth_eval.hardeners.nad import NAD
 from moth_eval.hardeners.reconstructive_neuron_pruning import ReconstructiveNeuronPruning
 from moth_eval.hardeners.scheduling import PairScores
@@ -167,3 +169,33 @@ def test_a_pair_that_worked_at_last_counts_as_measured_once() -> None:
     assert scores.gain[0, 1].isinf()
     scores.note(0, 1, 60.0)
     assert float(scores.gain[0, 1]) == pytest.approx(0.1823, abs=1e-4)
+
+
+@pytest.mark.parametrize("batch", [100, 16])
+def test_i_bau_says_what_its_last_perturbation_carried_away(
+    monkeypatch: pytest.MonkeyPatch, batch: int
+) -> None:
+    """With one batch it had been the clean error rate: the perturbation was zero until then."""
+    found: list[float] = []
+    perturbation = IBAU._perturbation
+
+    def recorded(self: Any, answers: Any, rounds: Any, drawn: Any) -> Tensor:
+        delta = perturbation(self, answers, rounds, drawn)
+        plain, labels = (
+            torch.cat([part(rows) for rows in drawn])
+            for part in (rounds.batches.images, rounds.batches.labels)
+        )
+        with torch.no_grad():
+            right = answers(plain).argmax(1) == labels
+            wrong = answers((plain + delta).clamp(0, 1)).argmax(1) != labels
+        found.append(float((right & wrong).float().mean()))
+        return delta
+
+    monkeypatch.setattr(IBAU, "_perturbation", recorded)
+    subject = subject_of(nn.Sequential(nn.Flatten(), nn.Linear(192, 4)))
+    answered = subject.logits(subject.examples.images).argmax(1)
+    subject = replace(subject, examples=replace(subject.examples, labels=answered))
+    method = IBAU(rounds=2, batch=batch)
+    result = run_hardening(method, subject, subject.examples, name="i-bau", seed=0)
+    assert found[-1] > 0.2
+    assert result.figures["fooled"] == pytest.approx(found[-1])
