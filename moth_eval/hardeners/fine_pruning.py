@@ -8,14 +8,13 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from ..errors import HardeningError
 from ..hardening import SILENT, Hardening, HardeningStatus, Journal, Variant, VariantKind
 from ..subject import Examples, Subject
 from .batches import augmented
-from .counts import require_at_least
 from .epochs import batch_sizes
 from .feature_channels import FeatureChannels, last_features
 from .plain_rounds import PlainRounds
+from .ranges import require_at_least, require_in
 from .stamping import Tally
 from .trainer import Recipe
 from .validation import accuracy, held_back
@@ -55,13 +54,9 @@ class FinePruning:
 
     def __post_init__(self) -> None:
         require_at_least(1, epochs=self.epochs, images=self.images)
-        if not self.max_drop >= 0:
-            raise HardeningError(f"max_drop must be at least 0, got {self.max_drop}")
-        if not 0 < self.step_share <= 1 or not 0 < self.validation_share < 1:
-            raise HardeningError(
-                "step_share must be in (0, 1] and validation_share in (0, 1), got "
-                f"{self.step_share} and {self.validation_share}"
-            )
+        require_in("(0, 1]", step_share=self.step_share)
+        require_in("[0, 1]", max_drop=self.max_drop)
+        require_in("(0, 1)", validation_share=self.validation_share)
 
     def harden(
         self,

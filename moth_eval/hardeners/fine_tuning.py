@@ -8,9 +8,9 @@ import torch
 
 from ..hardening import SILENT, Hardening, Journal
 from ..subject import Examples, Subject
-from .counts import require_at_least
 from .epochs import fine_tune
 from .plain_rounds import PlainRounds
+from .ranges import require_at_least
 from .trainer import Recipe
 
 CLEAN = Recipe(

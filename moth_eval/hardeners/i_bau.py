@@ -12,9 +12,9 @@ from torch import Tensor
 from ..errors import HardeningError
 from ..hardening import SILENT, Hardening, Journal
 from ..subject import Examples, Subject
-from .counts import require_at_least
 from .epochs import batch_sizes
 from .plain_rounds import PlainRounds
+from .ranges import require_at_least, require_in
 from .stamping import Tally
 from .trainer import Recipe
 
@@ -67,8 +67,9 @@ class IBAU:
         require_at_least(
             1, rounds=self.rounds, batch=self.batch, fixed_point_steps=self.fixed_point_steps
         )
-        if not 0 < self.perturbed_share <= 1:
-            raise HardeningError(f"perturbed_share must be in (0, 1], got {self.perturbed_share}")
+        require_in("(0, 1]", perturbed_share=self.perturbed_share)
+        require_in("(0, inf)", inner_rate=self.inner_rate, fixed_point_rate=self.fixed_point_rate)
+        require_in("[0, inf)", penalty=self.penalty)
         recipe = self.recipe
         extras = ("sharpness", "distillation", "label_smoothing", "shift", "flip")
         given = [name for name in extras if getattr(recipe, name)]

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from ..errors import HardeningError
 from ..hardening import SILENT, Hardening, HardeningStatus, Journal, Variant, VariantKind
 from ..subject import Examples, Subject
-from .counts import require_at_least
 from .epochs import pass_over
 from .fine_tuning import CLEAN
 from .plain_rounds import PlainRounds
+from .ranges import require_at_least, require_in
 from .stamping import Tally
 from .taps import LEAST_TAPS, Taps, find_taps
 from .trainer import Recipe
@@ -66,10 +66,8 @@ class NAD:
         require_at_least(
             1, teacher_epochs=self.teacher_epochs, epochs=self.epochs, batch=self.batch
         )
-        if not self.beta >= 0 or not self.power > 0:
-            raise HardeningError(
-                f"beta must be at least 0 and power above 0, got {self.beta} and {self.power}"
-            )
+        require_in("[0, inf)", beta=self.beta)
+        require_in("(0, inf)", power=self.power)
 
     def harden(
         self,

@@ -12,14 +12,14 @@ from ..anomaly import LEAST_CLASSES, Sizes, anomaly_indices, no_index
 from ..errors import HardeningError
 from ..hardening import SILENT, Hardening, HardeningStatus, Journal
 from ..inversion.engine import invert
-from ..inversion.frozen import FrozenNetwork, Precision
+from ..inversion.frozen import PRECISIONS, FrozenNetwork, Precision
 from ..inversion.presets import UNIVERSAL
 from ..inversion.problems import Inversion, universal_problems
 from ..subject import Examples, Subject
-from .counts import require_at_least
 from .epochs import batch_sizes
 from .fine_tuning import CLEAN
 from .plain_rounds import PlainRounds
+from .ranges import require_at_least, require_in, require_word
 from .stamping import Stamp, Tally, stamped_step
 from .trainer import Recipe
 
@@ -64,11 +64,11 @@ class NCUnlearning:
     def __post_init__(self) -> None:
         require_at_least(1, epochs=self.epochs, inversion_images=self.inversion_images)
         require_at_least(2, batch=self.batch)
-        if not 0 < self.stamped_share < 1 or not math.isfinite(self.cut):
-            raise HardeningError(
-                "stamped_share must be in (0, 1) and cut finite, got "
-                f"{self.stamped_share} and {self.cut}"
-            )
+        require_in("[0, inf)", target=self.target)
+        require_in("(0, 1)", stamped_share=self.stamped_share)
+        require_in("(-inf, inf)", cut=self.cut)
+        require_in("(0, 1]", success_rate=self.success_rate)
+        require_word(PRECISIONS, precision=self.precision)
 
     def harden(
         self,

@@ -7,15 +7,14 @@ from dataclasses import dataclass, replace
 import torch
 import torch.nn.functional as F  # noqa: N812 - the customary name
 
-from ..errors import HardeningError
 from ..hardening import SILENT, Hardening, HardeningStatus, Journal, Selection
-from ..inversion.frozen import Precision
+from ..inversion.frozen import PRECISIONS, Precision
 from ..subject import Examples, Subject
-from .counts import require_at_least
 from .epochs import batch_sizes
 from .mask_pruning import MOMENTUM, NO_NORM, descend, fresh_mask, pruned_hardening
 from .norm_channels import NormChannels, by_batch
 from .plain_rounds import PlainRounds
+from .ranges import require_at_least, require_in, require_word
 from .stamping import Tally
 from .trainer import Recipe
 from .validation import accuracy, held_back
@@ -63,13 +62,14 @@ class ReconstructiveNeuronPruning:
     def __post_init__(self) -> None:
         require_at_least(1, unlearning_epochs=self.unlearning_epochs, epochs=self.epochs)
         require_at_least(2, images=self.images)
-        if not 0 <= self.forgotten <= 1 or not 0 < self.validation_share < 1:
-            raise HardeningError(
-                "forgotten must be in [0, 1] and validation_share in (0, 1), got "
-                f"{self.forgotten} and {self.validation_share}"
-            )
-        if self.selection not in ("validation", "oracle"):
-            raise HardeningError(f"selection must be validation or oracle, got {self.selection!r}")
+        require_in(
+            "(0, inf)", unlearning_rate=self.unlearning_rate, alpha=self.alpha,
+            largest_gradient=self.largest_gradient, learning_rate=self.learning_rate,
+        )  # fmt: skip
+        require_in("[0, 1]", forgotten=self.forgotten, max_drop=self.max_drop)
+        require_in("(0, 1)", validation_share=self.validation_share)
+        require_word(("validation", "oracle"), selection=self.selection)
+        require_word(PRECISIONS, precision=self.precision)
 
     def harden(
         self,
