@@ -46,7 +46,8 @@ class AdversarialTraining:
     recipe: Recipe = field(default_factory=lambda: replace(Moth().recipe, largest_gradient=5.0))
 
     def __post_init__(self) -> None:
-        require_at_least(1, rounds=self.rounds, images=self.images)
+        require_at_least(1, rounds=self.rounds)
+        require_at_least(self.recipe.least_images, images=self.images)
         require_in("(0, 1]", adversarial_share=self.adversarial_share)
         require_in("[0, 1]", rising=self.rising)
 

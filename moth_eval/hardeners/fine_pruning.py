@@ -53,7 +53,8 @@ class FinePruning:
     )
 
     def __post_init__(self) -> None:
-        require_at_least(1, epochs=self.epochs, images=self.images)
+        require_at_least(1, epochs=self.epochs)
+        require_at_least(self.recipe.least_images, images=self.images)
         require_in("(0, 1]", step_share=self.step_share)
         require_in("[0, 1]", max_drop=self.max_drop)
         require_in("(0, 1)", validation_share=self.validation_share)

@@ -43,7 +43,8 @@ class FineTuning:
     recipe: Recipe = field(default_factory=lambda: CLEAN)
 
     def __post_init__(self) -> None:
-        require_at_least(1, epochs=self.epochs, batch=self.batch)
+        require_at_least(1, epochs=self.epochs)
+        require_at_least(self.recipe.least_images, batch=self.batch)
 
     def harden(
         self,

@@ -132,11 +132,12 @@ class Moth:
             name: getattr(self, name)
             for name in (
                 "pairs_per_round", "repeats", "first_steps", "next_steps", "fresh_steps",
-                "inversion_images", "inversion_batch", "stamped", "clean", "patience",
+                "inversion_images", "inversion_batch", "stamped", "patience",
                 "ageing_rounds", "warm_up_steps",
             )
         }  # fmt: skip
         require_at_least(1, **counts)
+        require_at_least(self.recipe.least_images, clean=self.clean)
         if self.rounds < 0 or self.warm_up_rounds < 0 or self.rounds + self.warm_up_rounds < 1:
             raise HardeningError(
                 "expected at least one round, of warm-up or of pairs, got "

@@ -63,9 +63,8 @@ class NAD:
     recipe: Recipe = field(default_factory=lambda: CLEAN)
 
     def __post_init__(self) -> None:
-        require_at_least(
-            1, teacher_epochs=self.teacher_epochs, epochs=self.epochs, batch=self.batch
-        )
+        require_at_least(1, teacher_epochs=self.teacher_epochs, epochs=self.epochs)
+        require_at_least(self.recipe.least_images, batch=self.batch)
         require_in("[0, inf)", beta=self.beta)
         require_in("(0, inf)", power=self.power)
 

@@ -126,7 +126,7 @@ class ReconstructiveNeuronPruning:
         rows = rounds.batches.balanced(size)
         labels, trainer = rounds.batches.labels(rows), rounds.trainer
         weights = dict(trainer.network.named_parameters())
-        with torch.enable_grad(), by_batch(trainer.network):
+        with torch.enable_grad(), by_batch(trainer.network, len(labels)):
             logits = trainer.answers(rounds.batches.images(rows))
             loss = F.cross_entropy(logits, labels)
             found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)

@@ -42,8 +42,9 @@ class Recipe:
             ones at which the weights lie that come out; 1: at its end. It gives back more accuracy
             than hardness. Source: Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR
             2022.
-        batch_norm: `train` normalises by the batch and moves the running statistics; `eval` uses
-            and keeps the statistics of the network as it came, and leaves dropout out.
+        batch_norm: `train` normalises by the batch, which then has at least two images, and moves
+            the running statistics; `eval` uses and keeps the statistics of the network as it came,
+            and leaves dropout out.
         shift: most pixels by which training images are moved either way.
         flip: whether half of the training images are mirrored; wrong for signs and digits.
         distillation: share of the loss, in `[0, 1]`, that asks for the answers of the network as it
@@ -95,6 +96,11 @@ class Recipe:
         require_word(("train", "eval"), batch_norm=self.batch_norm)
         require_word(("adamw", "sgd"), optimiser=self.optimiser)
         require_word(PRECISIONS, precision=self.precision)
+
+    @property
+    def least_images(self) -> int:
+        """Images per step at least: two where BatchNorm normalises by them."""
+        return 2 if self.batch_norm == "train" else 1
 
     def learning_rate_at(self, done: float) -> float:
         """The learning rate when this share of the training, in `[0, 1]`, is over."""
@@ -184,7 +190,7 @@ class Trainer:
 
         def loss_now() -> tuple[Tensor, Tensor]:
             # Dropout draws from the global generators, which are put back afterwards.
-            with torch.enable_grad(), self._drawing(images.device):
+            with torch.enable_grad(), self._drawing(images.device), normalised_by(len(images)):
                 logits = self.answers(images)
                 loss = self._loss(logits, labels, answers)
                 return logits, loss if added is None else loss + added()
@@ -324,6 +330,24 @@ class Trainer:
         # A state of before they were counted has none.
         self.answered = int(tensors.get("answered", torch.tensor(0)))
         self.steps, self.images = steps, images
+
+
+@contextmanager
+def normalised_by(images: int) -> Iterator[None]:
+    """Passes in which BatchNorm may have to normalise by so many images.
+
+    Raises:
+        HardeningError: a single image has a single value per channel there.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if images > 1:
+            raise
+        raise HardeningError(
+            "BatchNorm cannot normalise by a batch of a single image: expected at least two images "
+            f"to train on, or recipe.batch_norm=eval where the method has a recipe ({error})"
+        ) from error
 
 
 def main_logits(output: Tensor | tuple[Tensor, ...]) -> Tensor:

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from moth_eval.hardeners import adversarial_training, sitting
 from moth_eval.hardeners.adversarial_training import AdversarialTraining
+from moth_eval.hardeners.fine_tuning import FineTuning
+from moth_eval.hardeners.ft_sam import FTSAM
 from moth_eval.hardeners.i_bau import IBAU
 from moth_eval.hardeners.nad import NAD
 from moth_eval.hardeners.reconstructive_neuron_pruning import ReconstructiveNeuronPruning
@@ -19,7 +21,7 @@ from moth_eval.hardeners.scheduling import PairScores
 from moth_eval.hardeners.taps import find_taps
 from moth_eval.hardeners.trainer import Recipe, Trainer
 from moth_eval.hardeners.universal import Universal
-from moth_eval.hardening import HardeningStatus
+from moth_eval.hardening import Hardener, HardeningStatus
 from moth_eval.robustness import pgd
 from moth_eval.runner import run_hardening
 from moth_eval.subject import Examples, Subject
@@ -192,10 +194,41 @@ def test_i_bau_says_what_its_last_perturbation_carried_away(
         return delta
 
     monkeypatch.setattr(IBAU, "_perturbation", recorded)
-    subject = subject_of(nn.Sequential(nn.Flatten(), nn.Linear(192, 4)))
+    layer = nn.Linear(192, 4)
+    nn.init.normal_(layer.weight, generator=generator())
+    subject = subject_of(nn.Sequential(nn.Flatten(), layer))
     answered = subject.logits(subject.examples.images).argmax(1)
     subject = replace(subject, examples=replace(subject.examples, labels=answered))
-    method = IBAU(rounds=2, batch=batch)
+    method = IBAU(rounds=2, batch=batch, inner_rate=1e3)
     result = run_hardening(method, subject, subject.examples, name="i-bau", seed=0)
     assert found[-1] > 0.2
     assert result.figures["fooled"] == pytest.approx(found[-1])
+
+
+@pytest.mark.parametrize(
+    ("method", "images"),
+    [
+        (FineTuning(epochs=1), 1),
+        (FTSAM(epochs=1), 1),
+        (ReconstructiveNeuronPruning(epochs=1, forgotten=0.0), 2),  # one of them is held back
+    ],
+)
+def test_one_image_that_batch_norm_cannot_normalise_by_is_said_to_be_too_few(
+    method: Hardener, images: int
+) -> None:
+    module = nn.Sequential(nn.Flatten(), nn.Linear(192, 4), nn.BatchNorm1d(4))
+    subject = subject_of(module)
+    found = subject.examples.images[:images]
+    data = Examples(images=found, labels=subject.logits(found[:1]).argmax(1).repeat(images))
+    result = run_hardening(method, subject, data, name="x", seed=0)
+    assert result.status is HardeningStatus.FAILED
+    assert "BatchNorm cannot normalise by a batch of a single image: expected at least two" in (
+        result.reason
+    )
+
+
+def test_one_image_of_many_pixels_is_trained_on() -> None:
+    subject = subject_of(ending_in(2).insert(0, nn.BatchNorm2d(3)))
+    data = Examples(images=subject.examples.images[:1], labels=subject.examples.labels[:1])
+    result = run_hardening(FineTuning(epochs=1), subject, data, name="x", seed=0)
+    assert result.status is HardeningStatus.HARDENED, result.reason

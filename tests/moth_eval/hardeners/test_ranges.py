@@ -53,6 +53,12 @@ def test_no_number_below_zero_is_taken_and_the_field_is_named(field: str) -> Non
         ("moth:initial_cost=0", r"initial_cost must be in \(0, inf\), got 0.0"),
         ("moth:largest_share=0", r"largest_share must be in \(0, 1\], got 0.0"),
         ("pairwise:largest_share=2", r"largest_share must be in \(0, 1\], got 2.0"),
+        ("fine-tuning:batch=1", "expected at least 2, got batch=1"),
+        ("ft-sam:batch=1", "expected at least 2, got batch=1"),
+        ("nad:batch=1", "expected at least 2, got batch=1"),
+        ("fine-pruning:images=1", "expected at least 2, got images=1"),
+        ("adversarial:images=1,recipe.batch_norm=train", "expected at least 2, got images=1"),
+        ("universal:clean=1,recipe.batch_norm=train", "expected at least 2, got clean=1"),
         ("pairwise:steps=0", "expected at least 1, got steps=0"),
         ("universal:first_steps=0", "expected at least 1, got first_steps=0"),
         ("universal:success_rate=2", r" success_rate must be in \(0, 1\], got 2.0"),
@@ -73,6 +79,13 @@ def test_no_number_below_zero_is_taken_and_the_field_is_named(field: str) -> Non
 def test_what_would_turn_a_method_off_is_refused(spec: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         given(spec)
+
+
+@pytest.mark.parametrize(
+    "spec", ["fine-tuning:batch=1,recipe.batch_norm=eval", "adversarial:images=1", "moth:clean=1"]
+)
+def test_a_batch_of_one_image_is_taken_where_batch_norm_keeps_its_statistics(spec: str) -> None:
+    given(spec)
 
 
 @pytest.mark.parametrize(
