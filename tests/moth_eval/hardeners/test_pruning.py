@@ -18,10 +18,10 @@ from moth_eval.hardeners.channel_lipschitz_pruning import ChannelLipschitzPrunin
 from moth_eval.hardeners.feature_channels import last_features
 from moth_eval.hardeners.fine_pruning import FinePruning
 from moth_eval.hardeners.flow import flow_of
-from moth_eval.hardeners.mask_pruning import candidates
+from moth_eval.hardeners.mask_pruning import candidates, pruned_hardening
 from moth_eval.hardeners.norm_channels import NormChannels
 from moth_eval.hardeners.reconstructive_neuron_pruning import ReconstructiveNeuronPruning
-from moth_eval.hardening import Hardener, Hardening, HardeningStatus
+from moth_eval.hardening import Hardener, Hardening, HardeningStatus, LogEntry
 from moth_eval.runner import run_hardening
 from moth_eval.subject import Examples, Subject
 
@@ -247,6 +247,36 @@ def test_a_threshold_silences_the_masks_below_it_and_no_others(subject: Subject)
     assert asr(subject, found[0.25].module) == 1
     assert asr(subject, found[0.35].module) < 0.1
     assert asr(subject, subject.module) == 1
+
+
+@pytest.mark.parametrize(
+    ("mask", "max_drop", "reason"),
+    [
+        ([1.0] * 7, 0.04, "no mask is at most 0.9; nothing was pruned"),
+        (
+            [0.7] * 7,
+            0.04,
+            "every threshold that prunes costs too much accuracy; nothing",
+        ),
+        ([0.7] * 7, 1.0, ""),
+    ],
+)
+def test_masks_that_prune_nothing_say_so(
+    mask: list[float], max_drop: float, reason: str, subject: Subject
+) -> None:
+    done = pruned_hardening(
+        Hardening(
+            status=HardeningStatus.HARDENED, module=subject.module,
+            log=(LogEntry(phase="masks", round=1, steps=1, loss=1.0, accuracy=1.0),),
+        ),
+        subject, torch.tensor(mask), subject.examples, max_drop=max_drop, selection="validation",
+        images_used=60,
+    )  # fmt: skip
+    assert done.reason.startswith(reason)
+    assert bool(done.reason) == bool(reason)
+    assert (done.figures["threshold"], done.figures["pruned_channels"]) == (
+        (-1, 0) if reason else (0.9, 7)
+    )
 
 
 def test_the_bound_of_a_channel_is_its_largest_singular_value_times_its_scale() -> None:
