@@ -84,8 +84,8 @@ class NCTriggers:
         def step(done: float, tally: Tally) -> None:
             stamped_step(
                 rounds.trainer, rounds.batches, stamps, tally,
-                stamped=self.stamped, clean=self.clean, done=done, recipe=self.recipe,
-                generator=generator,
+                stamped=[self.stamped] * len(stamps), clean=self.clean, done=done,
+                recipe=self.recipe, generator=generator,
             )  # fmt: skip
 
         return rounds.run(

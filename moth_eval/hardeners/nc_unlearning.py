@@ -42,7 +42,8 @@ class NCUnlearning:
     Attributes:
         epochs: passes over the images, each class alike.
         batch: images per optimiser step.
-        stamped_share: fraction of them that is stamped, in `(0, 1)`.
+        stamped_share: fraction of them that is stamped, in `(0, 1)`, at least one image; flagged
+            triggers share them, and take turns where they are more.
         cut: anomaly index above which a class is flagged.
         target: class to unlearn without a search; None: the flagged ones.
         inversion_images: images that triggers are inverted on.
@@ -133,10 +134,11 @@ class NCUnlearning:
         ]
         sizes = batch_sizes(images, self.batch)
         for step, size in enumerate(sizes):
-            each = max(1, round(size * self.stamped_share / len(stamps)))
+            count = min(max(1, round(size * self.stamped_share)), max(1, size - 1))
             stamped_step(
                 rounds.trainer, rounds.batches, stamps, tally,
-                stamped=each, clean=max(1, size - each * len(stamps)),
+                stamped=spread(count, len(stamps), turn=rounds.trainer.steps),
+                clean=max(1, size - count),
                 done=done + step / len(sizes) / self.epochs,
                 recipe=self.recipe, generator=rounds.generator,
             )  # fmt: skip
@@ -191,3 +193,15 @@ class NCUnlearning:
         return anomaly_indices(
             np.array([one.size if one.valid else height * width for one in found])
         )
+
+
+def spread(count: int, triggers: int, *, turn: int) -> list[int]:
+    """How many of `count` images carry each trigger: equal up to one, and in turns which have it.
+
+    Args:
+        count: stamped images of a step.
+        triggers: how many there are.
+        turn: number of the step.
+    """
+    least, more = divmod(count, triggers)
+    return [least + ((place - turn * more) % triggers < more) for place in range(triggers)]

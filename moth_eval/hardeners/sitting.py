@@ -300,7 +300,7 @@ class Sitting:
             self._batches,
             stamps,
             tally,
-            stamped=half if apart else self._settings.stamped,
+            stamped=[half if apart else self._settings.stamped] * len(stamps),
             clean=half if apart else clean,
             done=self._done(),
             recipe=self._settings.recipe,

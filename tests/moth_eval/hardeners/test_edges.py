@@ -10,14 +10,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from moth_eval.hardeners import adversarial_training, sitting
+from moth_eval.hardeners import adversarial_training, nc_unlearning, sitting
 from moth_eval.hardeners.adversarial_training import AdversarialTraining
 from moth_eval.hardeners.fine_tuning import FineTuning
 from moth_eval.hardeners.ft_sam import FTSAM
 from moth_eval.hardeners.i_bau import IBAU
 from moth_eval.hardeners.nad import NAD
+from moth_eval.hardeners.nc_unlearning import NCUnlearning, spread
 from moth_eval.hardeners.reconstructive_neuron_pruning import ReconstructiveNeuronPruning
 from moth_eval.hardeners.scheduling import PairScores
+from moth_eval.hardeners.stamping import stamped_step
 from moth_eval.hardeners.taps import find_taps
 from moth_eval.hardeners.trainer import Recipe, Trainer
 from moth_eval.hardeners.universal import Universal
@@ -232,3 +234,26 @@ def test_one_image_of_many_pixels_is_trained_on() -> None:
     data = Examples(images=subject.examples.images[:1], labels=subject.examples.labels[:1])
     result = run_hardening(FineTuning(epochs=1), subject, data, name="x", seed=0)
     assert result.status is HardeningStatus.HARDENED, result.reason
+
+
+def test_unlearning_many_triggers_keeps_to_the_batch_and_gives_each_its_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    steps: list[tuple[list[int], int]] = []
+
+    def recorded(*given: Any, **how: Any) -> None:
+        steps.append((how["stamped"], how["clean"]))
+        stamped_step(*given, **how)
+
+    monkeypatch.setattr(nc_unlearning, "stamped_step", recorded)
+    subject = prototype_subject(classes=4, target=1, per_class=12)
+    method = NCUnlearning(epochs=1, batch=4, stamped_share=0.5, cut=-100, success_rate=0.1)
+    result = run_hardening(method, subject, subject.examples, name="x", seed=0)
+    assert result.figures["flagged"] == 4
+    assert all((sum(stamped), clean) == (2, 2) for stamped, clean in steps)
+    assert [sum(each) for each in zip(*(stamped for stamped, _ in steps), strict=True)] == [6] * 4
+
+
+def test_triggers_share_what_does_not_divide() -> None:
+    assert [spread(5, 3, turn=turn) for turn in range(3)] == [[2, 2, 1], [2, 1, 2], [1, 2, 2]]
+    assert spread(4, 1, turn=7) == [4]

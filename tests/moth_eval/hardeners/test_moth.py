@@ -436,14 +436,14 @@ def test_stamped_images_carry_their_own_trigger_and_true_label(
     stamped_step(
         Watching(subject, recipe, torch.Generator().manual_seed(0)),
         Batches(data, torch.Generator().manual_seed(0)), stamps, Tally(),
-        stamped=3, clean=8, done=0.0, recipe=recipe, generator=torch.Generator().manual_seed(0),
+        stamped=[3, 1, 2], clean=8, done=0.0, recipe=recipe,
+        generator=torch.Generator().manual_seed(0),
     )  # fmt: skip
     [(images, labels)] = seen
-    assert images.shape[0] == 8 + 3 * 3
-    assert labels[8:11].tolist() == [0, 0, 0]
-    assert labels[11:14].tolist() == [2, 2, 2]
-    assert 1 not in labels[14:].tolist()
-    for part, value in ((slice(8, 11), 0.2), (slice(11, 14), 0.7), (slice(14, 17), 0.9)):
+    assert images.shape[0] == 8 + 3 + 1 + 2
+    assert labels[8:12].tolist() == [0, 0, 0, 2]
+    assert 1 not in labels[12:].tolist()
+    for part, value in ((slice(8, 11), 0.2), (slice(11, 12), 0.7), (slice(12, 14), 0.9)):
         assert torch.all(images[part] == value)
     assert not torch.any(images[:8] == 0.2)
 
