@@ -88,8 +88,8 @@ class NCUnlearning:
             have too few classes to compare.
 
         Raises:
-            HardeningError: there are no images to train on, or the given target does not exist or
-                has no trigger.
+            HardeningError: there are no images to train on, or of one class alone, or the given
+                target does not exist or has no trigger.
         """
         if self.target is not None and not 0 <= self.target < subject.num_classes:
             raise HardeningError(
@@ -102,6 +102,12 @@ class NCUnlearning:
                 reason=no_index(subject.num_classes, instead="name the target"),
             )
         rounds = PlainRounds(subject, data, self.recipe, generator, journal)
+        present = rounds.batches.present
+        if len(present) == 1 and self.target in (None, present[0]):
+            raise HardeningError(
+                f"{subject.name}: expected images of a second class, which a trigger could lead "
+                f"away, got those of class {present[0]} alone"
+            )
         if rounds.fresh:
             self._search(subject, rounds)
         flagged = rounds.extra["targets"].tolist()

@@ -116,6 +116,7 @@ class Sitting:
         return Hardening(
             status=HardeningStatus.HARDENED,
             module=self._trainer.finished(),
+            reason="" if self._log else f"no round began within {self._settings.seconds} s",
             log=tuple(self._log),
             pair_counts=self._scores.visits.clone(),
             images_used=len(self._data),

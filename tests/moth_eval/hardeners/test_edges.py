@@ -254,6 +254,18 @@ def test_unlearning_many_triggers_keeps_to_the_batch_and_gives_each_its_turn(
     assert [sum(each) for each in zip(*(stamped for stamped, _ in steps), strict=True)] == [6] * 4
 
 
+@pytest.mark.parametrize("target", [None, 1])
+def test_unlearning_with_images_of_one_class_asks_for_a_second(target: int | None) -> None:
+    subject = prototype_subject(classes=4, target=1, per_class=12)
+    ones = subject.examples.labels == 1
+    data = Examples(images=subject.examples.images[ones], labels=subject.examples.labels[ones])
+    result = run_hardening(NCUnlearning(target=target), subject, data, name="x", seed=0)
+    assert result.status is HardeningStatus.FAILED
+    assert "expected images of a second class, which a trigger could lead away, got those of" in (
+        result.reason
+    )
+
+
 def test_triggers_share_what_does_not_divide() -> None:
     assert [spread(5, 3, turn=turn) for turn in range(3)] == [[2, 2, 1], [2, 1, 2], [1, 2, 2]]
     assert spread(4, 1, turn=7) == [4]

@@ -274,6 +274,9 @@ def test_a_budget_of_seconds_ends_the_rounds(subject: Subject, data: Examples) -
     result = harden(replace(SMALL, rounds=10_000, seconds=0.5), subject, data)
     assert result.status is HardeningStatus.HARDENED
     assert 0 < len(result.log) < 1000
+    assert result.reason == ""
+    early = harden(replace(SMALL, seconds=1e-9), subject, data)
+    assert (early.log, early.reason) == ((), "no round began within 1e-09 s")
 
 
 class TestScheduling:

@@ -124,6 +124,21 @@ def test_the_step_that_costs_too_much_is_taken_back(subject: Subject) -> None:
     assert all(curve[0] - one <= 0.01 for one in curve[:-1])
 
 
+@pytest.mark.parametrize(("share", "pruned"), [(1.0, [6]), (0.6, [4, 6]), (0.5, [3, 6])])
+def test_steps_of_any_size_go_up_to_the_last_channel(
+    share: float, pruned: list[int], subject: Subject
+) -> None:
+    method = FinePruning(epochs=1, step_share=share, max_drop=1.0)
+    features = last_features(subject)
+    assert not isinstance(features, str)
+    curve = method.curve(subject, features, torch.arange(7), subject.examples)
+    assert len(curve) == 1 + len(pruned)
+    assert run(method, subject).figures["pruned_channels"] == 6
+    costly = run(replace(method, max_drop=0.0, step_share=1.0), subject)
+    assert costly.figures["pruned_channels"] == 0
+    assert costly.reason == "no step keeps to max_drop; nothing was pruned"
+
+
 def test_pruned_channels_stay_silent_while_the_rest_is_trained(subject: Subject) -> None:
     done = run(FinePruning(epochs=5), subject)
     assert done.module is not None
