@@ -28,11 +28,14 @@ class ReconstructiveNeuronPruning:
     are theirs where nothing else is said.
 
     Differs from the reference: images as they are; neither weight decay nor a schedule of learning
-    rates; the threshold is chosen on clean images held back, never on a trigger.
+    rates; what is forgotten is looked at after a pass and under running statistics, where the
+    published code counts what the pass got right by those of its batches, which ends a pass or two
+    later and leaves more than few images recover; gradients are cut, where the published code cuts
+    before there are any; the threshold is chosen on clean images held back, never on a trigger.
 
     Attributes:
         unlearning_epochs: most passes of gradient ascent.
-        forgotten: accuracy on the training images, in `[0, 1]`, at which it ends.
+        forgotten: accuracy on the training images after a pass, in `[0, 1]`, at which it ends.
         unlearning_rate: of its SGD with momentum 0.9.
         largest_gradient: norm to which longer gradients of the ascent are cut.
         epochs: passes in which masks are trained.
