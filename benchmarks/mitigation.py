@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from moth_eval.errors import InputError, MothError
+from moth_eval.errors import InputError, MothError, OutOfMemory
 from moth_eval.hardeners import ENTRY_POINTS, HARDENERS
-from moth_eval.hardening import Hardener
+from moth_eval.hardening import Hardener, Hardening, HardeningStatus
 from moth_eval.loading.architectures import ArchitectureSource
 from moth_eval.loading.bounded import leads_outside
 from moth_eval.loading.images import read_image
@@ -27,6 +27,7 @@ from moth_eval.loading.subjects import load_member, open_subject
 from moth_eval.plugins import build, resolve
 from moth_eval.runner import resolve_device, run_hardening
 from moth_eval.subject import Examples, Subject
+from moth_eval.weights import DIVERGED, are_finite
 
 from .detector_settings import Metaparameters
 from .hardening import parse_hardener
@@ -131,12 +132,7 @@ def _hardened(
     """The new network and the method that made it; without one the original."""
     wanted = settings.mitigate_method
     for spec in dict.fromkeys([wanted, WITHOUT_IMAGES]):
-        method, parameters = parse_hardener(spec)
-        hardener = build(resolve(method, HARDENERS, ENTRY_POINTS), parameters)
-        assert isinstance(hardener, Hardener)  # noqa: S101 - parse_hardener looked
-        done = run_hardening(
-            hardener, subject, subject.examples, name=method, seed=settings.mitigate_seed
-        )
+        done = _attempt(spec, subject, settings.mitigate_seed)
         if done.module is not None:
             if done.reason:
                 _note(notes, f"{spec}: {done.reason}")
@@ -145,6 +141,20 @@ def _hardened(
         then = "the model is written as it was" if last else f"{WITHOUT_IMAGES} takes its place"
         _note(notes, f"{spec} leaves no model ({done.reason}): {then}")
     return subject.module, ""
+
+
+def _attempt(spec: str, subject: Subject, seed: int) -> Hardening:
+    """What came of a method; one that diverged, or that memory was too small for, has failed."""
+    method, parameters = parse_hardener(spec)
+    hardener = build(resolve(method, HARDENERS, ENTRY_POINTS), parameters)
+    assert isinstance(hardener, Hardener)  # noqa: S101 - parse_hardener looked
+    try:
+        done = run_hardening(hardener, subject, subject.examples, name=method, seed=seed)
+    except OutOfMemory as error:
+        return Hardening(status=HardeningStatus.FAILED, reason=str(error))
+    if done.module is None or are_finite(done.module):
+        return done
+    return Hardening(status=HardeningStatus.FAILED, reason=DIVERGED)
 
 
 def labelled_subject(

@@ -37,8 +37,8 @@ class LogEntry:
         stamped_accuracy: the same for their stamped images; None if none was stamped.
         distance: mean size of the round's triggers (pixels times channels), valid ones only; None
             if there was none. They are short inversions: an estimate from above.
-        pairs: `(source, target)` classes whose triggers were trained on; a source of -1 stands for
-            every class but the target.
+        pairs: `(source, target)` classes that had a turn; a trigger that failed or was too large
+            was not trained on. A source of -1 stands for every class but the target.
         seconds: since the start (s), earlier sittings included.
     """
 
@@ -91,8 +91,8 @@ class Hardening:
         module: the hardened copy, in eval mode, on the subject's device; None unless `HARDENED`.
         reason: one sentence; empty when hardened without remark.
         log: what happened, round by round.
-        pair_counts: int64 `(K, K)`, how often a trigger from row to column was trained on; None
-            for methods without pairs.
+        pair_counts: int64 `(K, K)`, how often the pair of row and column had a turn, whether or not
+            its trigger was fit to be trained on; None for methods without pairs.
         images_used: training images that the method was given.
         variants: further networks; candidates only where the method was asked for `oracle`.
         figures: what the method measured of itself, by name; each method's page says which.

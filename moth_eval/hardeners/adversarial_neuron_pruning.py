@@ -8,14 +8,13 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the customary name
 from torch import Tensor
 
-from ..errors import HardeningError
 from ..hardening import SILENT, Hardening, HardeningStatus, Journal, Selection
-from ..inversion.frozen import Precision
+from ..inversion.frozen import PRECISIONS, Precision
 from ..subject import Examples, Subject
-from .counts import require_at_least
 from .mask_pruning import NO_NORM, descend, fresh_mask, pruned_hardening
 from .norm_channels import NormChannels
 from .plain_rounds import PlainRounds
+from .ranges import require_at_least, require_in, require_word
 from .stamping import Tally
 from .trainer import Recipe
 from .validation import held_back
@@ -60,13 +59,11 @@ class AdversarialNeuronPruning:
     def __post_init__(self) -> None:
         require_at_least(1, rounds=self.rounds, steps=self.steps)
         require_at_least(2, images=self.images)
-        if not 0 <= self.alpha <= 1 or not 0 < self.validation_share < 1:
-            raise HardeningError(
-                "alpha must be in [0, 1] and validation_share in (0, 1), got "
-                f"{self.alpha} and {self.validation_share}"
-            )
-        if self.selection not in ("validation", "oracle"):
-            raise HardeningError(f"selection must be validation or oracle, got {self.selection!r}")
+        require_in("(0, inf)", epsilon=self.epsilon, learning_rate=self.learning_rate)
+        require_in("[0, 1]", alpha=self.alpha, max_drop=self.max_drop)
+        require_in("(0, 1)", validation_share=self.validation_share)
+        require_word(("validation", "oracle"), selection=self.selection)
+        require_word(PRECISIONS, precision=self.precision)
 
     def harden(
         self,

@@ -6,13 +6,13 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from ..errors import HardeningError
 from ..hardening import SILENT, Hardening, Journal
 from ..robustness import PGD, pgd
 from ..subject import Examples, Subject
 from .batches import augmented
 from .moth import Moth
 from .plain_rounds import PlainRounds
+from .ranges import require_at_least, require_in
 from .stamping import Tally
 from .trainer import Recipe
 
@@ -46,13 +46,10 @@ class AdversarialTraining:
     recipe: Recipe = field(default_factory=lambda: replace(Moth().recipe, largest_gradient=5.0))
 
     def __post_init__(self) -> None:
-        if self.rounds < 1 or self.images < 1 or not 0 < self.adversarial_share <= 1:
-            raise HardeningError(
-                "rounds and images must be at least 1 and adversarial_share in (0, 1], got "
-                f"{self.rounds}, {self.images}, {self.adversarial_share}"
-            )
-        if not 0 <= self.rising <= 1:
-            raise HardeningError(f"rising must be in [0, 1], got {self.rising}")
+        require_at_least(1, rounds=self.rounds)
+        require_at_least(self.recipe.least_images, images=self.images)
+        require_in("(0, 1]", adversarial_share=self.adversarial_share)
+        require_in("[0, 1]", rising=self.rising)
 
     def attack_at(self, done: float) -> PGD:
         """The attack when this share of the training, in `[0, 1]`, is over."""

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..errors import HardeningError
 from ..hardening import SILENT, Hardening, HardeningStatus, Journal
 from ..subject import Examples, Subject
 from .flow import BATCH_NORMS, CONVOLUTIONS, flow_of
+from .ranges import require_in
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +31,7 @@ class ChannelLipschitzPruning:
     u: float = 3.0
 
     def __post_init__(self) -> None:
-        if self.u < 0:
-            raise HardeningError(f"u must be at least 0, got {self.u}")
+        require_in("[0, inf)", u=self.u)
 
     def harden(
         self,

@@ -52,7 +52,7 @@ def pass_over(
     for step, size in enumerate(sizes):
         stamped_step(
             rounds.trainer, rounds.batches, [], tally,
-            stamped=0, clean=size, done=done + share * step / len(sizes),
+            stamped=[], clean=size, done=done + share * step / len(sizes),
             recipe=recipe, generator=rounds.generator, added=added,
         )  # fmt: skip
 

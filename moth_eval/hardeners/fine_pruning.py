@@ -8,14 +8,13 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from ..errors import HardeningError
 from ..hardening import SILENT, Hardening, HardeningStatus, Journal, Variant, VariantKind
 from ..subject import Examples, Subject
 from .batches import augmented
-from .counts import require_at_least
 from .epochs import batch_sizes
 from .feature_channels import FeatureChannels, last_features
 from .plain_rounds import PlainRounds
+from .ranges import require_at_least, require_in
 from .stamping import Tally
 from .trainer import Recipe
 from .validation import accuracy, held_back
@@ -36,7 +35,8 @@ class FinePruning:
     Attributes:
         epochs: passes of training after pruning (BackdoorBox: 10).
         images: images per optimiser step, spread over the classes.
-        step_share: fraction of the channels, at least one, that goes at each step.
+        step_share: fraction of the channels, at least one, that goes at each step; the most active
+            one stays.
         max_drop: largest loss of accuracy on the images held back, in `[0, 1]`.
         validation_share: fraction of each class that is held back to stop by.
         recipe: how the network is trained.
@@ -54,14 +54,11 @@ class FinePruning:
     )
 
     def __post_init__(self) -> None:
-        require_at_least(1, epochs=self.epochs, images=self.images)
-        if not self.max_drop >= 0:
-            raise HardeningError(f"max_drop must be at least 0, got {self.max_drop}")
-        if not 0 < self.step_share <= 1 or not 0 < self.validation_share < 1:
-            raise HardeningError(
-                "step_share must be in (0, 1] and validation_share in (0, 1), got "
-                f"{self.step_share} and {self.validation_share}"
-            )
+        require_at_least(1, epochs=self.epochs)
+        require_at_least(self.recipe.least_images, images=self.images)
+        require_in("(0, 1]", step_share=self.step_share)
+        require_in("[0, 1]", max_drop=self.max_drop)
+        require_in("(0, 1)", validation_share=self.validation_share)
 
     def harden(
         self,
@@ -85,11 +82,9 @@ class FinePruning:
             order = features.activity(subject, slices.training.images).argsort(stable=True)
             curve = self.curve(subject, features, order, slices.validation)
             rounds.passes[0] += len(slices.training) + len(curve) * len(slices.validation)
-            kept = self._step_size(features) * (len(curve) - 1)
-            if curve[0] - curve[-1] > self.max_drop + 1e-9:
-                kept -= self._step_size(features)
+            steps = len(curve) - 1 - (curve[0] - curve[-1] > self.max_drop + 1e-9)
             rounds.extra = {
-                "silent": order[: min(kept, features.count - 1)],
+                "silent": order[: [0, *self._counts(features)][steps]],
                 "curve": torch.tensor(curve, dtype=torch.float64),
             }
         silent = rounds.extra["silent"]
@@ -102,6 +97,7 @@ class FinePruning:
         return replace(
             trained,
             module=repaired,
+            reason="" if len(silent) else "no step keeps to max_drop; nothing was pruned",
             images_used=len(data),
             variants=(Variant(kind=VariantKind.BYPRODUCT, name="prune-only", module=pruned),),
             figures={
@@ -119,16 +115,17 @@ class FinePruning:
     ) -> list[float]:
         """Accuracy on `held` after each step, up to the first that costs too much, it included."""
         found = [accuracy(subject, subject.module, held)]
-        size = self._step_size(features)
-        for count in range(size, features.count, size):
+        for count in self._counts(features):
             pruned = silenced(subject, features, order[:count])
             found.append(accuracy(subject, pruned, held))
             if found[0] - found[-1] > self.max_drop + 1e-9:
                 break
         return found
 
-    def _step_size(self, features: FeatureChannels) -> int:
-        return max(1, int(self.step_share * features.count))
+    def _counts(self, features: FeatureChannels) -> list[int]:
+        """Channels that are silent after each step; the most active one stays."""
+        size, most = max(1, int(self.step_share * features.count)), features.count - 1
+        return [min(count, most) for count in range(size, most + size, size)]
 
     def _trained(
         self, rounds: PlainRounds, features: FeatureChannels, silent: Tensor, training: Examples

@@ -8,10 +8,10 @@ import torch
 
 from ..hardening import SILENT, Hardening, Journal
 from ..subject import Examples, Subject
-from .counts import require_at_least
 from .epochs import fine_tune
 from .fine_tuning import CLEAN
 from .plain_rounds import PlainRounds
+from .ranges import require_at_least
 from .trainer import Recipe
 
 
@@ -39,7 +39,8 @@ class FTSAM:
     )
 
     def __post_init__(self) -> None:
-        require_at_least(1, epochs=self.epochs, batch=self.batch)
+        require_at_least(1, epochs=self.epochs)
+        require_at_least(self.recipe.least_images, batch=self.batch)
 
     def harden(
         self,

@@ -12,9 +12,9 @@ from torch import Tensor
 from ..errors import HardeningError
 from ..hardening import SILENT, Hardening, Journal
 from ..subject import Examples, Subject
-from .counts import require_at_least
 from .epochs import batch_sizes
 from .plain_rounds import PlainRounds
+from .ranges import require_at_least, require_in
 from .stamping import Tally
 from .trainer import Recipe
 
@@ -67,8 +67,9 @@ class IBAU:
         require_at_least(
             1, rounds=self.rounds, batch=self.batch, fixed_point_steps=self.fixed_point_steps
         )
-        if not 0 < self.perturbed_share <= 1:
-            raise HardeningError(f"perturbed_share must be in (0, 1], got {self.perturbed_share}")
+        require_in("(0, 1]", perturbed_share=self.perturbed_share)
+        require_in("(0, inf)", inner_rate=self.inner_rate, fixed_point_rate=self.fixed_point_rate)
+        require_in("[0, inf)", penalty=self.penalty)
         recipe = self.recipe
         extras = ("sharpness", "distillation", "label_smoothing", "shift", "flip")
         given = [name for name in extras if getattr(recipe, name)]
@@ -91,7 +92,8 @@ class IBAU:
 
         Returns:
             Figures: `perturbation`, the norm of the last one, and `fooled`, the fraction of the
-            images that it still carried away when it was made, in `[0, 1]`.
+            images that it still carried away when it was made, in `[0, 1]`: those that the network
+            got wrong with it and right without.
 
         Raises:
             HardeningError: there are no images to train on.
@@ -103,6 +105,9 @@ class IBAU:
         def one(done: float, tally: Tally) -> None:
             drawn = [rounds.batches.balanced(size) for size in sizes]
             delta = self._perturbation(answers, rounds, drawn)
+            if round(done * self.rounds) == self.rounds - 1:
+                fooled = _fooled(answers, rounds, drawn, delta)
+                rounds.extra = {"last": torch.tensor([float(delta.norm()), fooled])}
             for step, rows in enumerate(drawn):
                 images, labels = rounds.batches.images(rows), rounds.batches.labels(rows)
                 order = torch.randperm(len(rows), generator=generator).to(images.device)
@@ -120,7 +125,6 @@ class IBAU:
     ) -> Tensor:
         """The universal perturbation `(1, C, H, W)` that does most harm after one pass."""
         delta = torch.zeros_like(rounds.batches.images(drawn[0][:1]))
-        fooled = list[Tensor]()
         for rows in drawn:
             images, labels = rounds.batches.images(rows), rounds.batches.labels(rows)
             delta.requires_grad_()
@@ -129,12 +133,8 @@ class IBAU:
                 loss = self._inner_loss(logits, labels, delta)
             [gradient] = torch.autograd.grad(loss, [delta])
             delta = (delta - self.inner_rate * gradient).detach()
-            fooled.append(logits.detach().argmax(1) != labels)
             rounds.passes[0] += len(rows)
             rounds.passes[1] += len(rows)
-        rounds.extra = {
-            "last": torch.stack([delta.norm().cpu(), torch.cat(fooled).float().mean().cpu()])
-        }
         return delta
 
     def _inner_loss(self, logits: Tensor, labels: Tensor, delta: Tensor) -> Tensor:
@@ -187,6 +187,19 @@ class IBAU:
             sum((g for g in pair if g is not None), start=torch.zeros_like(weight))
             for weight, pair in zip(weights, zip(direct[1:], through, strict=True), strict=True)
         ]
+
+
+@torch.no_grad()
+def _fooled(answers: Answers, rounds: PlainRounds, drawn: Sequence[Tensor], delta: Tensor) -> float:
+    """Fraction of the images that are wrong with the perturbation and right without."""
+    lost = 0
+    for rows in drawn:
+        images, labels = rounds.batches.images(rows), rounds.batches.labels(rows)
+        right = answers(images).argmax(1) == labels
+        wrong = answers((images + delta).clamp(0, 1)).argmax(1) != labels
+        lost += int((right & wrong).sum())
+        rounds.passes[0] += 2 * len(rows)
+    return lost / sum(map(len, drawn))
 
 
 def perturbed(images: int, share: float) -> int:

@@ -97,16 +97,19 @@ def pruned_hardening(
     """
     before = accuracy(subject, subject.module, held)
     found = candidates(subject, mask, held)
-    good = [c for c in found if before - c.accuracy <= max_drop + 1e-9]
+    pruned = [c for c in found if c.channels]
+    good = [c for c in pruned if before - c.accuracy <= max_drop + 1e-9]
     untouched = Pruned(
         threshold=-1.0, channels=0, accuracy=before, module=deepcopy(subject.module).eval()
     )
     best = good[-1] if good else untouched
+    costly = "every threshold that prunes costs too much accuracy"
+    why = costly if pruned else f"no mask is at most {THRESHOLDS[-1]}"
     passes = len(held) * (len(found) + 1)
     return replace(
         trained,
         module=best.module,
-        reason="" if good else "every threshold costs too much accuracy; nothing was pruned",
+        reason="" if good else f"{why}; nothing was pruned",
         images_used=images_used,
         variants=tuple(map(_variant, (untouched, *found))) if selection == "oracle" else (),
         figures={

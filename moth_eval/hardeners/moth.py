@@ -12,7 +12,7 @@ from ..hardening import SILENT, Hardening, Journal
 from ..inversion.frozen import PRECISIONS, Precision
 from ..robustness import PGD
 from ..subject import Examples, Subject
-from .counts import require_at_least
+from .ranges import require_at_least, require_in, require_word
 from .scheduling import SCHEDULINGS, Scheduling
 from .sitting import Sitting
 from .trainer import Recipe
@@ -55,7 +55,7 @@ class Moth:
         inversion_batch: of these, images per step.
         initial_cost: weight of the size where a trigger starts at random.
         success_rate: fraction of images that a trigger must flip to count, in `(0, 1]`.
-        least_asr: triggers that flip less than this fraction are not trained on.
+        least_asr: triggers that flip less than this fraction, in `[0, 1]`, are not trained on.
         stamped: stamped images per trigger and optimiser step.
         clean: clean images per optimiser step, spread over the classes.
         symmetric: whether both directions of a pair are trained on, or one.
@@ -76,8 +76,8 @@ class Moth:
             `initial_cost` and takes `first_steps`, as does a repeat after a failure (published:
             0.2); None: every inversion goes on at the weight where the last one stood.
         reuse: whether a pair's trigger is kept for its next visit.
-        largest_share: directions whose trigger is larger than this share of the image are not
-            trained on (published PyTorch code: a quarter).
+        largest_share: directions whose trigger is larger than this share of the image, in `(0, 1]`,
+            are not trained on (published PyTorch code: a quarter).
         adversarial: whether the clean images of every step are attacked by PGD first, for networks
             that were trained that way (the paper's second kind); stamped ones are not.
         attack: how.
@@ -132,36 +132,29 @@ class Moth:
             name: getattr(self, name)
             for name in (
                 "pairs_per_round", "repeats", "first_steps", "next_steps", "fresh_steps",
-                "inversion_images", "inversion_batch", "stamped", "clean", "patience",
-                "ageing_rounds",
+                "inversion_images", "inversion_batch", "stamped", "patience",
+                "ageing_rounds", "warm_up_steps",
             )
         }  # fmt: skip
         require_at_least(1, **counts)
+        require_at_least(self.recipe.least_images, clean=self.clean)
         if self.rounds < 0 or self.warm_up_rounds < 0 or self.rounds + self.warm_up_rounds < 1:
             raise HardeningError(
                 "expected at least one round, of warm-up or of pairs, got "
                 f"{self.warm_up_rounds} and {self.rounds}"
             )
-        if self.scheduling not in SCHEDULINGS:
-            raise HardeningError(
-                f"scheduling must be one of {', '.join(SCHEDULINGS)}, got {self.scheduling!r}"
-            )
-        self._check_inversions()
-        if self.seconds is not None and not self.seconds > 0:
-            raise HardeningError(f"seconds must be above 0, got {self.seconds}")
-        if self.precision not in PRECISIONS:
-            raise HardeningError(
-                f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}"
-            )
-
-    def _check_inversions(self) -> None:
-        for name in ("success_rate", "warm_up_success_rate"):
-            if not 0 < getattr(self, name) <= 1:
-                raise HardeningError(f"{name} must be in (0, 1], got {getattr(self, name)}")
-        if not 1 < self.up < float("inf"):
-            raise HardeningError(f"up must be above 1, got {self.up}")
-        if self.next_cost is not None and not 0 < self.next_cost < float("inf"):
-            raise HardeningError(f"next_cost must be above 0, or none, got {self.next_cost}")
+        require_word(SCHEDULINGS, scheduling=self.scheduling)
+        require_word(PRECISIONS, precision=self.precision)
+        require_in("[0, 1]", least_asr=self.least_asr, random_share=self.random_share)
+        require_in(
+            "(0, 1]", success_rate=self.success_rate, largest_share=self.largest_share,
+            warm_up_success_rate=self.warm_up_success_rate,
+        )  # fmt: skip
+        require_in(
+            "(0, inf)", seconds=self.seconds, initial_cost=self.initial_cost,
+            next_cost=self.next_cost,
+        )  # fmt: skip
+        require_in("(1, inf)", up=self.up)
 
     def harden(
         self,

@@ -13,15 +13,18 @@ from torch import Tensor, nn
 from ..errors import HardeningError
 from ..hardening import SILENT, Hardening, HardeningStatus, Journal, Variant, VariantKind
 from ..subject import Examples, Subject
-from .counts import require_at_least
 from .epochs import pass_over
 from .fine_tuning import CLEAN
 from .plain_rounds import PlainRounds
+from .ranges import require_at_least, require_in
 from .stamping import Tally
 from .taps import LEAST_TAPS, Taps, find_taps
 from .trainer import Recipe
 
 TEACHER = "teacher."
+
+ALIKE = 1e-6
+"""Share of the norm of an attention map below which a difference is rounding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +36,9 @@ class NAD:
     64.
 
     Differs from the reference: the places where attention is read are found by running the
-    network, and a map of one pixel is refused; learning rate 0.01 for a network whose training is
-    unknown (there: 0.1, then 0.01); the last epoch is kept, not one chosen by its success rate.
+    network, and a map of one pixel, or of copies of fewer, is refused; learning rate 0.01 for a
+    network whose training is unknown (there: 0.1, then 0.01); the last epoch is kept, not one
+    chosen by its success rate.
 
     With `beta=0` schedule and draws are the same, and attention plays no part: what is left is
     fine-tuning of the student alone.
@@ -59,13 +63,10 @@ class NAD:
     recipe: Recipe = field(default_factory=lambda: CLEAN)
 
     def __post_init__(self) -> None:
-        require_at_least(
-            1, teacher_epochs=self.teacher_epochs, epochs=self.epochs, batch=self.batch
-        )
-        if not self.beta >= 0 or not self.power > 0:
-            raise HardeningError(
-                f"beta must be at least 0 and power above 0, got {self.beta} and {self.power}"
-            )
+        require_at_least(1, teacher_epochs=self.teacher_epochs, epochs=self.epochs)
+        require_at_least(self.recipe.least_images, batch=self.batch)
+        require_in("[0, inf)", beta=self.beta)
+        require_in("(0, inf)", power=self.power)
 
     def harden(
         self,
@@ -83,7 +84,7 @@ class NAD:
 
         Raises:
             HardeningError: there are no images to train on, a named tap cannot be read, or teacher
-                and student do not differ at any tap.
+                and student do not differ at a tap.
         """
         rounds = PlainRounds(subject, data, self.recipe, generator, journal)
         names = self._taps(subject, data)
@@ -165,11 +166,8 @@ class _Lesson:
                 for ours, theirs in zip(student.maps, teacher.maps, strict=True)
             ]
             losses.append(float(sum(parts).detach()) / len(parts))  # type: ignore[union-attr]
-            if not epoch and len(losses) == 1 and not losses[0]:
-                raise HardeningError(
-                    f"{self._subject.name}: teacher and student look alike at "
-                    f"{', '.join(self._names)}: attention cannot teach; choose other taps"
-                )
+            if not epoch and len(losses) == 1:
+                self._check_apart(student, teacher)
             return torch.stack([w * part for w, part in zip(weights, parts, strict=True)]).sum()
 
         module = self.teacher()
@@ -183,6 +181,22 @@ class _Lesson:
                 share=1 / settings.epochs, added=apart,
             )  # fmt: skip
         self._note(losses, first=not epoch)
+
+    def _check_apart(self, student: Taps, teacher: Taps) -> None:
+        """Make sure that there is something to learn at every tap.
+
+        A map that is the same at all places differs by its level at most, which says nothing.
+        """
+        alike = []
+        for name, ours, theirs in zip(self._names, student.maps, teacher.maps, strict=True):
+            apart = (ours - theirs).detach().flatten(1)
+            if float((apart - apart.mean(1, keepdim=True)).norm(dim=1).max()) <= ALIKE:
+                alike.append(name)
+        if alike:
+            raise HardeningError(
+                f"{self._subject.name}: teacher and student look alike at {', '.join(alike)}: "
+                "attention cannot teach there; choose other taps"
+            )
 
     def _note(self, losses: Sequence[float], *, first: bool) -> None:
         before = self._rounds.extra["attention"]

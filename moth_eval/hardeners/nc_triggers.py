@@ -9,13 +9,13 @@ import torch
 from ..errors import HardeningError
 from ..hardening import SILENT, Hardening, Journal
 from ..inversion.engine import invert
-from ..inversion.frozen import FrozenNetwork, Precision
+from ..inversion.frozen import PRECISIONS, FrozenNetwork, Precision
 from ..inversion.presets import SHORT
 from ..inversion.problems import universal_problems
 from ..subject import Examples, Subject
-from .counts import require_at_least
 from .moth import Moth
 from .plain_rounds import PlainRounds
+from .ranges import require_at_least, require_in, require_word
 from .stamping import Stamp, Tally, stamped_step
 from .trainer import Recipe
 
@@ -54,6 +54,8 @@ class NCTriggers:
             1, rounds=self.rounds, inversion_images=self.inversion_images, stamped=self.stamped,
             clean=self.clean,
         )  # fmt: skip
+        require_in("(0, 1]", success_rate=self.success_rate)
+        require_word(PRECISIONS, precision=self.precision)
 
     def harden(
         self,
@@ -82,8 +84,8 @@ class NCTriggers:
         def step(done: float, tally: Tally) -> None:
             stamped_step(
                 rounds.trainer, rounds.batches, stamps, tally,
-                stamped=self.stamped, clean=self.clean, done=done, recipe=self.recipe,
-                generator=generator,
+                stamped=[self.stamped] * len(stamps), clean=self.clean, done=done,
+                recipe=self.recipe, generator=generator,
             )  # fmt: skip
 
         return rounds.run(

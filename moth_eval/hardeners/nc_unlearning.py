@@ -12,14 +12,14 @@ from ..anomaly import LEAST_CLASSES, Sizes, anomaly_indices, no_index
 from ..errors import HardeningError
 from ..hardening import SILENT, Hardening, HardeningStatus, Journal
 from ..inversion.engine import invert
-from ..inversion.frozen import FrozenNetwork, Precision
+from ..inversion.frozen import PRECISIONS, FrozenNetwork, Precision
 from ..inversion.presets import UNIVERSAL
 from ..inversion.problems import Inversion, universal_problems
 from ..subject import Examples, Subject
-from .counts import require_at_least
 from .epochs import batch_sizes
 from .fine_tuning import CLEAN
 from .plain_rounds import PlainRounds
+from .ranges import require_at_least, require_in, require_word
 from .stamping import Stamp, Tally, stamped_step
 from .trainer import Recipe
 
@@ -42,7 +42,8 @@ class NCUnlearning:
     Attributes:
         epochs: passes over the images, each class alike.
         batch: images per optimiser step.
-        stamped_share: fraction of them that is stamped, in `(0, 1)`.
+        stamped_share: fraction of them that is stamped, in `(0, 1)`, at least one image; flagged
+            triggers share them, and take turns where they are more.
         cut: anomaly index above which a class is flagged.
         target: class to unlearn without a search; None: the flagged ones.
         inversion_images: images that triggers are inverted on.
@@ -64,11 +65,11 @@ class NCUnlearning:
     def __post_init__(self) -> None:
         require_at_least(1, epochs=self.epochs, inversion_images=self.inversion_images)
         require_at_least(2, batch=self.batch)
-        if not 0 < self.stamped_share < 1 or not math.isfinite(self.cut):
-            raise HardeningError(
-                "stamped_share must be in (0, 1) and cut finite, got "
-                f"{self.stamped_share} and {self.cut}"
-            )
+        require_in("[0, inf)", target=self.target)
+        require_in("(0, 1)", stamped_share=self.stamped_share)
+        require_in("(-inf, inf)", cut=self.cut)
+        require_in("(0, 1]", success_rate=self.success_rate)
+        require_word(PRECISIONS, precision=self.precision)
 
     def harden(
         self,
@@ -87,8 +88,8 @@ class NCUnlearning:
             have too few classes to compare.
 
         Raises:
-            HardeningError: there are no images to train on, or the given target does not exist or
-                has no trigger.
+            HardeningError: there are no images to train on, or of one class alone, or the given
+                target does not exist or has no trigger.
         """
         if self.target is not None and not 0 <= self.target < subject.num_classes:
             raise HardeningError(
@@ -101,6 +102,12 @@ class NCUnlearning:
                 reason=no_index(subject.num_classes, instead="name the target"),
             )
         rounds = PlainRounds(subject, data, self.recipe, generator, journal)
+        present = rounds.batches.present
+        if len(present) == 1 and self.target in (None, present[0]):
+            raise HardeningError(
+                f"{subject.name}: expected images of a second class, which a trigger could lead "
+                f"away, got those of class {present[0]} alone"
+            )
         if rounds.fresh:
             self._search(subject, rounds)
         flagged = rounds.extra["targets"].tolist()
@@ -133,10 +140,11 @@ class NCUnlearning:
         ]
         sizes = batch_sizes(images, self.batch)
         for step, size in enumerate(sizes):
-            each = max(1, round(size * self.stamped_share / len(stamps)))
+            count = min(max(1, round(size * self.stamped_share)), max(1, size - 1))
             stamped_step(
                 rounds.trainer, rounds.batches, stamps, tally,
-                stamped=each, clean=max(1, size - each * len(stamps)),
+                stamped=spread(count, len(stamps), turn=rounds.trainer.steps),
+                clean=max(1, size - count),
                 done=done + step / len(sizes) / self.epochs,
                 recipe=self.recipe, generator=rounds.generator,
             )  # fmt: skip
@@ -191,3 +199,15 @@ class NCUnlearning:
         return anomaly_indices(
             np.array([one.size if one.valid else height * width for one in found])
         )
+
+
+def spread(count: int, triggers: int, *, turn: int) -> list[int]:
+    """How many of `count` images carry each trigger: equal up to one, and in turns which have it.
+
+    Args:
+        count: stamped images of a step.
+        triggers: how many there are.
+        turn: number of the step.
+    """
+    least, more = divmod(count, triggers)
+    return [least + ((place - turn * more) % triggers < more) for place in range(triggers)]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from .flow import BATCH_NORMS
-from .trainer import Trainer
+from .trainer import Trainer, normalised_by
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ class NormChannels:
             module = network.get_submodule(name)
             changed[f"{name}.weight"] = module.get_parameter("weight").detach() * by
             changed[f"{name}.bias"] = module.get_parameter("bias").detach() * plus
-        with by_batch(network):
+        with by_batch(network, len(inputs)):
             logits: Tensor = functional_call(network, changed, (inputs,))
         return logits
 
@@ -91,13 +91,14 @@ class NormChannels:
 
 
 @contextmanager
-def by_batch(network: nn.Module) -> Iterator[None]:
-    """Within it, every BatchNorm of a network in eval mode normalises by the batch."""
+def by_batch(network: nn.Module, images: int) -> Iterator[None]:
+    """Within it, every BatchNorm of a network in eval mode normalises by a batch of `images`."""
     norms = [module for module in network.modules() if isinstance(module, BATCH_NORMS)]
     for norm in norms:
         norm.train()
     try:
-        yield
+        with normalised_by(images):
+            yield
     finally:
         for norm in norms:
             norm.eval()

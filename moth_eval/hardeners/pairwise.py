@@ -11,6 +11,7 @@ from ..inversion.frozen import Precision
 from ..robustness import PGD
 from ..subject import Examples, Subject
 from .moth import Moth
+from .ranges import require_at_least
 from .sitting import Sitting
 from .trainer import Recipe
 
@@ -63,6 +64,7 @@ class Pairwise:
     precision: Precision = "float32"
 
     def __post_init__(self) -> None:
+        require_at_least(1, rounds=self.rounds, steps=self.steps)
         _ = self._as_moth()
 
     def _as_moth(self) -> Moth:

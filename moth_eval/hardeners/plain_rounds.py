@@ -83,7 +83,7 @@ class PlainRounds:
             rounds: in all.
             steps: does one round, given the share of the training that is over and the tally.
             phase: what the log calls the rounds.
-            pairs: what the log says they trained on.
+            pairs: what the log says had a turn.
         """
         while self._round < rounds:
             tally = Tally()

@@ -7,15 +7,14 @@ from dataclasses import dataclass, replace
 import torch
 import torch.nn.functional as F  # noqa: N812 - the customary name
 
-from ..errors import HardeningError
 from ..hardening import SILENT, Hardening, HardeningStatus, Journal, Selection
-from ..inversion.frozen import Precision
+from ..inversion.frozen import PRECISIONS, Precision
 from ..subject import Examples, Subject
-from .counts import require_at_least
 from .epochs import batch_sizes
 from .mask_pruning import MOMENTUM, NO_NORM, descend, fresh_mask, pruned_hardening
 from .norm_channels import NormChannels, by_batch
 from .plain_rounds import PlainRounds
+from .ranges import require_at_least, require_in, require_word
 from .stamping import Tally
 from .trainer import Recipe
 from .validation import accuracy, held_back
@@ -29,11 +28,14 @@ class ReconstructiveNeuronPruning:
     are theirs where nothing else is said.
 
     Differs from the reference: images as they are; neither weight decay nor a schedule of learning
-    rates; the threshold is chosen on clean images held back, never on a trigger.
+    rates; what is forgotten is looked at after a pass and under running statistics, where the
+    published code counts what the pass got right by those of its batches, which ends a pass or two
+    later and leaves more than few images recover; gradients are cut, where the published code cuts
+    before there are any; the threshold is chosen on clean images held back, never on a trigger.
 
     Attributes:
         unlearning_epochs: most passes of gradient ascent.
-        forgotten: accuracy on the training images, in `[0, 1]`, at which it ends.
+        forgotten: accuracy on the training images after a pass, in `[0, 1]`, at which it ends.
         unlearning_rate: of its SGD with momentum 0.9.
         largest_gradient: norm to which longer gradients of the ascent are cut.
         epochs: passes in which masks are trained.
@@ -63,13 +65,14 @@ class ReconstructiveNeuronPruning:
     def __post_init__(self) -> None:
         require_at_least(1, unlearning_epochs=self.unlearning_epochs, epochs=self.epochs)
         require_at_least(2, images=self.images)
-        if not 0 <= self.forgotten <= 1 or not 0 < self.validation_share < 1:
-            raise HardeningError(
-                "forgotten must be in [0, 1] and validation_share in (0, 1), got "
-                f"{self.forgotten} and {self.validation_share}"
-            )
-        if self.selection not in ("validation", "oracle"):
-            raise HardeningError(f"selection must be validation or oracle, got {self.selection!r}")
+        require_in(
+            "(0, inf)", unlearning_rate=self.unlearning_rate, alpha=self.alpha,
+            largest_gradient=self.largest_gradient, learning_rate=self.learning_rate,
+        )  # fmt: skip
+        require_in("[0, 1]", forgotten=self.forgotten, max_drop=self.max_drop)
+        require_in("(0, 1)", validation_share=self.validation_share)
+        require_word(("validation", "oracle"), selection=self.selection)
+        require_word(PRECISIONS, precision=self.precision)
 
     def harden(
         self,
@@ -126,7 +129,7 @@ class ReconstructiveNeuronPruning:
         rows = rounds.batches.balanced(size)
         labels, trainer = rounds.batches.labels(rows), rounds.trainer
         weights = dict(trainer.network.named_parameters())
-        with torch.enable_grad(), by_batch(trainer.network):
+        with torch.enable_grad(), by_batch(trainer.network, len(labels)):
             logits = trainer.answers(rounds.batches.images(rows))
             loss = F.cross_entropy(logits, labels)
             found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)

@@ -116,6 +116,7 @@ class Sitting:
         return Hardening(
             status=HardeningStatus.HARDENED,
             module=self._trainer.finished(),
+            reason="" if self._log else f"no round began within {self._settings.seconds} s",
             log=tuple(self._log),
             pair_counts=self._scores.visits.clone(),
             images_used=len(self._data),
@@ -300,7 +301,7 @@ class Sitting:
             self._batches,
             stamps,
             tally,
-            stamped=half if apart else self._settings.stamped,
+            stamped=[half if apart else self._settings.stamped] * len(stamps),
             clean=half if apart else clean,
             done=self._done(),
             recipe=self._settings.recipe,

@@ -74,7 +74,7 @@ def stamped_step(
     stamps: Sequence[Stamp],
     tally: Tally,
     *,
-    stamped: int,
+    stamped: Sequence[int],
     clean: int,
     done: float,
     recipe: Recipe,
@@ -89,7 +89,7 @@ def stamped_step(
         batches: where images come from.
         stamps: the triggers; classes without images are passed over.
         tally: takes in what came of it.
-        stamped: images stamped per trigger.
+        stamped: images stamped with each trigger; none: it is passed over.
         clean: clean images, spread over the classes.
         done: share of the training that is over, in `[0, 1]`.
         recipe: how images are moved and mirrored before stamping.
@@ -98,18 +98,23 @@ def stamped_step(
         added: see `Trainer.step`.
     """
     rows = [batches.balanced(clean)]
-    usable = [s for s in stamps if s.source is None or s.source in batches.present]
+    usable = [
+        (s, count)
+        for s, count in zip(stamps, stamped, strict=True)
+        if count and (s.source is None or s.source in batches.present)
+    ]
     rows += [
-        batches.except_class(s.target, stamped)
+        batches.except_class(s.target, count)
         if s.source is None
-        else batches.of_class(s.source, stamped)
-        for s in usable
+        else batches.of_class(s.source, count)
+        for s, count in usable
     ]
     chosen = torch.cat(rows)
     images = augmented(batches.images(chosen), generator, shift=recipe.shift, flip=recipe.flip)
     answers = trainer.original_answers(images)
-    for place, stamp in enumerate(usable):
-        part = slice(clean + place * stamped, clean + (place + 1) * stamped)
+    place = clean
+    for stamp, count in usable:
+        part = slice(place, place := place + count)
         mask, pattern = stamp.mask.to(images.device), stamp.pattern.to(images.device)
         images[part] = torch.lerp(images[part], pattern, mask)
     if attack is not None:

@@ -22,19 +22,26 @@ LEAST_TAPS = 2
 def find_taps(network: nn.Module, inputs: Tensor) -> tuple[str, ...]:
     """Names of the modules that put out the last features of each resolution, in order.
 
-    Features of a single pixel say nothing about place and are left out, and so are modules that
-    are called more than once in a pass. At most the last three resolutions count.
+    Features of a single pixel say nothing about place and are left out, and so are copies of fewer
+    features, as adaptive pooling makes of small ones, and modules that are called more than once
+    in a pass. At most the last three resolutions count.
 
     Args:
         network: in eval mode; left as it is.
         inputs: what it eats, `(N, C, H, W)`.
     """
     seen: list[tuple[str, tuple[int, int]]] = []
+    copied: list[Tensor] = []
     handles: list[RemovableHandle] = []
 
     def watch(name: str, module: nn.Module) -> None:
-        def note(_: nn.Module, __: object, output: object) -> None:
-            if isinstance(output, Tensor) and output.ndim == 4 and output.shape[-2:].numel() > 1:
+        def note(module: nn.Module, given: tuple[object, ...], output: object) -> None:
+            if not isinstance(output, Tensor) or output.ndim != 4:
+                return
+            if _copies(module, given, output):
+                copied.append(output)
+            # A container hands on what its last module put out.
+            elif _places(output) > 1 and not any(output is one for one in copied):
                 seen.append((name, (output.shape[-2], output.shape[-1])))
 
         handles.append(module.register_forward_hook(note))
@@ -50,6 +57,17 @@ def find_taps(network: nn.Module, inputs: Tensor) -> tuple[str, ...]:
     calls = Counter(name for name, _ in seen)
     last = {size: name for name, size in seen if calls[name] == 1}
     return tuple(list(last.values())[-MOST_TAPS:])
+
+
+def _copies(module: nn.Module, given: tuple[object, ...], output: Tensor) -> bool:
+    """Whether a module without weights puts out more places than it was given."""
+    images = [one for one in given if isinstance(one, Tensor) and one.ndim == 4]
+    weightless = next(module.parameters(), None) is None
+    return weightless and any(_places(output) > _places(one) for one in images)
+
+
+def _places(features: Tensor) -> int:
+    return features.shape[-2:].numel()
 
 
 def attention(features: Tensor, power: float) -> Tensor:
@@ -81,7 +99,8 @@ class Taps:
         """Read these modules of `network` while the block lasts.
 
         Raises:
-            HardeningError: a tap is not there, or puts out no features of more than one pixel.
+            HardeningError: a tap is not there, or puts out no features of more than one pixel, or
+                copies of fewer.
         """
         modules = dict(network.named_modules())
         missing = [name for name in names if name not in modules]
@@ -95,11 +114,16 @@ class Taps:
             self.inputs, self.maps = given[0].clone(), []  # the network may change its own in place
 
         def read(name: str) -> RemovableHandle:
-            def note(_: nn.Module, __: object, output: object) -> None:
-                if not isinstance(output, Tensor) or output.ndim != 4 or output[0, 0].numel() < 2:
+            def note(module: nn.Module, given: tuple[object, ...], output: object) -> None:
+                if not isinstance(output, Tensor) or output.ndim != 4 or _places(output) < 2:
                     raise HardeningError(
                         f"{name!r} puts out no features of more than one pixel, so that its "
                         "attention would be the same for every image: choose other taps"
+                    )
+                if _copies(module, given, output):
+                    raise HardeningError(
+                        f"{name!r} puts out copies of fewer features, which say no more of place "
+                        "than those: choose other taps"
                     )
                 # Of a copy: what comes next may change the output in place.
                 self.maps.append(attention(output.clone(), power))

@@ -16,14 +16,9 @@ from torch import Tensor, nn
 from ..errors import HardeningError
 from ..inversion.frozen import PRECISIONS, Precision
 from ..subject import Subject
+from .ranges import require_at_least, require_in, require_word
 
 BatchNormPolicy = Literal["train", "eval"]
-
-_CHOICES: dict[str, tuple[str, ...]] = {
-    "batch_norm": ("train", "eval"),
-    "optimiser": ("adamw", "sgd"),
-    "precision": PRECISIONS,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +31,7 @@ class Recipe:
         final_share: share of it at the end, reached by a cosine; 1: constant.
         warm_up: share of the training, in `[0, 1)`, over which it rises from zero: the first steps
             of a network that stood still are the ones that throw it off.
-        momentum: of SGD.
+        momentum: of SGD, in `[0, 1)`.
         weight_decay: of the optimiser.
         largest_gradient: norm to which longer gradients are cut; None: none is. It keeps one step
             on hard images from throwing an unknown network off.
@@ -47,8 +42,9 @@ class Recipe:
             ones at which the weights lie that come out; 1: at its end. It gives back more accuracy
             than hardness. Source: Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR
             2022.
-        batch_norm: `train` normalises by the batch and moves the running statistics; `eval` uses
-            and keeps the statistics of the network as it came, and leaves dropout out.
+        batch_norm: `train` normalises by the batch, which then has at least two images, and moves
+            the running statistics; `eval` uses and keeps the statistics of the network as it came,
+            and leaves dropout out.
         shift: most pixels by which training images are moved either way.
         flip: whether half of the training images are mirrored; wrong for signs and digits.
         distillation: share of the loss, in `[0, 1]`, that asks for the answers of the network as it
@@ -85,30 +81,26 @@ class Recipe:
     precision: Precision = "float32"
 
     def __post_init__(self) -> None:
-        if not self.learning_rate > 0 or not 0 <= self.final_share <= 1:
-            raise HardeningError(
-                "learning_rate must be above 0 and final_share in [0, 1], got "
-                f"{self.learning_rate} and {self.final_share}"
-            )
-        if self.largest_gradient is not None and not self.largest_gradient > 0:
-            raise HardeningError(f"largest_gradient must be above 0, got {self.largest_gradient}")
-        for name in ("warm_up", "average_over", "label_smoothing"):
-            if not 0 <= getattr(self, name) < 1:
-                raise HardeningError(f"{name} must be in [0, 1), got {getattr(self, name)}")
-        if not 0 < self.interpolation <= 1:
-            raise HardeningError(f"interpolation must be in (0, 1], got {self.interpolation}")
-        if not 0 <= self.distillation <= 1 or self.temperature < 1:
-            raise HardeningError(
-                "distillation must be in [0, 1] and temperature at least 1, got "
-                f"{self.distillation} and {self.temperature}"
-            )
-        if not self.sharpness >= 0:
-            raise HardeningError(f"sharpness must be at least 0, got {self.sharpness}")
-        for name, words in _CHOICES.items():
-            if getattr(self, name) not in words:
-                raise HardeningError(
-                    f"{name} must be {' or '.join(words)}, got {getattr(self, name)!r}"
-                )
+        require_in(
+            "(0, inf)", learning_rate=self.learning_rate, largest_gradient=self.largest_gradient
+        )
+        require_in(
+            "[0, 1)", warm_up=self.warm_up, momentum=self.momentum,
+            average_over=self.average_over, label_smoothing=self.label_smoothing,
+        )  # fmt: skip
+        require_in("[0, 1]", final_share=self.final_share, distillation=self.distillation)
+        require_in("(0, 1]", interpolation=self.interpolation)
+        require_in("[1, inf)", temperature=self.temperature)
+        require_in("[0, inf)", weight_decay=self.weight_decay, sharpness=self.sharpness)
+        require_at_least(0, shift=self.shift)
+        require_word(("train", "eval"), batch_norm=self.batch_norm)
+        require_word(("adamw", "sgd"), optimiser=self.optimiser)
+        require_word(PRECISIONS, precision=self.precision)
+
+    @property
+    def least_images(self) -> int:
+        """Images per step at least: two where BatchNorm normalises by them."""
+        return 2 if self.batch_norm == "train" else 1
 
     def learning_rate_at(self, done: float) -> float:
         """The learning rate when this share of the training, in `[0, 1]`, is over."""
@@ -198,7 +190,7 @@ class Trainer:
 
         def loss_now() -> tuple[Tensor, Tensor]:
             # Dropout draws from the global generators, which are put back afterwards.
-            with torch.enable_grad(), self._drawing(images.device):
+            with torch.enable_grad(), self._drawing(images.device), normalised_by(len(images)):
                 logits = self.answers(images)
                 loss = self._loss(logits, labels, answers)
                 return logits, loss if added is None else loss + added()
@@ -338,6 +330,24 @@ class Trainer:
         # A state of before they were counted has none.
         self.answered = int(tensors.get("answered", torch.tensor(0)))
         self.steps, self.images = steps, images
+
+
+@contextmanager
+def normalised_by(images: int) -> Iterator[None]:
+    """Passes in which BatchNorm may have to normalise by so many images.
+
+    Raises:
+        HardeningError: a single image has a single value per channel there.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if images > 1:
+            raise
+        raise HardeningError(
+            "BatchNorm cannot normalise by a batch of a single image: expected at least two images "
+            f"to train on, or recipe.batch_norm=eval where the method has a recipe ({error})"
+        ) from error
 
 
 def main_logits(output: Tensor | tuple[Tensor, ...]) -> Tensor:

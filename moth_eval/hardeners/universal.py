@@ -11,6 +11,7 @@ from ..inversion.frozen import Precision
 from ..robustness import PGD
 from ..subject import Examples, Subject
 from .moth import Moth
+from .ranges import require_at_least, require_in
 from .sitting import Sitting
 from .trainer import Recipe
 
@@ -60,6 +61,10 @@ class Universal:
     precision: Precision = "float32"
 
     def __post_init__(self) -> None:
+        require_at_least(
+            1, rounds=self.rounds, first_steps=self.first_steps, next_steps=self.next_steps
+        )
+        require_in("(0, 1]", success_rate=self.success_rate)
         _ = self._as_warm_up()
 
     def _as_warm_up(self) -> Moth:

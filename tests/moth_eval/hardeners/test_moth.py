@@ -173,11 +173,11 @@ def test_settings_are_spelled_out_on_the_command_line_inner_ones_with_a_dot() ->
         ({"rounds": 0, "warm_up_rounds": 0}, "at least one round"),
         ({"scheduling": "best"}, "scheduling must be one of gain"),
         ({"precision": "int8"}, "precision must be one of float32"),
-        ({"seconds": 0.0}, "seconds must be above 0"),
+        ({"seconds": 0.0}, r"seconds must be in \(0, inf\), got 0.0"),
         ({"patience": 0}, "expected at least 1, got patience=0"),
         ({"ageing_rounds": 0}, "expected at least 1, got ageing_rounds=0"),
-        ({"up": 1.0}, "up must be above 1, got 1.0"),
-        ({"next_cost": 0.0}, "next_cost must be above 0, or none, got 0.0"),
+        ({"up": 1.0}, r"up must be in \(1, inf\), got 1.0"),
+        ({"next_cost": 0.0}, r"next_cost must be in \(0, inf\), got 0.0"),
         ({"success_rate": 0.0}, r"success_rate must be in \(0, 1\], got 0.0"),
         ({"warm_up_success_rate": 1.5}, r"warm_up_success_rate must be in \(0, 1\], got 1.5"),
     ],
@@ -274,6 +274,9 @@ def test_a_budget_of_seconds_ends_the_rounds(subject: Subject, data: Examples) -
     result = harden(replace(SMALL, rounds=10_000, seconds=0.5), subject, data)
     assert result.status is HardeningStatus.HARDENED
     assert 0 < len(result.log) < 1000
+    assert result.reason == ""
+    early = harden(replace(SMALL, seconds=1e-9), subject, data)
+    assert (early.log, early.reason) == ((), "no round began within 1e-09 s")
 
 
 class TestScheduling:
@@ -436,14 +439,14 @@ def test_stamped_images_carry_their_own_trigger_and_true_label(
     stamped_step(
         Watching(subject, recipe, torch.Generator().manual_seed(0)),
         Batches(data, torch.Generator().manual_seed(0)), stamps, Tally(),
-        stamped=3, clean=8, done=0.0, recipe=recipe, generator=torch.Generator().manual_seed(0),
+        stamped=[3, 1, 2], clean=8, done=0.0, recipe=recipe,
+        generator=torch.Generator().manual_seed(0),
     )  # fmt: skip
     [(images, labels)] = seen
-    assert images.shape[0] == 8 + 3 * 3
-    assert labels[8:11].tolist() == [0, 0, 0]
-    assert labels[11:14].tolist() == [2, 2, 2]
-    assert 1 not in labels[14:].tolist()
-    for part, value in ((slice(8, 11), 0.2), (slice(11, 14), 0.7), (slice(14, 17), 0.9)):
+    assert images.shape[0] == 8 + 3 + 1 + 2
+    assert labels[8:12].tolist() == [0, 0, 0, 2]
+    assert 1 not in labels[12:].tolist()
+    for part, value in ((slice(8, 11), 0.2), (slice(11, 12), 0.7), (slice(12, 14), 0.9)):
         assert torch.all(images[part] == value)
     assert not torch.any(images[:8] == 0.2)
 

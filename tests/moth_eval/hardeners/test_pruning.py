@@ -18,10 +18,10 @@ from moth_eval.hardeners.channel_lipschitz_pruning import ChannelLipschitzPrunin
 from moth_eval.hardeners.feature_channels import last_features
 from moth_eval.hardeners.fine_pruning import FinePruning
 from moth_eval.hardeners.flow import flow_of
-from moth_eval.hardeners.mask_pruning import candidates
+from moth_eval.hardeners.mask_pruning import candidates, pruned_hardening
 from moth_eval.hardeners.norm_channels import NormChannels
 from moth_eval.hardeners.reconstructive_neuron_pruning import ReconstructiveNeuronPruning
-from moth_eval.hardening import Hardener, Hardening, HardeningStatus
+from moth_eval.hardening import Hardener, Hardening, HardeningStatus, LogEntry
 from moth_eval.runner import run_hardening
 from moth_eval.subject import Examples, Subject
 
@@ -122,6 +122,21 @@ def test_the_step_that_costs_too_much_is_taken_back(subject: Subject) -> None:
     curve = FinePruning(max_drop=0.01).curve(subject, features, order, subject.examples)
     assert curve[0] - curve[-1] > 0.01
     assert all(curve[0] - one <= 0.01 for one in curve[:-1])
+
+
+@pytest.mark.parametrize(("share", "pruned"), [(1.0, [6]), (0.6, [4, 6]), (0.5, [3, 6])])
+def test_steps_of_any_size_go_up_to_the_last_channel(
+    share: float, pruned: list[int], subject: Subject
+) -> None:
+    method = FinePruning(epochs=1, step_share=share, max_drop=1.0)
+    features = last_features(subject)
+    assert not isinstance(features, str)
+    curve = method.curve(subject, features, torch.arange(7), subject.examples)
+    assert len(curve) == 1 + len(pruned)
+    assert run(method, subject).figures["pruned_channels"] == 6
+    costly = run(replace(method, max_drop=0.0, step_share=1.0), subject)
+    assert costly.figures["pruned_channels"] == 0
+    assert costly.reason == "no step keeps to max_drop; nothing was pruned"
 
 
 def test_pruned_channels_stay_silent_while_the_rest_is_trained(subject: Subject) -> None:
@@ -247,6 +262,36 @@ def test_a_threshold_silences_the_masks_below_it_and_no_others(subject: Subject)
     assert asr(subject, found[0.25].module) == 1
     assert asr(subject, found[0.35].module) < 0.1
     assert asr(subject, subject.module) == 1
+
+
+@pytest.mark.parametrize(
+    ("mask", "max_drop", "reason"),
+    [
+        ([1.0] * 7, 0.04, "no mask is at most 0.9; nothing was pruned"),
+        (
+            [0.7] * 7,
+            0.04,
+            "every threshold that prunes costs too much accuracy; nothing",
+        ),
+        ([0.7] * 7, 1.0, ""),
+    ],
+)
+def test_masks_that_prune_nothing_say_so(
+    mask: list[float], max_drop: float, reason: str, subject: Subject
+) -> None:
+    done = pruned_hardening(
+        Hardening(
+            status=HardeningStatus.HARDENED, module=subject.module,
+            log=(LogEntry(phase="masks", round=1, steps=1, loss=1.0, accuracy=1.0),),
+        ),
+        subject, torch.tensor(mask), subject.examples, max_drop=max_drop, selection="validation",
+        images_used=60,
+    )  # fmt: skip
+    assert done.reason.startswith(reason)
+    assert bool(done.reason) == bool(reason)
+    assert (done.figures["threshold"], done.figures["pruned_channels"]) == (
+        (-1, 0) if reason else (0.9, 7)
+    )
 
 
 def test_the_bound_of_a_channel_is_its_largest_singular_value_times_its_scale() -> None:

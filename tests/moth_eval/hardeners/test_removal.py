@@ -386,7 +386,7 @@ def test_taps_are_those_of_the_last_pass(drawn: Subject) -> None:
         ("nc-unlearning", {"epochs": 0, "inversion_images": -1},
          "expected at least 1, got epochs=0, inversion_images=-1"),
         ("nc-triggers", {"stamped": 0}, "expected at least 1, got stamped=0"),
-        ("fine-pruning", {"images": 0}, "expected at least 1, got images=0"),
+        ("fine-pruning", {"images": 0}, "expected at least 2, got images=0"),
         ("anp", {"images": 1}, "expected at least 2, got images=1"),
         ("rnp", {"epochs": 0}, "expected at least 1, got epochs=0"),
     ],
