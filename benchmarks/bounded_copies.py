@@ -14,7 +14,7 @@ LARGEST_COPY = 1 << 28
 """Bytes of an image or of a file beside it."""
 
 LARGEST_EXAMPLES = 1 << 30
-"""Bytes of all images that lie with a model."""
+"""Bytes of all images that lie with a model; more have more values than are read."""
 
 
 def copy_model(path: Path, target: Path) -> None:

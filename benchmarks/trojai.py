@@ -25,6 +25,7 @@ from moth_eval.records import (
     records_of,
 )
 
+from .bounded_copies import LARGEST_EXAMPLES
 from .budget import Budget
 from .ledger import LedgerWriter
 from .pool import Outcome, Pool
@@ -37,9 +38,6 @@ from .versions import versions
 
 UNANSWERED = ("failed", "timed-out", "crashed", "out-of-memory")
 """Statuses that another attempt may change."""
-
-LARGEST_EXAMPLES = 1 << 30
-"""Bytes of examples that lie with a model; images of so many have more values than are read."""
 
 
 @dataclass(frozen=True, kw_only=True)
