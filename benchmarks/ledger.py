@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import time
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 
-from moth_eval.records import LEDGER, AttemptRecord, LedgerLine, ScanRecord, encode
+from moth_eval.records import LEDGER, LOST, AttemptRecord, LedgerLine, ScanRecord, encode
 from moth_eval.run_files import open_file
 
 from .tasks import Task
@@ -96,3 +97,23 @@ def _began(path: Path) -> int:
     """When a ledger file was begun, by its name (ns); 0 if it does not say."""
     word = path.name.partition("-")[0]
     return int(word) if word.isdecimal() else 0
+
+
+def attempts_of(lines: Iterable[LedgerLine]) -> dict[str, tuple[AttemptRecord, ...]]:
+    """Task key -> attempts at a task that has no result yet, oldest first."""
+    known: dict[str, list[AttemptRecord]] = {}
+    begun: set[str] = set()
+    for line in lines:
+        if line.event == "end":
+            known.pop(line.key, None)
+            begun.discard(line.key)
+        elif line.event == "retry" and line.attempt is not None:
+            known.setdefault(line.key, []).append(line.attempt)
+            begun.discard(line.key)
+        else:
+            if line.key in begun:
+                known.setdefault(line.key, []).append(LOST)
+            begun.add(line.key)
+    for key in begun:
+        known.setdefault(key, []).append(LOST)
+    return {key: tuple(attempts) for key, attempts in known.items()}

@@ -21,13 +21,12 @@ from moth_eval.records import (
     RunFolder,
     RunManifest,
     ScanRecord,
-    attempts_of,
     records_of,
 )
 
 from .bounded_copies import LARGEST_EXAMPLES
 from .budget import Budget
-from .ledger import LedgerWriter
+from .ledger import LedgerWriter, attempts_of
 from .pool import Outcome, Pool
 from .scan_manifest import continued, relative
 from .several_rounds import read_rounds

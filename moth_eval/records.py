@@ -383,26 +383,6 @@ def records_of(lines: Iterable[LedgerLine]) -> dict[str, ScanRecord]:
 _ANSWERS = {"scored": 2, "refused": 2, "inconclusive": 1}  # how much of an answer a status is
 
 
-def attempts_of(lines: Iterable[LedgerLine]) -> dict[str, tuple[AttemptRecord, ...]]:
-    """Task key -> attempts at a task that has no result yet, oldest first."""
-    known: dict[str, list[AttemptRecord]] = {}
-    begun: set[str] = set()
-    for line in lines:
-        if line.event == "end":
-            known.pop(line.key, None)
-            begun.discard(line.key)
-        elif line.event == "retry" and line.attempt is not None:
-            known.setdefault(line.key, []).append(line.attempt)
-            begun.discard(line.key)
-        else:
-            if line.key in begun:
-                known.setdefault(line.key, []).append(LOST)
-            begun.add(line.key)
-    for key in begun:
-        known.setdefault(key, []).append(LOST)
-    return {key: tuple(attempts) for key, attempts in known.items()}
-
-
 def canonical(value: object) -> str:
     """Canonical JSON: equal values give equal text, for hashing."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)

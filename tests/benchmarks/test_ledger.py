@@ -8,12 +8,12 @@ from typing import cast
 import pytest
 
 from benchmarks.distance_study import DistancePlan, DistanceWriter
-from benchmarks.ledger import LedgerWriter
+from benchmarks.ledger import LedgerWriter, attempts_of
 from benchmarks.tasks import Task
 from benchmarks.trojai import Plan
 from moth_eval.loading.rounds import Round, RoundModel
 from moth_eval.loading.sources import content_hash
-from moth_eval.records import LEDGER, LOST, RunFolder
+from moth_eval.records import LEDGER, LOST, AttemptRecord, LedgerLine, RunFolder
 from moth_eval.text import file_name
 from reports.build import LONGEST_WORD, _file_words
 from tests.support.runs import manifest, record
@@ -74,3 +74,20 @@ def test_names_of_files_fit_and_differ() -> None:
     assert len(set(words.values())) == 5
     assert max(len(word.encode()) for word in words.values()) <= LONGEST_WORD
     assert words["a:b=1"] == "a_b_1"
+
+
+def test_the_attempts_at_an_unfinished_task_are_known_whoever_made_them() -> None:
+    crash = AttemptRecord(status="crashed", reason="it died", seconds=1.0)
+
+    def line(event: str, key: str, attempt: AttemptRecord | None = None) -> LedgerLine:
+        values = {"event": event, "key": key, "model": "m", "scanner": "nc", "attempt": attempt}
+        return LedgerLine.model_validate(values)
+
+    lines = [
+        line("start", "done"), line("retry", "done", crash), line("start", "done"),
+        line("end", "done"),
+        line("start", "open"), line("retry", "open", crash), line("start", "open"),
+        line("start", "open"),  # the run was killed before, and begun again
+        line("start", "again"), line("end", "again"), line("start", "again"),
+    ]  # fmt: skip
+    assert attempts_of(lines) == {"open": (crash, LOST, LOST), "again": (LOST,)}

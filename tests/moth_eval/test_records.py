@@ -8,12 +8,9 @@ from pydantic import ValidationError
 from moth_eval.errors import RunError
 from moth_eval.records import (
     LEDGER,
-    LOST,
-    AttemptRecord,
     LedgerLine,
     RunFolder,
     ScanRecord,
-    attempts_of,
     decode,
     encode,
     write_whole,
@@ -112,20 +109,3 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     write_whole(target, b"two")
     assert target.read_bytes() == b"two"
     assert list(target.parent.iterdir()) == [target]
-
-
-def test_the_attempts_at_an_unfinished_task_are_known_whoever_made_them() -> None:
-    crash = AttemptRecord(status="crashed", reason="it died", seconds=1.0)
-
-    def line(event: str, key: str, attempt: AttemptRecord | None = None) -> LedgerLine:
-        values = {"event": event, "key": key, "model": "m", "scanner": "nc", "attempt": attempt}
-        return LedgerLine.model_validate(values)
-
-    lines = [
-        line("start", "done"), line("retry", "done", crash), line("start", "done"),
-        line("end", "done"),
-        line("start", "open"), line("retry", "open", crash), line("start", "open"),
-        line("start", "open"),  # the run was killed before, and begun again
-        line("start", "again"), line("end", "again"), line("start", "again"),
-    ]  # fmt: skip
-    assert attempts_of(lines) == {"open": (crash, LOST, LOST), "again": (LOST,)}
