@@ -17,7 +17,7 @@ HARDENING = (
     "moth:rounds=12,pairs_per_round=3,warm_up_rounds=1,inversion_images=16,clean=40,"
     "first_steps=12,next_steps=6"
 )
-"""A short training, for a network of five classes and a hundred images."""
+"""A short training, for a network of four classes and eighty images."""
 
 
 @click.command()
@@ -65,7 +65,7 @@ def _demo(ctx: click.Context, out: Path, models: int, seed: int, device: str) ->
         generate,
         out=out / "round",
         models=models,
-        classes=5,
+        classes=4,
         image_size=32,
         arch="resnet18,googlenet",
         source_specific_share=0.0,
