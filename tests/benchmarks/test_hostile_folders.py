@@ -27,7 +27,18 @@ MEGABYTE = 1_000_000
 
 
 def call(*words: object) -> Result:
-    fixed = ("--arch", ARCH, "--device", "cpu", "--scanner", "weights", "--jobs", "1")
+    fixed = (
+        "--arch",
+        ARCH,
+        "--device",
+        "cpu",
+        "--scanner",
+        "weights",
+        "--jobs",
+        "1",
+        "--threads",
+        "1",
+    )
     return CliRunner().invoke(main, [*map(str, words), *fixed])
 
 

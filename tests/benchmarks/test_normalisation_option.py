@@ -101,7 +101,7 @@ def test_a_scan_keeps_what_was_given_and_looks_at_nothing_else(
     run = tmp_path / "run"
     command = [
         "trojai", "--models", str(folder), "--arch", ARCH, "--device", "cpu", "--limit", "1",
-        "--scanner", "weights", "--jobs", "1", "--out", str(run),
+        "--scanner", "weights", "--jobs", "1", "--threads", "1", "--out", str(run),
     ]  # fmt: skip
     given = ["--normalisation", "0.50,0.5,0.5/0.5,0.5,0.5"]
     result = CliRunner().invoke(main, [*command, *given])

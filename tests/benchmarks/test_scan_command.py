@@ -16,7 +16,7 @@ from tests.support.subjects import write_prototype_round
 
 ARCH = "tests.support.subjects:prototype_network"
 FAST = "nc:max_images=30"
-COMMON = ("--arch", ARCH, "--device", "cpu", "--scanner", FAST, "--jobs", "1")
+COMMON = ("--arch", ARCH, "--device", "cpu", "--scanner", FAST, "--jobs", "1", "--threads", "1")
 
 
 def call(*words: object) -> Result:
@@ -170,7 +170,7 @@ def test_images_for_all_models_are_wrong_once_and_before_anything_is_scanned(
 
 def test_a_run_without_any_answer_is_said_to_be_no_loss(folder: Path, tmp_path: Path) -> None:
     words = ("scan", folder / "suspects" / "model-0.safetensors", "--out", tmp_path / "run")
-    fast = ("--device", "cpu", "--scanner", "weights", "--jobs", "1")
+    fast = ("--device", "cpu", "--scanner", "weights", "--jobs", "1", "--threads", "1")
     bare = CliRunner().invoke(main, [*map(str, (*words, *fast))])
     assert bare.exit_code == 3, bare.output
     again = call(*words)

@@ -66,7 +66,19 @@ def command(folder: Path, mode: str = "good") -> str:
 
 
 def trojai(folder: Path, run: Path, *more: object) -> Result:
-    words = ["trojai", "--models", folder / "round", "--out", run, "--jobs", "1", "--device", "cpu"]
+    words = [
+        "trojai",
+        "--models",
+        folder / "round",
+        "--out",
+        run,
+        "--jobs",
+        "1",
+        "--threads",
+        "1",
+        "--device",
+        "cpu",
+    ]
     return CliRunner().invoke(main, [*map(str, words), *map(str, more)])
 
 

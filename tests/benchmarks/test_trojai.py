@@ -142,7 +142,7 @@ def test_a_limited_run_is_continued_by_a_larger_one(
 def test_the_number_of_jobs_changes_nothing(
     models: Path, tmp_path: Path, undisturbed: tuple[Path, Result]
 ) -> None:
-    trojai(models, tmp_path / "run", "--jobs", "1")
+    trojai(models, tmp_path / "run", "--jobs", "1", "--threads", "1")
     assert rows(tmp_path / "run") == rows(undisturbed[0])
 
 
@@ -171,7 +171,12 @@ def test_interrupting_leaves_a_run_that_goes_on(tmp_path: Path, repository: Path
     # Enough models, one at a time, for the signal to arrive before the last of them is done.
     models, run = tmp_path / "models", tmp_path / "run"
     write_prototype_round(models, models=12)
-    command = [sys.executable, "-c", HEEDING_SIGINT, *arguments(models, run, "--jobs", "1")]
+    command = [
+        sys.executable,
+        "-c",
+        HEEDING_SIGINT,
+        *arguments(models, run, "--jobs", "1", "--threads", "1"),
+    ]
     with subprocess.Popen(
         command, cwd=repository, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
     ) as process:  # fmt: skip
