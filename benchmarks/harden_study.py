@@ -24,7 +24,6 @@ from moth_eval.loading.files import sha256_of
 from moth_eval.records import MANIFEST, Record, write_whole
 from moth_eval.runner import run_hardening
 from moth_eval.subject import Subject
-from moth_eval.weights import DIVERGED, are_finite
 
 from .harden_card import card_text
 from .harden_journal import DiskJournal, write_log
@@ -145,8 +144,6 @@ def _record_of(plan: HardenPlan, done: Hardening, *, rounds: int) -> TrainedReco
     )
     if done.module is None:
         return record
-    if not are_finite(done.module):
-        return record.model_copy(update={"status": "failed", "reason": DIVERGED})
     plan.reopening.save(plan.run / WEIGHTS, done.module)
     if plan.variants:
         save_variants(plan.run, plan.reopening, done)

@@ -27,7 +27,6 @@ from moth_eval.loading.subjects import load_member, open_subject
 from moth_eval.plugins import build, resolve
 from moth_eval.runner import resolve_device, run_hardening
 from moth_eval.subject import Examples, Subject
-from moth_eval.weights import DIVERGED, are_finite
 
 from .detector_settings import Metaparameters
 from .hardening import parse_hardener
@@ -144,17 +143,14 @@ def _hardened(
 
 
 def _attempt(spec: str, subject: Subject, seed: int) -> Hardening:
-    """What came of a method; one that diverged, or that memory was too small for, has failed."""
+    """What came of a method; one that memory was too small for has failed."""
     method, parameters = parse_hardener(spec)
     hardener = build(resolve(method, HARDENERS, ENTRY_POINTS), parameters)
     assert isinstance(hardener, Hardener)  # noqa: S101 - parse_hardener looked
     try:
-        done = run_hardening(hardener, subject, subject.examples, name=method, seed=seed)
+        return run_hardening(hardener, subject, subject.examples, name=method, seed=seed)
     except OutOfMemory as error:
         return Hardening(status=HardeningStatus.FAILED, reason=str(error))
-    if done.module is None or are_finite(done.module):
-        return done
-    return Hardening(status=HardeningStatus.FAILED, reason=DIVERGED)
 
 
 def labelled_subject(

@@ -22,6 +22,7 @@ from .machine import lack_of_memory
 from .scan import Scan, Scanner, Status
 from .seeds import generator_for
 from .subject import Examples, Subject
+from .weights import DIVERGED, are_finite
 
 LOG = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ def run_hardening(
 
     Randomness depends on `seed`, the model and the hardener's name, as in `run_scan`; the subject
     and the global random states are the same afterwards. An exception becomes a hardening of status
-    `FAILED`; a `KeyboardInterrupt` passes through.
+    `FAILED`, as does a network whose weights are not finite; a `KeyboardInterrupt` passes through.
 
     Args:
         hardener: what hardens.
@@ -99,6 +100,8 @@ def run_hardening(
     except Exception as error:  # any failure of a third party's hardener is a result
         _pass_on_lack_of_memory(error, subject)
         done = Hardening(status=HardeningStatus.FAILED, reason=f"{type(error).__name__}: {error}")
+    if done.module is not None and not are_finite(done.module):
+        done = replace(done, status=HardeningStatus.FAILED, module=None, reason=DIVERGED)
     seconds = done.log[-1].seconds if done.log else time.perf_counter() - started
     cost = replace(done.cost, seconds=seconds, peak_memory_bytes=_peak(subject))
     return replace(done, cost=cost)
