@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from moth_eval.errors import InputError
+from moth_eval.loading.bounded import is_there
 from moth_eval.loading.layouts import CLEAN_FOLDERS, IMAGE_SUFFIXES, MODEL_FILE
 from moth_eval.loading.sidecars import sidecar_path
 from moth_eval.platt import Logistic, fit_logistic
@@ -214,7 +215,7 @@ def _placed(model: Path, examples: Path | None, active: Path) -> Path:
     active.mkdir()
     copy_model(model, active / MODEL_FILE)
     side_car = sidecar_path(model)
-    if side_car.is_file():
+    if is_there(side_car) and side_car.is_file():
         copy_small(side_car, sidecar_path(active / MODEL_FILE), model.parent.resolve())
     name = examples.name if examples.name in CLEAN_FOLDERS else "example_data"
     _copy_images(examples, active / name)
