@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import file_digest
 from pathlib import Path
@@ -260,11 +260,12 @@ def unsound(state: RunState) -> Iterator[str]:
     that a record names. A torn last line of a ledger is no damage: its writer was stopped.
     """
     run = state.path
-    yield from _damaged_lines(run)
+    files = [Path(entry.path) for entry in entries_in(run)]
+    yield from _damaged_lines(path for path in files if path.match(f"{LEDGER}/*.jsonl"))
     if state.problem:
         yield state.problem
         return
-    parts = {Path(one.path).parent for one in entries_in(run) if one.name in (MANIFEST, CARD)}
+    parts = {path.parent for path in files if path.name in (MANIFEST, CARD)}
     for part in sorted(parts):
         inner = state if part == run else state_of(part)
         if inner.problem:
@@ -276,10 +277,7 @@ def unsound(state: RunState) -> Iterator[str]:
             yield f"{piece.name}: {piece.reason}"
 
 
-def _damaged_lines(run: Path) -> Iterator[str]:
-    ledgers = (
-        path for one in entries_in(run) if (path := Path(one.path)).match(f"{LEDGER}/*.jsonl")
-    )
+def _damaged_lines(ledgers: Iterable[Path]) -> Iterator[str]:
     for path in sorted(ledgers):
         lines = read_file(path, largest=LARGEST_LEDGER).split(b"\n")
         for number, line in enumerate(lines[:-1], start=1):

@@ -155,11 +155,8 @@ class ArchitectureSource:
         if builtin is not None:
             return torchvision_name(self.spec) or self.spec, builtin
         module = import_module(self.spec.partition(":")[0], self.forbidden)
-        if ":" in self.spec:
-            made = attribute(module, self.spec.partition(":")[2])
-            return self.spec, guarded(made, self.forbidden)
-        key = pick(self.spec, module, name)
-        return f"{self.spec}:{key}", guarded(factories(module)[key], self.forbidden)
+        found = self.spec if ":" in self.spec else f"{self.spec}:{pick(self.spec, module, name)}"
+        return found, guarded(attribute(module, found.partition(":")[2]), self.forbidden)
 
     def build(self, *, name: str | None, num_classes: int | None) -> nn.Module:
         """A fresh network.

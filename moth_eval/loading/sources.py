@@ -93,10 +93,11 @@ def content_hash(source: ImageSource | None, *, most_bytes: int | None = None) -
     if isinstance(source, TorchvisionSet):
         return hash_of_set(source)
     files = [source] if source.is_file() else sorted(_files_in(source))
-    size = sum(one.stat().st_size for one in files)
-    if most_bytes is not None and size > most_bytes:
-        raise InputError(f"{source}: expected at most {most_bytes:,} bytes, got {size:,}")
-    if source.is_file():
+    if most_bytes is not None:
+        size = sum(one.stat().st_size for one in files)
+        if size > most_bytes:
+            raise InputError(f"{source}: expected at most {most_bytes:,} bytes, got {size:,}")
+    if files == [source]:
         return sha256_of(source)
     lines = [f"{one.relative_to(source)} {sha256_of(one)}" for one in files]
     return hashlib.sha256("\n".join(lines).encode(errors="surrogatepass")).hexdigest()

@@ -6,7 +6,6 @@ import csv
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from moth_eval.cli import main
 from moth_eval.errors import InputError
 from moth_eval.loading.sources import content_hash
 from moth_eval.records import RunFolder
+from tests.support.deep_folders import deep_folder
 from tests.support.subjects import write_prototype_round
 
 ARCH = "tests.support.subjects:prototype_network"
@@ -27,19 +27,8 @@ MEGABYTE = 1_000_000
 
 
 def call(*words: object) -> Result:
-    fixed = (
-        "--arch",
-        ARCH,
-        "--device",
-        "cpu",
-        "--scanner",
-        "weights",
-        "--jobs",
-        "1",
-        "--threads",
-        "1",
-    )
-    return CliRunner().invoke(main, [*map(str, words), *fixed])
+    fixed = ["--device", "cpu", "--scanner", "weights", "--jobs", "1", "--threads", "1"]
+    return CliRunner().invoke(main, [*map(str, words), "--arch", ARCH, *fixed])
 
 
 def statuses(run: Path) -> dict[str, str]:
@@ -113,27 +102,9 @@ def test_a_name_that_is_not_utf8_is_judged_like_any_other(tmp_path: Path) -> Non
     assert judged["model"] == "odd-\\udcff"
 
 
-@pytest.fixture
-def deep(zoo: Path) -> Iterator[Path]:
-    """A folder 1,500 levels deep among the images of the second model."""
-    images = zoo / "id-00000001" / "clean-example-data"
-    folder = os.open(images, os.O_RDONLY)
-    for _ in range(1500):
-        os.mkdir("d", dir_fd=folder)
-        inner = os.open("d", os.O_RDONLY, dir_fd=folder)
-        os.close(folder)
-        folder = inner
-    os.close(folder)
-    yield images / "d"
-    while (images / "d" / "d").exists():  # what pytest removes its folders with is recursive
-        (images / "d" / "d").rename(images / "e")
-        (images / "d").rmdir()
-        (images / "e").rename(images / "d")
-
-
-@pytest.mark.usefixtures("deep")
 def test_a_deep_folder_among_the_images_is_not_gone_through(zoo: Path, tmp_path: Path) -> None:
-    result = call("trojai", "--models", zoo, "--out", tmp_path / "run")
+    with deep_folder(zoo / "id-00000001" / "clean-example-data"):
+        result = call("trojai", "--models", zoo, "--out", tmp_path / "run")
     assert statuses(tmp_path / "run")["id-00000000"] == "scored", result.output
 
 

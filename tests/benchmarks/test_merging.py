@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +9,7 @@ from click.testing import CliRunner, Result
 
 from moth_eval.cli import main
 from reports.rows import read_run
+from tests.support.deep_folders import deep_folder
 from tests.support.runs import entry, make_run, record, with_triggers
 
 
@@ -49,22 +48,11 @@ def test_a_merged_run_without_an_answer_takes_no_score_away(tmp_path: Path) -> N
     assert (row.status, row.score) == ("scored", 1.0)
 
 
-@pytest.fixture
-def deep(tmp_path: Path) -> Iterator[Path]:
-    """A run with 1,500 folders within each other, which `shutil` could not remove."""
-    run = make_run(tmp_path / "run", [entry("a")], [record("a", 1.0)])
-    inner = run / "logs"
-    for _ in range(1500):
-        inner.mkdir()
-        inner = inner / "d"
-    yield run
-    subprocess.run(["rm", "-r", str(run)], check=True)  # noqa: S607
-
-
 @pytest.mark.parametrize("word", ["validate", "merge"])
-def test_a_run_that_is_nested_too_deeply_is_an_input_error(
-    word: str, deep: Path, tmp_path: Path
-) -> None:
-    result = runs(word, deep, *(["--out", tmp_path / "out"] if word == "merge" else []))
+def test_a_run_that_is_nested_too_deeply_is_an_input_error(word: str, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", [entry("a")], [record("a", 1.0)])
+    (run / "logs").mkdir(exist_ok=True)
+    with deep_folder(run / "logs"):
+        result = runs(word, run, *(["--out", tmp_path / "out"] if word == "merge" else []))
     assert result.exit_code == 2
     assert "is nested deeper than the 32 folders that a run may have" in result.output
